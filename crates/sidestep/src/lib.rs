@@ -1,0 +1,1 @@
+//! Processes, queues, locks, shared memory and pools that survive a `kill -9`.

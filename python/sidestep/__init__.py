@@ -1,0 +1,1 @@
+"""A drop-in `multiprocessing` on an engine in Rust."""
