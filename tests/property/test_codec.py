@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from sidestep import _sidestep
 from sidestep.reduction import ForkingPickler
 
@@ -236,7 +235,13 @@ def test_cycle_is_a_cycle_again() -> None:
 
 def test_recurring_keys_do_not_get_mixed_up() -> None:
     for number in range(2000):
-        obj = {f"key{number}": number, f"{number}": 1, "same": number, "": 0, "a" * (number % 40): 5}
+        obj = {
+            f"key{number}": number,
+            f"{number}": 1,
+            "same": number,
+            "": 0,
+            "a" * (number % 40): 5,
+        }
         assert round_trip(obj) == obj
         assert [type(key) for key in round_trip(obj)] == [str] * len(obj)
 
@@ -273,14 +278,12 @@ def test_reducer_registered_with_forking_pickler_applies() -> None:
 def test_copyreg_applies_after_forking_pickler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(copyreg.dispatch_table, Both, lambda obj: (_rebuild, ("copyreg",)))
     assert round_trip(Both()) == "rebuilt copyreg"
-    monkeypatch.setitem(
-        ForkingPickler._extra_reducers, Both, lambda obj: (_rebuild, ("forking",))
-    )
+    monkeypatch.setitem(ForkingPickler._extra_reducers, Both, lambda obj: (_rebuild, ("forking",)))
     assert round_trip(Both()) == "rebuilt forking"
 
 
 class UnhashableType(type):
-    def __hash__(self) -> int:
+    def __hash__(cls) -> int:
         raise ZeroDivisionError("no hash")
 
 
