@@ -1,8 +1,10 @@
 //! The native module `sidestep._sidestep`: conversions between Python and the engine.
 use pyo3::prelude::*;
 
+pub mod codec;
+
 /// The engine of sidestep.
 #[pymodule]
-fn _sidestep(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    codec::register(m)
 }
