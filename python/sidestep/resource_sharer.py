@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -179,9 +180,12 @@ class _ResourceSharer:
         from .connection import Listener
 
         util.debug("starting the thread that hands out descriptors")
+        # An abstract name leaves no file behind and stays until the socket is closed, while a
+        # path is unlinked early in an orderly exit, when descriptors are still to be fetched.
         # Without a key: the listener would shake hands inside accept(), where one silent
         # caller could block all the others. Each caller is authenticated in its own thread.
-        self._listener = Listener(backlog=128)
+        address = f"\0sidestep-descriptors-{secrets.token_hex(16)}"
+        self._listener = Listener(address, "AF_UNIX", backlog=128)
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._accept_loop,
@@ -195,8 +199,7 @@ class _ResourceSharer:
             self._thread.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # Behind the joining of children, which may be about to fetch (priority below zero),
-        # and ahead of the removal of the directory that our socket is in.
+        # A priority below zero: behind the joining of children, which may be about to fetch.
         util.Finalize(None, self._leave, exitpriority=-5)
 
     def _accept_loop(self, listener: Listener, stopping: threading.Event) -> None:
@@ -262,7 +265,7 @@ class _ResourceSharer:
         self._handovers = 0
         self._changed = threading.Condition(threading.Lock())
         if self._listener is not None:
-            self._listener.close()  # the descriptor; its address is the parent's to remove
+            self._listener.close()  # our copy of the socket
         self._listener = self._thread = None
 
 

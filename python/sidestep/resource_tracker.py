@@ -166,13 +166,12 @@ class ResourceTracker:
                 inherited.append(sys.stderr.fileno())
             except Exception:  # replaced or closed: the tracker will warn into the void
                 pass
-            command = f"from {__spec__.parent}.resource_tracker import main; main({reader})"
-            executable = os.fsencode(spawn.get_executable())
-            arguments = [executable, *util._args_from_interpreter_flags(), "-c", command]
+            program = spawn._program("resource_tracker", "main", str(reader))
+            arguments = [*spawn._interpreter(), "-c", program]
             # The mask is inherited: until the tracker ignores these signals they wait.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED_SIGNALS)
             try:
-                self._pid = util.spawnv_passfds(executable, arguments, inherited)
+                self._pid = util.spawnv_passfds(arguments[0], arguments, inherited)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except BaseException:
