@@ -207,7 +207,9 @@ def _encode(value: object) -> tuple[str, int, Any]:
     if isinstance(value, str | bytes):
         raw = value.encode(_encoding) if isinstance(value, str) else value
         code = _CODE_STR if isinstance(value, str) else _CODE_BYTES
-        return f"{_SLOT * (len(raw) // _SLOT + 1)}s", code, raw
+        # The standard library counts characters, with one to spare. Bytes may need more.
+        slots = max(len(value) // _SLOT + 1, -(-len(raw) // _SLOT))
+        return f"{_SLOT * slots}s", code, raw
     if kind not in _FORMATS:
         raise TypeError(
             f"a ShareableList holds int, float, bool, str, bytes and None, not {kind.__name__}"

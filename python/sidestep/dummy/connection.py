@@ -39,8 +39,16 @@ class Connection:
         return self._in.get()
 
     def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
-        """Send a copy of `size` bytes of `buf`, from `offset` on."""
-        view = memoryview(buf).cast("B")
+        """Send a copy of `size` bytes of `buf`, from `offset` on.
+
+        An object that is no buffer is passed on itself: whoever hands on what `recv_bytes`
+        returned may meet one, as the other end may have used `send`.
+        """
+        try:
+            view = memoryview(buf).cast("B")
+        except TypeError:
+            self._out.put(buf)
+            return
         if offset < 0 or offset > len(view):
             raise ValueError(f"offset {offset} lies outside of the buffer of {len(view)} bytes")
         if size is None:
@@ -50,7 +58,7 @@ class Connection:
         self._out.put(bytes(view[offset : offset + size]))
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
-        """The next message, which must have been sent by `send_bytes`.
+        """The next message: bytes, or an object that was sent by `send`.
 
         Raises:
             OSError: The message is longer than `maxlength` bytes; it is lost.
@@ -58,7 +66,7 @@ class Connection:
         if maxlength is not None and maxlength < 0:
             raise ValueError("maxlength is negative")
         message: bytes = self._in.get()
-        if maxlength is not None and len(message) > maxlength:
+        if maxlength is not None and isinstance(message, bytes) and len(message) > maxlength:
             raise OSError(f"a message of {len(message)} bytes exceeds maxlength {maxlength}")
         return message
 
