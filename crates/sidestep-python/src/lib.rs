@@ -1,8 +1,12 @@
 //! The native module `sidestep._sidestep`: conversions between Python and the engine.
 use pyo3::prelude::*;
 
+mod connection;
+
 /// The engine of sidestep.
 #[pymodule]
-fn _sidestep(_m: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<connection::Connection>()?;
+    m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
     Ok(())
 }
