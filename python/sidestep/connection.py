@@ -6,6 +6,7 @@ speak the standard library's protocol, so either side may be a Python without si
 """
 
 import hmac
+import operator
 import os
 import select
 import socket
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Protocol, Self, SupportsIndex, TypeAlias
+from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
 from . import _sidestep, reduction, util
 from .context import AuthenticationError
@@ -74,7 +75,6 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 
 # --- waiting ------------------------------------------------------------------------------
 
-_Waitable: TypeAlias = "SupportsIndex | _HasFileno"
 # The longest single wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
 
@@ -104,17 +104,17 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
             limit = min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_WAIT)
         ready = {number for number, _ in poller.poll(limit)}
         if ready:
-            return [thing for thing, number in zip(objects, numbers, strict=True) if number in ready]
+            return [
+                thing for thing, number in zip(objects, numbers, strict=True) if number in ready
+            ]
         if deadline is not None and time.monotonic() >= deadline:
             return []
 
 
-def _fileno(thing: _Waitable) -> int:
+def _fileno(thing: SupportsIndex | _HasFileno) -> int:
     """The descriptor behind a number or an object with a `fileno` method."""
-    if isinstance(thing, SupportsIndex):
-        number = thing.__index__()
-    else:
-        number = thing.fileno()
+    fileno = getattr(thing, "fileno", None)
+    number = operator.index(cast(SupportsIndex, thing)) if fileno is None else fileno()
     if number < 0:
         raise ValueError(f"invalid file descriptor: {number}")
     return number
@@ -140,11 +140,13 @@ def arbitrary_address(family: str) -> Address:
 
 def address_type(address: Address) -> str:
     """Return the family that an address belongs to: "AF_INET", "AF_UNIX" or "AF_PIPE"."""
-    if type(address) is tuple:
+    if isinstance(address, tuple):
         return "AF_INET"
-    if type(address) is str and address.startswith("\\\\"):
+    if isinstance(address, str) and address.startswith("\\\\"):
         return "AF_PIPE"
-    if type(address) is str or util.is_abstract_socket_namespace(address):
+    if isinstance(address, str) or (
+        isinstance(address, bytes) and util.is_abstract_socket_namespace(address)
+    ):
         return "AF_UNIX"
     raise ValueError(f"address type of {address!r} unrecognized")
 
@@ -241,9 +243,7 @@ class Listener:
         self.close()
 
 
-def Client(
-    address: Address, family: str | None = None, authkey: bytes | None = None
-) -> Connection:
+def Client(address: Address, family: str | None = None, authkey: bytes | None = None) -> Connection:
     """Connect to the `Listener` at an address.
 
     Args:
@@ -297,7 +297,7 @@ class SocketListener:
         except OSError:
             self._socket.close()
             raise
-        if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
+        if isinstance(address, str | bytes) and not util.is_abstract_socket_namespace(address):
             self._unlink = util.Finalize(self, os.unlink, args=(address,), exitpriority=0)
 
     def accept(self) -> Connection:

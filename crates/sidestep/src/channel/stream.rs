@@ -174,10 +174,7 @@ impl<'a> Sending<'a> {
 ///
 /// # Errors
 /// As [`Sending::step`].
-pub fn send_rest(
-    descriptor: BorrowedFd<'_>,
-    rest: &mut Vec<u8>,
-) -> Result<Step<()>, StreamError> {
+pub fn send_rest(descriptor: BorrowedFd<'_>, rest: &mut Vec<u8>) -> Result<Step<()>, StreamError> {
     while !rest.is_empty() {
         match socket::write_pieces(descriptor, &[IoSlice::new(rest)]) {
             Ok(count) => drop(rest.drain(..count)),
@@ -329,10 +326,7 @@ pub fn send_frame(descriptor: BorrowedFd<'_>, body: &[u8]) -> Result<(), StreamE
 ///
 /// # Errors
 /// As [`Receiving::step`].
-pub fn recv_frame(
-    descriptor: BorrowedFd<'_>,
-    limit: Option<u64>,
-) -> Result<Vec<u8>, StreamError> {
+pub fn recv_frame(descriptor: BorrowedFd<'_>, limit: Option<u64>) -> Result<Vec<u8>, StreamError> {
     let mut receiving = Receiving::new();
     loop {
         if let Step::Done(body) = receiving.step(descriptor, limit)? {
@@ -366,9 +360,15 @@ mod tests {
 
     #[test]
     fn the_long_header_begins_at_two_gibibytes() {
-        assert_eq!(header(0x7fff_ffff), ([0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0], 4));
+        assert_eq!(
+            header(0x7fff_ffff),
+            ([0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0], 4)
+        );
         let (bytes, len) = header(0x8000_0000);
-        assert_eq!((&bytes[..len], len), (&b"\xff\xff\xff\xff\0\0\0\0\x80\0\0\0"[..], 12));
+        assert_eq!(
+            (&bytes[..len], len),
+            (&b"\xff\xff\xff\xff\0\0\0\0\x80\0\0\0"[..], 12)
+        );
     }
 
     #[test]
@@ -438,8 +438,16 @@ mod tests {
             }
             drop(a);
             let error = recv_frame(b.as_fd(), None).unwrap_err();
-            assert_eq!(matches!(error, StreamError::Truncated), truncated, "{sent:?}");
-            assert_eq!(matches!(error, StreamError::EndOfFile), !truncated, "{sent:?}");
+            assert_eq!(
+                matches!(error, StreamError::Truncated),
+                truncated,
+                "{sent:?}"
+            );
+            assert_eq!(
+                matches!(error, StreamError::EndOfFile),
+                !truncated,
+                "{sent:?}"
+            );
         }
     }
 
@@ -466,7 +474,10 @@ mod tests {
         let (a, b) = socket::socket_pair().unwrap();
         let began = Instant::now();
         let end = began + Duration::from_millis(20);
-        assert_eq!(wait_readable(b.as_fd(), Some(end)).unwrap(), Step::Done(false));
+        assert_eq!(
+            wait_readable(b.as_fd(), Some(end)).unwrap(),
+            Step::Done(false)
+        );
         assert!(began.elapsed() >= Duration::from_millis(20));
         send_frame(a.as_fd(), b"").unwrap();
         assert_eq!(wait_readable(b.as_fd(), None).unwrap(), Step::Done(true));

@@ -330,8 +330,7 @@ pub fn receive(
     message.msg_controllen = control.0.len() as _;
     let flags = libc::MSG_CMSG_CLOEXEC | wait.flag();
     // SAFETY: `message` points to `piece`, `buffer` and `control`, all alive and ours to write.
-    let got =
-        check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    let got = check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
     let mut descriptors = Vec::new();
     // SAFETY: the kernel filled `control` and set `msg_controllen`; the macros walk within it.
     // Each number in an SCM_RIGHTS record is a new descriptor of this process.
@@ -401,7 +400,10 @@ mod tests {
         assert_eq!(seen, b"12");
         assert_eq!(passed.len(), 2);
         assert_eq!(flags_of(passed[0].as_fd()), libc::FD_CLOEXEC);
-        assert_eq!(identity(passed[0].as_fd()).unwrap(), identity(r.as_fd()).unwrap());
+        assert_eq!(
+            identity(passed[0].as_fd()).unwrap(),
+            identity(r.as_fd()).unwrap()
+        );
         write_pieces(passed[1].as_fd(), &[IoSlice::new(b"through")]).unwrap();
         let got = read(r.as_fd(), &mut buffer).unwrap();
         assert_eq!(&buffer[..got], b"through");
