@@ -1,0 +1,391 @@
+"""The fork server: a process that imports what it is told to, and then forks on request.
+
+```text
+   clients                                            server
+   requests, writing end (all clients share it) ===>  requests, reading end
+   connection, one end  <--- one for each child --->  connection, other end
+```
+
+A client makes a connection, puts into it what the child is to inherit, and sends the other
+end as its request. The server answers with the child's number and pidfd, later with its exit
+code. There is no name in any file system by which a stranger could ask.
+
+When all clients have ended, so does the server. If it is killed, its children live on, their
+exit codes are lost, and the next start makes a new server.
+"""
+
+import contextlib
+import errno
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from . import _sidestep, popen_fork, process, reduction, spawn, util
+from .popen_spawn_posix import _memory_file
+
+__all__ = [
+    "connect_to_new_process",
+    "ensure_running",
+    "get_inherited_fds",
+    "set_forkserver_preload",
+]
+
+_NUMBER = struct.Struct("q")
+# The kernel takes no more at a time.
+_MOST_FDS_SENT = 250
+
+
+# --- clients ------------------------------------------------------------------------------------
+
+
+class ForkServer:
+    """The fork server as its clients see it.
+
+    Process safety: children of the server ask the same server; any thread may ask.
+    """
+
+    def __init__(self) -> None:
+        self._forkserver_pid: int | None = None
+        # Also what keeps the server alive: it sees the end of the last copy.
+        self._forkserver_alive_fd: int | None = None
+        # The one that started the server, and can reap it.
+        self._starter_pid: int | None = None
+        self._inherited_fds: list[int] | None = None
+        self._preload_modules: Sequence[str] = ["__main__"]
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._reset_lock)
+
+    def _reset_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
+        """Set which modules a server that starts from now on imports before its first child.
+
+        Raises:
+            TypeError: Not a sequence of strings.
+        """
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        self._preload_modules = list(modules_names)
+
+    def get_inherited_fds(self) -> list[int] | None:
+        """Return the descriptors that came with this process's arguments.
+
+        None if the process was not started by a fork server.
+        """
+        return self._inherited_fds
+
+    def ensure_running(self) -> None:
+        """Start a server unless there is one."""
+        with self._lock:
+            if not self._runs():
+                self._forget()
+                self._start()
+
+    def connect_to_new_process(self, fds: Sequence[int]) -> socket.socket:
+        """Ask for a child that inherits `fds`: what it reads, the parent's end, and others.
+
+        Returns:
+            The connection by which the child's number and exit code come.
+
+        Raises:
+            OSError: The server could not be started, or asked.
+        """
+        self.ensure_running()
+        try:
+            return self._ask(fds)
+        except (BrokenPipeError, ConnectionResetError):
+            # Killed since we looked. It did not get the request, so it may be asked again.
+            self.ensure_running()
+            return self._ask(fds)
+
+    def _ask(self, fds: Sequence[int]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        # Whatever time limit the program sets for its own sockets.
+        ours.settimeout(None)
+        theirs.settimeout(None)
+        try:
+            with theirs, self._lock:
+                server = self._forkserver_alive_fd
+                if server is None:
+                    raise BrokenPipeError(errno.EPIPE, "another thread has stopped the fork server")
+                # All into the connection first: the server then never waits for a client.
+                _send_all(ours, [server, *fds])
+                with _borrowed(server) as requests:
+                    reduction.sendfds(requests, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    def _runs(self) -> bool:
+        fd = self._forkserver_alive_fd
+        if fd is None:
+            return False
+        poll = select.poll()
+        poll.register(fd, 0)
+        # Nothing is ever sent this way: what is reported is the other end's end.
+        return not poll.poll(0)
+
+    def _forget(self) -> None:
+        """Free what belongs to a server that has ended."""
+        if self._forkserver_alive_fd is not None:
+            os.close(self._forkserver_alive_fd)
+        if self._forkserver_pid is not None and self._starter_pid == os.getpid():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._forkserver_pid, 0)
+        self._forkserver_alive_fd = self._forkserver_pid = self._starter_pid = None
+
+    def _start(self) -> None:
+        arena_fd = _sidestep.arena_fd()
+        preparation: dict[str, Any] = {}
+        if self._preload_modules:
+            everything = spawn.get_preparation_data("forkserver")
+            wanted = ("sys_path", "sys_argv", "dir", "init_main_from_name", "init_main_from_path")
+            preparation = {key: everything[key] for key in wanted if key in everything}
+        with _memory_file() as file:
+            pickle.dump((list(self._preload_modules), preparation), file)
+            file.seek(0)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                # One file description for all clients, and blocking whatever the program
+                # says of its own sockets.
+                ours.settimeout(None)
+                theirs.settimeout(None)
+                arguments = f"{theirs.fileno()}, {file.fileno()}, {arena_fd}"
+                command = [
+                    *spawn._interpreter(),
+                    "-c",
+                    spawn._program("forkserver", "main", arguments),
+                ]
+                passed = [theirs.fileno(), file.fileno(), arena_fd]
+                self._forkserver_pid = util.spawnv_passfds(command[0], command, passed)
+                self._starter_pid = os.getpid()
+                self._forkserver_alive_fd = ours.detach()
+
+    def _stop(self) -> None:
+        """End the server: for tests, which end it once its children have ended."""
+        with self._lock:
+            self._forget()
+
+
+def _borrowed(fd: int) -> socket.socket:
+    """A socket object for a copy of `fd`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=os.dup(fd))
+    sock.settimeout(None)
+    return sock
+
+
+def _send_all(sock: socket.socket, fds: Sequence[int]) -> None:
+    sock.sendall(_NUMBER.pack(len(fds)))
+    for first in range(0, len(fds), _MOST_FDS_SENT):
+        reduction.sendfds(sock, fds[first : first + _MOST_FDS_SENT])
+
+
+def _receive_all(sock: socket.socket) -> list[int]:
+    count = _receive_number(sock)
+    fds: list[int] = []
+    while len(fds) < count:
+        fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+    return fds
+
+
+def _receive_number(sock: socket.socket) -> int:
+    data = b""
+    while len(data) < _NUMBER.size:
+        part = sock.recv(_NUMBER.size - len(data))
+        if not part:
+            raise EOFError("the other side of the connection is gone")
+        data += part
+    number: int = _NUMBER.unpack(data)[0]
+    return number
+
+
+def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
+    """Receive a child's number, and a pidfd of it if the kernel has them."""
+    data, fds, _, _ = socket.recv_fds(sock, _NUMBER.size, 1, socket.MSG_CMSG_CLOEXEC)
+    if len(data) < _NUMBER.size:
+        raise EOFError("the fork server has ended before it could start the process")
+    return _NUMBER.unpack(data)[0], (fds[0] if fds else None)
+
+
+def _receive_exit_code(fd: int) -> int | None:
+    """Wait for a child's exit code on its connection; None if the server was lost.
+
+    The code stays in the connection: several threads may ask, in any order.
+    """
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.settimeout(None)
+        try:
+            data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+        except ConnectionResetError:
+            return None
+    if len(data) < _NUMBER.size:
+        return None
+    code: int = _NUMBER.unpack(data)[0]
+    return code
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+
+def main(requests_fd: int, preload_fd: int, arena_fd: int) -> None:
+    """Be the fork server, until the last client has ended."""
+    _sidestep.attach(arena_fd)
+    with os.fdopen(preload_fd, "rb") as file:
+        modules, preparation = pickle.load(file)
+    _preload(modules, preparation)
+    util._close_stdin()
+    _Server(requests_fd).serve()
+
+
+def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> None:
+    """Import the modules, the main one first, where it is asked for."""
+    main_module = {
+        key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")
+    }
+    spawn.prepare(preparation)
+    if "__main__" in modules:
+        current: Any = process.current_process()
+        current._inheriting = True
+        try:
+            spawn.prepare(main_module)
+        except (Exception, SystemExit):
+            # Each child will import it itself, and show what is wrong on its own stderr.
+            pass
+        finally:
+            del current._inheriting
+    for name in modules:
+        try:
+            __import__(name)
+        except ImportError:
+            # As documented: the list is a hint.
+            pass
+        except (Exception, SystemExit):
+            popen_fork.show_exception()
+    # Or each child would print again what the modules have printed.
+    util._flush_std_streams()
+
+
+class _Server:
+    """The loop of the fork server: requests in, exit codes out."""
+
+    def __init__(self, requests_fd: int) -> None:
+        self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=requests_fd)
+        self._requests.settimeout(None)
+        self._children: dict[int, socket.socket] = {}
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        # A terminal's Ctrl-C is for the program's own processes: the children get it too.
+        self._before: dict[signal.Signals, Any] = {
+            signal.SIGCHLD: signal.signal(signal.SIGCHLD, _wake_up_only),
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        }
+        # By the pipe, so that a signal between two steps of the loop is not missed.
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Serve until the last client has ended."""
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        with self._requests:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake_r in ready:
+                    os.read(self._wake_r, 65536)
+                    self._report_ends()
+                if self._requests.fileno() in ready and not self._take_request():
+                    return
+
+    def _report_ends(self) -> None:
+        # One by one, since modules that were imported may have children of their own.
+        for pid in list(self._children):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended, status = pid, 255 << 8
+            if ended:
+                with self._children.pop(pid) as client:
+                    _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
+
+    def _take_request(self) -> bool:
+        """Start a child; False if nobody is left to ask for one."""
+        try:
+            (fd,) = reduction.recvfds(self._requests, 1)
+        except EOFError:
+            return False
+        except RuntimeError:
+            # The request's descriptor did not fit into this process; its client sees the
+            # end of its connection.
+            return True
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
+        client.settimeout(None)
+        try:
+            fds = _receive_all(client)
+            pid = os.fork()
+        except (EOFError, OSError, RuntimeError):
+            client.close()
+            return True
+        if pid == 0:
+            self._be_child(client, fds)
+        util.close_fds(*fds)
+        try:
+            # Before the child can be reaped, so that the number is still its own.
+            pidfds = [_sidestep.pidfd_open(pid)]
+        except OSError:
+            pidfds = []
+        self._children[pid] = client
+        _send_unless_gone(client, pid, pidfds)
+        util.close_fds(*pidfds)
+        return True
+
+    def _be_child(self, client: socket.socket, fds: list[int]) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            util.close_fds(self._wake_r, self._wake_w)
+            for sock in (client, self._requests, *self._children.values()):
+                sock.close()
+            popen_fork.fresh_exit_functions()
+            code = _serve_one(fds)
+        except BaseException:
+            popen_fork.show_exception()
+        finally:
+            popen_fork.leave(code)
+
+
+def _wake_up_only(number: int, frame: FrameType | None) -> None:
+    """Take a signal that otherwise would not wake anybody."""
+
+
+def _send_unless_gone(client: socket.socket, number: int, fds: list[int]) -> None:
+    try:
+        socket.send_fds(client, [_NUMBER.pack(number)], fds)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            raise
+
+
+def _serve_one(fds: list[int]) -> int:
+    """Live the life of a child of the server."""
+    _forkserver._forkserver_alive_fd, data_fd, parent_fd, *others = fds
+    _forkserver._inherited_fds = others
+    return spawn._main(data_fd, parent_fd)
+
+
+_forkserver = ForkServer()
+ensure_running = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+connect_to_new_process = _forkserver.connect_to_new_process
+set_forkserver_preload = _forkserver.set_forkserver_preload

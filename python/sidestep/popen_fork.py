@@ -1,0 +1,216 @@
+"""Starting a child by fork; the base of the other ways to start one.
+
+```text
+        parent                                    child
+   sentinel  ------ a descriptor of the child's life
+                    a descriptor of the parent's life ------  parent_process().sentinel
+```
+
+Both are pidfds, the parent's one opened by the parent itself before the start, so that no
+recycled number can be taken for either. Where the kernel refuses pidfds, each is the reading
+end of a pipe whose writing end the other process keeps for life.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import _sidestep, process, util
+
+__all__ = ["Popen"]
+
+
+class LifeLines:
+    """The descriptors by which a parent and its child see each other's end."""
+
+    def __init__(self) -> None:
+        self._ours: list[int] = []
+        self._child_r: int | None = None
+        try:
+            self.parent_fd = _sidestep.pidfd_open(os.getpid())
+            self.child_fds = [self.parent_fd]
+        except OSError:
+            self.parent_fd, parent_w = os.pipe()
+            self._child_r, child_w = os.pipe()
+            self._ours = [parent_w, self._child_r]
+            self.child_fds = [self.parent_fd, child_w]
+
+    def started(self, pid: int) -> tuple[int, list[int]]:
+        """Keep the parent's part, of a child that has not been reaped.
+
+        Returns:
+            The child's sentinel, and all that the parent has to close in the end.
+        """
+        util.close_fds(*self.child_fds)
+        if self._child_r is not None:
+            return self._child_r, self._ours
+        try:
+            sentinel = _sidestep.pidfd_open(pid)
+        except ProcessLookupError:
+            # Ended, and reaped by somebody else, or by the kernel as SIGCHLD is ignored:
+            # a pipe at its end says so too.
+            sentinel, child_w = os.pipe()
+            os.close(child_w)
+        return sentinel, [sentinel]
+
+    def started_elsewhere(self, sentinel: int) -> tuple[int, list[int]]:
+        """Keep the parent's part, of a child whose `sentinel` somebody else has made."""
+        util.close_fds(*self.child_fds)
+        return sentinel, [sentinel, *self._ours]
+
+    def forget_ours(self) -> None:
+        """Close the parent's part, in a forked child."""
+        util.close_fds(*self._ours)
+
+    def abandon(self) -> None:
+        """Close all: there is no child."""
+        util.close_fds(*self.child_fds, *self._ours)
+
+
+class Popen:
+    """A child that was started by fork.
+
+    Process safety: threads may wait, poll and send signals at once. A child is reaped only by
+    `poll` and `wait`, and its exit code is read before, so that it is not lost between them.
+    """
+
+    method = "fork"
+    pid: int
+    sentinel: int
+
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        util._flush_std_streams()
+        self.returncode: int | None = None
+        self.finalizer: util.Finalize | None = None
+        # Taken by the one thread that reaps: once that is done, the number may be another's.
+        self._reaping = threading.Lock()
+        self._owner = os.getpid()
+        # Parent and child share one arena only if it exists before they part.
+        self._arena_fd = _sidestep.arena_fd()
+        self._launch(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Return what the child will know `fd` by: it inherits all."""
+        return fd
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, or None while the child runs; `flag` 0 waits for its end."""
+        if self.returncode is None and self._owner == os.getpid():
+            self._reap(flag)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the child's end, at most `timeout` seconds, and return the exit code."""
+        if self.returncode is not None:
+            return self.returncode
+        if timeout is None:
+            return self.poll(0)
+        # Once the sentinel is readable the end is near, but with a pipe not yet there.
+        return self.poll(0) if util._wait_readable(self.sentinel, timeout) else None
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the sentinel and what belongs to it."""
+        if self.finalizer is not None:
+            self.finalizer()
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _reap(self, flag: int) -> None:
+        """Set the exit code if the child has ended, then let the kernel forget the child."""
+        try:
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | flag)
+        except ChildProcessError:
+            # Reaped by another thread, which has set the code before, or by a stranger, who
+            # took the code with him.
+            if self.returncode is None and util._wait_readable(self.sentinel, 0):
+                self._ended(255)
+            return
+        if end is None:
+            return
+        exited = end.si_code == os.CLD_EXITED
+        self._ended(end.si_status if exited else -end.si_status)
+        if self._reaping.acquire(blocking=False):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
+
+    def _ended(self, returncode: int) -> None:
+        """Keep the exit code."""
+        if self.returncode is None:
+            self.returncode = returncode
+
+    def _send_signal(self, sig: int) -> None:
+        if self.returncode is not None:
+            return
+        try:
+            os.kill(self.pid, sig)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            # A child that changed its user may not be ours to signal; if it has just ended
+            # there is nothing to complain about.
+            if self.wait(timeout=0.1) is None:
+                raise
+
+    def _keep(self, fds: Sequence[int]) -> None:
+        """Close the descriptors when this object is closed or garbage."""
+        self.finalizer = util.Finalize(self, util.close_fds, fds)
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        lines = LifeLines()
+        try:
+            pid = os.fork()
+        except BaseException:
+            lines.abandon()
+            raise
+        if pid == 0:
+            lines.forget_ours()
+            _live(process_obj, lines.parent_fd)
+        self.pid = pid
+        self.sentinel, ours = lines.started(pid)
+        self._keep(ours)
+
+
+def _live(process_obj: process.BaseProcess, parent_sentinel: int) -> NoReturn:
+    """Live a forked child's life, then leave."""
+    code = 1
+    try:
+        fresh_exit_functions()
+        code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+    except BaseException:
+        show_exception()
+    finally:
+        leave(code)
+
+
+def fresh_exit_functions() -> None:
+    """Forget, in a forked child, the exit functions of the process that it is a copy of."""
+    atexit._clear()
+    atexit.register(util._exit_function)
+
+
+def show_exception() -> None:
+    """Show the exception that is being handled as the interpreter would at its end."""
+    sys.excepthook(*sys.exc_info())
+
+
+def leave(code: int) -> NoReturn:
+    """End a forked child: its exit functions run, the code that its parent was in does not."""
+    try:
+        atexit._run_exitfuncs()
+        util._flush_std_streams()
+    finally:
+        # Looked up here: tools that must see the end of every process replace it.
+        os._exit(code)

@@ -1,0 +1,62 @@
+"""Starting a child through the fork server."""
+
+import os
+
+from . import forkserver, popen_spawn_posix, process, util
+from .popen_fork import LifeLines
+
+__all__ = ["Popen"]
+
+
+class _DupFd:
+    """A descriptor that a child of the fork server gets under another number."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def detach(self) -> int:
+        """Return the descriptor, in the child. To be called once."""
+        fds = forkserver.get_inherited_fds()
+        if fds is None:
+            raise RuntimeError("only a child of the fork server can take this descriptor")
+        return fds[self.index]
+
+
+class Popen(popen_spawn_posix.Popen):
+    """A child of the fork server.
+
+    Its parent, for the kernel, is the server. So its end is seen here, by a pidfd, but its
+    exit code has to come from the server; it is 255 if the server was lost.
+    """
+
+    method = "forkserver"
+    DupFd = _DupFd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Pass `fd` on to the child, and return what the child will know it by."""
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        with self._start_data(process_obj) as data_fd:
+            lines = LifeLines()
+            try:
+                connection = forkserver.connect_to_new_process(
+                    [data_fd, lines.parent_fd, *self._fds]
+                )
+                with connection:
+                    self.pid, pidfd = forkserver._receive_child(connection)
+                    self._connection = connection.detach()
+            except BaseException:
+                lines.abandon()
+                raise
+        # Without pidfds the exit code on its way is what tells of the end.
+        sentinel = os.dup(self._connection) if pidfd is None else pidfd
+        self.sentinel, ours = lines.started_elsewhere(sentinel)
+        self._keep([*ours, self._connection])
+
+    def _reap(self, flag: int) -> None:
+        if util._wait_readable(self.sentinel, 0 if flag & os.WNOHANG else None):
+            # Perhaps still on its way, but the server has nothing else to do first.
+            code = forkserver._receive_exit_code(self._connection)
+            self._ended(255 if code is None else code)

@@ -1,0 +1,131 @@
+"""Starting a child as a fresh interpreter, and the part of it that the fork server shares."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from . import _sidestep, context, popen_fork, process, reduction, spawn, util
+
+__all__ = ["Popen"]
+
+
+class _DupFd:
+    """A descriptor that a spawned child inherits under its number."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        """Return the descriptor, in the child. To be called once."""
+        return self.fd
+
+
+class Popen(popen_fork.Popen):
+    """A child that was started as a fresh interpreter.
+
+    The shared objects among its arguments are kept alive here until the child has ended, so
+    that it finds them however late it looks.
+    """
+
+    method = "spawn"
+    DupFd: Any = _DupFd
+
+    def __init__(self, process_obj: process.BaseProcess) -> None:
+        self._fds: list[int] = []
+        self._refs: _sidestep.Collector | None = None
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Pass `fd` on to the child, and return what the child will know it by."""
+        self._fds.append(fd)
+        return fd
+
+    def _ended(self, returncode: int) -> None:
+        super()._ended(returncode)
+        if self._refs is not None:
+            self._refs.release()
+
+    @contextmanager
+    def _start_data(self, process_obj: process.BaseProcess) -> Iterator[int]:
+        """Give a descriptor of all that the child has to read, ready to be read."""
+        with _memory_file() as file:
+            # By way of the module: tools replace the function.
+            data = spawn.get_preparation_data(process_obj._name)
+            context.set_spawning_popen(self)
+            try:
+                reduction_in_force: Any = context.reduction
+                reduction_in_force.dump(data, file)
+                self._pickle(process_obj, file, reduction_in_force)
+            finally:
+                context.set_spawning_popen(None)
+            file.seek(0)
+            yield file.fileno()
+
+    def _pickle(self, obj: process.BaseProcess, file: IO[bytes], using: Any) -> None:
+        """Write the process object, by value what cannot go by name."""
+        # Names of a main module that the child cannot import pass pickle, and would fail only
+        # over there.
+        first = using.dump if reduction._main_is_importable() else reduction._dump_by_value
+        start = file.tell()
+        try:
+            self._collect(first, obj, file)
+        except Exception as refusal:
+            # Again from the beginning, as if nothing had been collected.
+            if self._refs is not None:
+                self._refs.release()
+            self._fds.clear()
+            file.seek(start)
+            file.truncate()
+            try:
+                self._collect(reduction._dump_by_value, obj, file)
+            except Exception:
+                # What pickle said is what the programmer knows how to read.
+                raise refusal from None
+
+    def _collect(self, dump: Callable[[Any, IO[bytes]], object], obj: Any, file: IO[bytes]) -> None:
+        """Write `obj`, and hold on to the shared objects in it."""
+        with _sidestep.Collector() as refs:
+            self._refs = refs
+            dump(obj, file)
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        with self._start_data(process_obj) as data_fd:
+            lines = popen_fork.LifeLines()
+            try:
+                tracker_fd = _tracker_fd()
+                command = spawn.get_command_line(
+                    pipe_handle=data_fd,
+                    parent_fd=lines.parent_fd,
+                    arena_fd=self._arena_fd,
+                    tracker_fd=tracker_fd,
+                )
+                passed = {data_fd, self._arena_fd, *lines.child_fds, *self._fds}
+                if tracker_fd is not None:
+                    passed.add(tracker_fd)
+                self.pid = util.spawnv_passfds(command[0], command, sorted(passed))
+            except BaseException:
+                lines.abandon()
+                raise
+            self.sentinel, ours = lines.started(self.pid)
+            self._keep(ours)
+
+
+def _memory_file() -> IO[bytes]:
+    """A file without a name. A pipe would make the parent wait for the child to read."""
+    try:
+        fd = os.memfd_create("sidestep-start", os.MFD_CLOEXEC)
+    except OSError:
+        return tempfile.TemporaryFile()
+    return open(fd, "w+b")
+
+
+def _tracker_fd() -> int | None:
+    """The descriptor by which to reach the resource tracker, if this process has one."""
+    tracker: Any = sys.modules.get(f"{__package__}.resource_tracker")
+    if tracker is None:
+        return None
+    fd: int | None = tracker._resource_tracker._fd
+    return fd

@@ -1,0 +1,458 @@
+"""The `Process` class, and who the current process, its parent and its children are.
+
+A process object lives in the process that made it. `start` hands it to the `Popen` of its
+start method; the child gets its own copy and runs `_bootstrap` on it. Nothing here knows how
+a child is made, and nothing reaps a child unasked: an ended child stays a zombie, and its
+number stays its own, until `join`, `is_alive`, `exitcode` or `active_children` looks.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .popen_fork import Popen
+
+__all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
+
+ORIGINAL_DIR: str | None
+try:
+    ORIGINAL_DIR = os.path.abspath(os.getcwd())
+except OSError:
+    # The directory was removed under us: children are then given no place for ''.
+    ORIGINAL_DIR = None
+
+
+def current_process() -> "BaseProcess":
+    """Return the object that stands for this process.
+
+    In a child it is the child's own copy of the object that was started.
+    """
+    return _current_process
+
+
+def parent_process() -> "BaseProcess | None":
+    """Return the object that stands for the process that started this one.
+
+    None in the main process. The object's `sentinel`, `is_alive` and `join` see the end of
+    the parent, however it came.
+    """
+    return _parent_process
+
+
+def active_children() -> "list[BaseProcess]":
+    """Return the children of this process that have not ended, and reap those that have."""
+    _cleanup()
+    return list(_children)
+
+
+def _cleanup() -> None:
+    """Reap the children that have ended."""
+    for child in list(_children):
+        popen = child._popen
+        if popen is not None and popen.poll() is not None:
+            _children.discard(child)
+
+
+class BaseProcess:
+    """Work that runs in a process of its own, after the manner of `threading.Thread`.
+
+    Args:
+        group: Always None.
+        target: What `run` calls; None for a subclass that overrides `run`.
+        name: A name for messages; by default the class's name and a number.
+        args: Positional arguments of `target`.
+        kwargs: Keyword arguments of `target`.
+        daemon: Whether the process is ended with its parent; None takes the parent's flag.
+
+    Process safety: only the process that made the object may start, join or test it.
+    """
+
+    _start_method: str | None = None
+    _sentinel: int
+
+    def _Popen(self) -> "Popen":
+        raise NotImplementedError(
+            f"{type(self).__name__} has no start method; take Process from a context"
+        )
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        if group is not None:
+            raise AssertionError("group must be None: there are no process groups here")
+        creator = _current_process
+        self._identity: tuple[int, ...] = (*creator._identity, next(_process_counter))
+        self._config: dict[str, Any] = dict(creator._config)
+        self._parent_pid: int | None = os.getpid()
+        self._parent_name: str = creator.name
+        self._popen: Popen | None = None
+        self._closed = False
+        self._target = target
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs)
+        number = ":".join(map(str, self._identity))
+        self._name: str = name or f"{type(self).__name__}-{number}"
+        if daemon is not None:
+            self.daemon = daemon
+        _dangling.add(self)
+
+    # --- what the user calls --------------------------------------------------------------
+
+    def run(self) -> None:
+        """Call the target. Runs in the child; a subclass may override it."""
+        if self._target:
+            self._target(*self._args, **self._kwargs)
+
+    def start(self) -> None:
+        """Start the child.
+
+        Raises:
+            AssertionError: Started before, made by another process, or this process is
+                daemonic.
+            ValueError: The object was closed.
+            OSError: The system refused to make a process.
+        """
+        self._check_closed()
+        if self._popen is not None:
+            raise AssertionError(
+                "cannot start a process twice: make a new Process object for each start"
+            )
+        if self._parent_pid != os.getpid():
+            raise AssertionError("only the process that made a Process object can start it")
+        if _current_process._config.get("daemon"):
+            raise AssertionError("daemonic processes are not allowed to have children")
+        _cleanup()
+        # Through the class: contexts and libraries define it as a static method that takes
+        # the process object.
+        self._popen = popen = self._Popen(self)  # type: ignore[call-arg]
+        self._sentinel = popen.sentinel
+        # The target may refer to this object; without this the pair would wait for the
+        # garbage collector.
+        del self._target, self._args, self._kwargs
+        _children.add(self)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the child has ended, and reap it.
+
+        Waits in the kernel; Ctrl-C interrupts the wait.
+
+        Args:
+            timeout: Longest wait in seconds; None waits until the end. Whether the child has
+                ended is told by `exitcode`.
+
+        Raises:
+            AssertionError: The process was not started, or not by this process.
+            ValueError: The object was closed.
+            TypeError: The timeout is not a number.
+        """
+        self._check_closed()
+        if self._parent_pid != os.getpid():
+            raise AssertionError("can only join a child: another process made this object")
+        if self._popen is None:
+            raise AssertionError("can only join a started process: call start() first")
+        if self._popen.wait(timeout) is not None:
+            _children.discard(self)
+
+    def is_alive(self) -> bool:
+        """Tell whether the process runs; reaps it if it has ended."""
+        self._check_closed()
+        if self is _current_process:
+            return True
+        if self._parent_pid != os.getpid():
+            raise AssertionError("can only test a child: another process made this object")
+        if self._popen is None:
+            return False
+        if self._popen.poll() is None:
+            return True
+        _children.discard(self)
+        return False
+
+    def interrupt(self) -> None:
+        """Send SIGINT, which the child sees as KeyboardInterrupt unless it says otherwise."""
+        self._started("interrupt")._send_signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """Send SIGTERM. The child's exit handlers do not run, and its children stay."""
+        self._started("terminate").terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._started("kill").kill()
+
+    def close(self) -> None:
+        """Free what the object holds, the sentinel's descriptor above all.
+
+        Afterwards most of its methods raise ValueError. May be called again.
+
+        Raises:
+            ValueError: The child still runs.
+        """
+        if self._popen is not None:
+            if self._popen.poll() is None:
+                raise ValueError(
+                    "cannot close a process while it is running: join() or terminate() it first"
+                )
+            self._popen.close()
+            self._popen = None
+            del self._sentinel
+            _children.discard(self)
+        self._closed = True
+
+    @property
+    def name(self) -> str:
+        """The name, for messages only; several processes may have the same."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise AssertionError(f"name must be a string, not {type(name).__name__}")
+        self._name = name
+
+    @property
+    def daemon(self) -> bool:
+        """Whether the process is terminated when its parent exits."""
+        return bool(self._config.get("daemon", False))
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        if self._popen is not None:
+            raise AssertionError("daemon must be set before start(): the process has started")
+        self._config["daemon"] = daemonic
+
+    @property
+    def authkey(self) -> bytes:
+        """The key that connections between this family's processes are authenticated by."""
+        key: bytes = self._config["authkey"]
+        return key
+
+    @authkey.setter
+    def authkey(self, authkey: bytes) -> None:
+        self._config["authkey"] = AuthenticationString(authkey)
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while the child runs, then its exit status, or minus the signal that ended it.
+
+        255 if the status was lost: somebody else reaped the child, or its fork server was
+        killed.
+        """
+        self._check_closed()
+        return None if self._popen is None else self._popen.poll()
+
+    @property
+    def ident(self) -> int | None:
+        """The process number; None before the start."""
+        self._check_closed()
+        if self is _current_process:
+            return os.getpid()
+        return None if self._popen is None else self._popen.pid
+
+    @property
+    def pid(self) -> int | None:
+        """The process number; None before the start."""
+        return self.ident
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that polls readable when the process has ended.
+
+        Raises:
+            ValueError: The process was not started, or the object was closed.
+        """
+        self._check_closed()
+        try:
+            return self._sentinel
+        except AttributeError:
+            raise ValueError("process not started: it has no sentinel yet") from None
+
+    def __repr__(self) -> str:
+        exitcode = None
+        if self is _current_process:
+            status = "started"
+        elif self._closed:
+            status = "closed"
+        elif self._parent_pid != os.getpid():
+            status = "unknown"
+        elif self._popen is None:
+            status = "initial"
+        else:
+            exitcode = self._popen.poll()
+            status = "started" if exitcode is None else "stopped"
+        words = [type(self).__name__, f"name={self._name!r}"]
+        if self._popen is not None:
+            words.append(f"pid={self._popen.pid}")
+        words += [f"parent={self._parent_pid}", status]
+        if exitcode is not None:
+            words.append(f"exitcode={_exitcode_to_name.get(exitcode, exitcode)}")
+        if self.daemon:
+            words.append("daemon")
+        return f"<{' '.join(words)}>"
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise ValueError("process object is closed")
+
+    def _started(self, action: str) -> "Popen":
+        self._check_closed()
+        if self._popen is None:
+            # The type is what the standard library happens to raise, and code catches it.
+            raise AttributeError(f"cannot {action} a process that was not started")
+        return self._popen
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        """Be this process: take over the child's state, run, and return the exit status.
+
+        Called through the class in each child, once; tools replace it to wrap a child's life.
+        """
+        from . import util
+
+        exitcode = 1
+        try:
+            self._take_over(parent_sentinel)
+            util.info("child process calling self.run()")
+            self.run()
+            exitcode = 0
+        except SystemExit as error:
+            exitcode = _status_of(error)
+        except BaseException:
+            _report(f"Process {self.name}:\n{traceback.format_exc()}")
+        finally:
+            # Joins the threads that are not daemons: they may still use the package.
+            threading._shutdown()  # type: ignore[attr-defined]
+            util.info("process exiting with exitcode %d", exitcode)
+            util._flush_std_streams()
+        return exitcode
+
+    def _take_over(self, parent_sentinel: int | None) -> None:
+        """Put this process's state in place of what the child got from its parent."""
+        global _children, _current_process, _parent_process, _process_counter
+        from . import context, util
+
+        if self._start_method is not None:
+            context._force_start_method(self._start_method)
+        _process_counter = itertools.count(1)
+        _children = set()
+        util._exiting = False
+        util._close_stdin()
+        before = _current_process
+        _current_process = self
+        _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
+            # threading remembers the parent's number over a fork.
+            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+        self._after_fork()
+        # Kept until here: what it owns may be looked for by the hooks above.
+        del before
+
+    @staticmethod
+    def _after_fork() -> None:
+        from . import util
+
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+
+
+def _status_of(error: SystemExit) -> int:
+    """The exit status that a SystemExit asks for, its text shown as the interpreter would."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return int(error.code)
+    _report(f"{error.code}\n")
+    return 1
+
+
+def _report(text: str) -> None:
+    """Write to stderr, which the child may have closed or lost."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(text)
+
+
+class AuthenticationString(bytes):
+    """An authentication key; it can be pickled only for a child that is being started."""
+
+    def __reduce__(self) -> tuple[type["AuthenticationString"], tuple[bytes]]:
+        from .context import get_spawning_popen
+
+        if get_spawning_popen() is None:
+            raise TypeError(
+                "an authentication key is pickled only to start a process, to keep it secret"
+            )
+        return AuthenticationString, (bytes(self),)
+
+
+class _ParentProcess(BaseProcess):
+    """The parent, seen from its child through a descriptor of its life."""
+
+    def __init__(self, name: str, pid: int | None, sentinel: int | None) -> None:
+        self._identity = ()
+        self._name = name
+        self._pid = pid
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        self._config = {}
+        if sentinel is not None:
+            self._sentinel = sentinel
+
+    def is_alive(self) -> bool:
+        """Tell whether the parent runs."""
+        from .util import _wait_readable
+
+        return not _wait_readable(self.sentinel, 0)
+
+    @property
+    def ident(self) -> int | None:
+        """The parent's process number."""
+        return self._pid
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the parent has ended, at most `timeout` seconds."""
+        from .util import _wait_readable
+
+        _wait_readable(self.sentinel, timeout)
+
+
+class _MainProcess(BaseProcess):
+    """The process that was not started through the package."""
+
+    def __init__(self) -> None:
+        self._identity = ()
+        self._name = "MainProcess"
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        # Inherited by all descendants. Nothing here has a named semaphore, but libraries
+        # that make their own read the prefix.
+        self._config = {"authkey": AuthenticationString(os.urandom(32)), "semprefix": "/mp"}
+
+    def close(self) -> None:
+        """Do nothing: the main process has no child's resources."""
+
+
+_parent_process: BaseProcess | None = None
+_current_process: BaseProcess = _MainProcess()
+_process_counter = itertools.count(1)
+_children: set[BaseProcess] = set()
+# Every process object not yet garbage, for leak checks.
+_dangling: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
+
+_exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}

@@ -1,0 +1,215 @@
+"""Turning objects into bytes for other processes, and handing over descriptors."""
+
+import array
+import copyreg
+import importlib
+import io
+import os
+import pickle
+import socket
+import sys
+from abc import ABCMeta
+from collections import ChainMap
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import IO, Any, ClassVar, Protocol
+
+__all__ = [
+    "DupFd",
+    "ForkingPickler",
+    "dump",
+    "recv_handle",
+    "recvfds",
+    "register",
+    "send_handle",
+    "sendfds",
+]
+
+HAVE_SEND_HANDLE = True
+
+Reducer = Callable[[Any], Any]
+
+
+class ForkingPickler(pickle.Pickler):
+    """A pickler with reducers of its own, for whatever goes to another process."""
+
+    _extra_reducers: ClassVar[dict[type, Reducer]] = {}
+    _copyreg_dispatch_table: ClassVar[dict[type, Reducer]] = copyreg.dispatch_table
+
+    def __init__(self, file: IO[bytes], *args: Any) -> None:
+        super().__init__(file, *args)
+        # A copy, and not a chain of the two: the pickler written in C is much quicker with
+        # a real dictionary.
+        self.dispatch_table = {**self._copyreg_dispatch_table, **self._extra_reducers}
+
+    @classmethod
+    def register(cls, type: type, reduce: Reducer) -> None:
+        """Use `reduce` for objects whose class is exactly `type`."""
+        cls._extra_reducers[type] = reduce
+
+    @classmethod
+    def dumps(cls, obj: Any, protocol: int | None = None) -> memoryview:
+        """Return the object's pickle."""
+        buffer = io.BytesIO()
+        cls(buffer, protocol).dump(obj)
+        return buffer.getbuffer()
+
+    loads = staticmethod(pickle.loads)
+
+
+register = ForkingPickler.register
+
+
+def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
+    """Write the object's pickle to `file`."""
+    ForkingPickler(file, protocol).dump(obj)
+
+
+# --- code by value ----------------------------------------------------------------------------
+
+
+def _main_is_importable() -> bool:
+    """Tell whether a fresh interpreter can import the main module: not so at a prompt."""
+    main = sys.modules["__main__"]
+    return (
+        getattr(getattr(main, "__spec__", None), "name", None) is not None
+        or getattr(main, "__file__", None) is not None
+    )
+
+
+def _found_by_name(obj: Any) -> bool:
+    """Tell whether a child that has imported the main module finds `obj` there."""
+    if getattr(obj, "__module__", None) not in ("__main__", "__mp_main__"):
+        return False
+    found: Any = sys.modules[obj.__module__]
+    for part in obj.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is obj
+
+
+def _dump_by_value(obj: Any, file: IO[bytes]) -> None:
+    """Write a pickle that carries the code which no import in the child would find.
+
+    That is lambdas, functions within functions, and what was typed in at a prompt.
+    """
+    cloudpickle: Any = importlib.import_module("cloudpickle")
+    by_name = _main_is_importable()
+
+    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = ChainMap(
+            ForkingPickler._extra_reducers,
+            cloudpickle.Pickler.dispatch_table,
+        )
+
+        def reducer_override(self, obj: Any) -> Any:
+            if by_name and isinstance(obj, type | FunctionType) and _found_by_name(obj):
+                # Else the child would have two of it, the other one from its main module.
+                return NotImplemented
+            return super().reducer_override(obj)
+
+    ByValuePickler(file).dump(obj)
+
+
+# --- descriptors over sockets -------------------------------------------------------------------
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
+    """Send descriptors over a Unix socket, with one byte that says how many."""
+    numbers = array.array("i", fds)
+    sock.sendmsg([bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+
+
+def recvfds(sock: socket.socket, size: int) -> list[int]:
+    """Receive at most `size` descriptors that were sent by `sendfds`.
+
+    They are new descriptors of this process, closed when it runs another program.
+
+    Raises:
+        EOFError: The other side is gone.
+        RuntimeError: Something else was sent.
+    """
+    numbers = array.array("i")
+    space = socket.CMSG_SPACE(numbers.itemsize * size)
+    data, ancillary, flags, _ = sock.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+    if not data and not ancillary:
+        raise EOFError("the other side of the socket is gone")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(content) - len(content) % numbers.itemsize
+            numbers.frombytes(content[:whole])
+    if flags & socket.MSG_CTRUNC or not numbers or data != bytes([len(numbers) % 256]):
+        for fd in numbers:
+            os.close(fd)
+        raise RuntimeError("no descriptors came over the socket, but other data")
+    return numbers.tolist()
+
+
+def send_handle(conn: _HasFileno, handle: int, destination_pid: int | None) -> None:
+    """Send a descriptor over a connection. The process number is for other systems."""
+    with _borrowed(conn) as sock:
+        sendfds(sock, [handle])
+
+
+def recv_handle(conn: _HasFileno) -> int:
+    """Receive a descriptor that was sent by `send_handle`."""
+    with _borrowed(conn) as sock:
+        return recvfds(sock, 1)[0]
+
+
+def _borrowed(conn: _HasFileno) -> socket.socket:
+    sock = socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+    # A default time limit for the program's own sockets is not meant for this one.
+    sock.settimeout(None)
+    return sock
+
+
+def DupFd(fd: int) -> Any:
+    """Return something picklable whose `detach()`, in the receiver, is a copy of `fd`.
+
+    While a process is being started the child inherits it; otherwise this process has to
+    live until the receiver has asked for it.
+    """
+    from . import context
+
+    popen: Any = context.get_spawning_popen()
+    if popen is not None:
+        return popen.DupFd(popen.duplicate_for_child(fd))
+    from . import resource_sharer
+
+    return resource_sharer.DupFd(fd)
+
+
+def _rebuild_socket(dup: Any, family: int, kind: int, proto: int) -> socket.socket:
+    return socket.socket(family, kind, proto, fileno=dup.detach())
+
+
+def _reduce_socket(sock: socket.socket) -> tuple[Callable[..., socket.socket], tuple[Any, ...]]:
+    return _rebuild_socket, (DupFd(sock.fileno()), sock.family, sock.type, sock.proto)
+
+
+# Bound methods, method descriptors and functools.partial need no reducer: pickle itself knows
+# them since Python 3.4.
+register(socket.socket, _reduce_socket)
+
+
+class AbstractReducer(metaclass=ABCMeta):  # noqa: B024 - nothing has to be overridden
+    """Base for an object to set as a context's `reducer`: override what is to be different."""
+
+    ForkingPickler = ForkingPickler
+    register = staticmethod(register)
+    dump = staticmethod(dump)
+    send_handle = staticmethod(send_handle)
+    recv_handle = staticmethod(recv_handle)
+    sendfds = staticmethod(sendfds)
+    recvfds = staticmethod(recvfds)
+    DupFd = staticmethod(DupFd)
+
+    _reduce_socket = staticmethod(_reduce_socket)
+    _rebuild_socket = staticmethod(_rebuild_socket)
+
+    def __init__(self, *args: Any) -> None:
+        register(socket.socket, _reduce_socket)

@@ -1,0 +1,266 @@
+"""What the parent tells a fresh interpreter, and how that becomes the child.
+
+The parent writes two pickles into a file that lives in memory: the preparation data, then
+the process object. The child is an interpreter with the parent's flags that runs
+`spawn_main`. The fork server's children come in by `_main`, below that.
+"""
+
+import contextlib
+import os
+import pickle
+import runpy
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from . import process, util
+
+__all__ = [
+    "_main",
+    "freeze_support",
+    "get_command_line",
+    "get_executable",
+    "get_preparation_data",
+    "import_main_path",
+    "set_executable",
+]
+
+# Marks the command line of a child; those who freeze programs look for it.
+_MARK = "--multiprocessing-fork"
+
+# --- the interpreter ----------------------------------------------------------------------------
+
+_python_exe: bytes | None = None
+
+
+def set_executable(exe: "str | bytes | os.PathLike[Any] | None") -> None:
+    """Set the interpreter that children run."""
+    global _python_exe
+    _python_exe = None if exe is None else os.fsencode(exe)
+
+
+def get_executable() -> bytes | None:
+    """Return the interpreter that children run; None where an embedding program has none."""
+    return _python_exe
+
+
+set_executable(sys.executable)
+
+
+def is_forking(argv: Sequence[str]) -> bool:
+    """Tell whether a command line is that of a child."""
+    return len(argv) >= 2 and argv[1] == _MARK
+
+
+def freeze_support() -> None:
+    """In a child of a frozen executable, do the child's work and exit; else do nothing."""
+    if is_forking(sys.argv):
+        words = (word.split("=") for word in sys.argv[2:])
+        numbers: dict[str, Any] = {
+            name: None if value == "None" else int(value) for name, value in words
+        }
+        spawn_main(**numbers)
+
+
+def get_command_line(**kwds: int | None) -> list[Any]:
+    """Return the command line of a child that calls `spawn_main(**kwds)`."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, _MARK, *(f"{name}={value!r}" for name, value in kwds.items())]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
+    return [*_interpreter(), "-c", _program("spawn", "spawn_main", arguments), _MARK]
+
+
+def _interpreter() -> list[Any]:
+    """The interpreter and its flags, ours."""
+    if _python_exe is None:
+        raise RuntimeError(
+            "there is no interpreter to run children with (sys.executable is empty): "
+            "call set_executable() first"
+        )
+    return [get_executable(), *util._args_from_interpreter_flags()]
+
+
+def _program(module: str, function: str, arguments: str) -> str:
+    """A program for `python -c` that calls a function of this package.
+
+    The package may lie where a bare interpreter with our flags does not look: sys.path was
+    changed, or -S is among the flags. So its place is added, after all others.
+    """
+    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return (
+        f"import sys; sys.path.append({place!r}); "
+        f"from {__package__}.{module} import {function}; {function}({arguments})"
+    )
+
+
+# --- in the child -------------------------------------------------------------------------------
+
+
+def spawn_main(
+    pipe_handle: int,
+    parent_fd: int | None = None,
+    arena_fd: int | None = None,
+    tracker_fd: int | None = None,
+) -> None:
+    """Be the child of a parent that spawned this interpreter, then exit.
+
+    Args:
+        pipe_handle: Descriptor of what the parent has written.
+        parent_fd: Descriptor that polls readable when the parent has ended.
+        arena_fd: The family's arena.
+        tracker_fd: The resource tracker, if one runs.
+    """
+    if not is_forking(sys.argv):
+        raise RuntimeError("spawn_main is for children that the package has started")
+    if arena_fd is not None:
+        # Before anything is unpickled, as anything may refer to it.
+        from . import _sidestep
+
+        _sidestep.attach(arena_fd)
+    if tracker_fd is not None:
+        from . import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker_fd
+    sys.exit(_main(pipe_handle, parent_fd))
+
+
+def _main(fd: int, parent_sentinel: int | None) -> int:
+    """Read the process object from `fd`, be that process, and return its exit status."""
+    current: Any = process.current_process()
+    with os.fdopen(fd, "rb") as from_parent:
+        current._inheriting = True
+        try:
+            prepare(pickle.load(from_parent))
+            self: process.BaseProcess = pickle.load(from_parent)
+        finally:
+            del current._inheriting
+    return self._bootstrap(parent_sentinel)
+
+
+def _check_not_importing_main() -> None:
+    if getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process was about to be started while this one, itself a child, is still "
+            "importing the main module. Children that are not forked from their parent "
+            "import the main script first, so whatever starts processes there has to stand "
+            "under\n\n"
+            '    if __name__ == "__main__":\n'
+            "        ...\n\n"
+            "or it would run again in every child, and in theirs. In a program that is "
+            "frozen into an executable, call freeze_support() first in that place."
+        )
+
+
+# --- preparation --------------------------------------------------------------------------------
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """Return what a child has to know before it can unpickle its process object.
+
+    Tools replace this function to add entries of their own; all are carried to the child.
+    """
+    _check_not_importing_main()
+    from . import context
+
+    data: dict[str, Any] = {
+        "name": name,
+        "authkey": process.current_process().authkey,
+        "log_to_stderr": util._log_to_stderr,
+        "sys_path": [_absolute(entry) for entry in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,
+        "start_method": context._default_context.get_start_method(),
+    }
+    if util._logger is not None:
+        data["log_level"] = util._logger.getEffectiveLevel()
+    # Removed under us, there is no name for it: the child stays where it finds itself.
+    with contextlib.suppress(FileNotFoundError):
+        data["dir"] = os.getcwd()
+    main = sys.modules["__main__"]
+    main_name = getattr(main.__spec__, "name", None)
+    main_path = getattr(main, "__file__", None)
+    if main_name is not None:
+        data["init_main_from_name"] = main_name
+    elif main_path is not None:
+        if process.ORIGINAL_DIR is not None:
+            main_path = os.path.join(process.ORIGINAL_DIR, main_path)
+        data["init_main_from_path"] = os.path.normpath(main_path)
+    return data
+
+
+def _absolute(entry: Any) -> Any:
+    """An entry of sys.path, '' replaced by the directory that it meant at the start."""
+    return process.ORIGINAL_DIR if entry == "" and process.ORIGINAL_DIR is not None else entry
+
+
+# What was __main__ before: its functions may still run, and would find their globals gone.
+old_main_modules: list[types.ModuleType] = []
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Make this process like the one that the preparation data comes from.
+
+    Entries that it does not know are left alone: unpickling them was their point.
+    """
+    current = process.current_process()
+    if "name" in data:
+        current.name = data["name"]
+    if "authkey" in data:
+        current.authkey = data["authkey"]
+    if data.get("log_to_stderr"):
+        util.log_to_stderr()
+    if "log_level" in data:
+        util.get_logger().setLevel(data["log_level"])
+    if "sys_path" in data:
+        sys.path = data["sys_path"]
+    if "sys_argv" in data:
+        sys.argv = data["sys_argv"]
+    if "dir" in data:
+        os.chdir(data["dir"])
+    if "orig_dir" in data:
+        process.ORIGINAL_DIR = data["orig_dir"]
+    if "start_method" in data:
+        from . import context
+
+        context._default_context.set_start_method(data["start_method"], force=True)
+    if "init_main_from_name" in data:
+        _fixup_main_from_name(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        _fixup_main_from_path(data["init_main_from_path"])
+
+
+def _fixup_main_from_name(mod_name: str) -> None:
+    """Have the module `mod_name` as the main one, as `python -m` gave it to the parent."""
+    # A package's __main__.py does its work when it is imported: it has no other part.
+    if mod_name.rpartition(".")[2] == "__main__":
+        return
+    # Set already where the fork server has preloaded it.
+    if getattr(sys.modules["__main__"].__spec__, "name", None) != mod_name:
+        _set_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
+
+
+def _fixup_main_from_path(main_path: str) -> None:
+    """Have the script at `main_path` as the main module."""
+    # The ipython launcher does its work when it is imported, without a guard.
+    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":
+        return
+    if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+        _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
+
+
+def _set_main(content: dict[str, Any]) -> None:
+    """Have a module with `content` as the main one.
+
+    It runs under a name other than "__main__", which keeps what is under its guard from
+    running, and answers to both names.
+    """
+    old_main_modules.append(sys.modules["__main__"])
+    module = types.ModuleType("__mp_main__")
+    vars(module).update(content)
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
+def import_main_path(main_path: str) -> None:
+    """Have the script at `main_path` as the main module."""
+    _fixup_main_from_path(main_path)
