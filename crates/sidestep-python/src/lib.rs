@@ -1,6 +1,7 @@
 //! The native module `sidestep._sidestep`: conversions between Python and the engine.
 use pyo3::prelude::*;
 
+pub mod codec;
 mod connection;
 
 /// The engine of sidestep.
@@ -8,5 +9,5 @@ mod connection;
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<connection::Connection>()?;
     m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
-    Ok(())
+    codec::register(m)
 }
