@@ -1,0 +1,2 @@
+//! Channels: messages from one process to another.
+pub mod stream;

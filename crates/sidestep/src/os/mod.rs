@@ -1,0 +1,2 @@
+//! The only callers of the kernel.
+pub mod socket;
