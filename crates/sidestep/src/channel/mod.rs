@@ -2,6 +2,7 @@
 
 mod chain;
 mod queue;
+pub mod stream;
 
 pub(crate) use chain::{Chain, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};

@@ -6,3 +6,4 @@ pub mod futex;
 pub mod memory;
 pub mod process;
 pub mod robust;
+pub mod socket;
