@@ -51,8 +51,12 @@ def sample_pictures() -> list[Path]:
     return found
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """All files below `folder` that are called like a picture, in the order of their paths."""
+def pictures_in(folder: Path, leave_out: Path) -> list[Path]:
+    """All files below `folder` that are called like a picture, in the order of their paths.
+
+    Hidden files and folders are passed over, and so is the folder `leave_out`: the output of an
+    earlier run is no input for the next.
+    """
     if not folder.exists():
         raise NothingToDoError(f"There is no folder {folder}.")
     if not folder.is_dir():
@@ -62,7 +66,11 @@ def pictures_in(folder: Path) -> list[Path]:
     endings = readable_endings()
     found = []
     for path, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and Path(path, name).resolve() != leave_out.resolve()
+        ]
         for name in names:
             file = Path(path, name)
             # A named pipe that calls itself a picture would keep a worker waiting for ever.

@@ -34,7 +34,10 @@ def main() -> int:
     options = parse_arguments()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        sources = pictures_in(options.folder) if options.folder else sample_pictures()
+        if options.folder:
+            sources = pictures_in(options.folder, leave_out=options.output)
+        else:
+            sources = sample_pictures()
     except NothingToDoError as error:
         print(error, file=sys.stderr)
         return 2
@@ -114,6 +117,14 @@ def progress_bar(title: str, total: int, console: Console) -> Iterator[Callable[
         yield advance
 
 
+def size_of(file: Path) -> int:
+    """Bytes of the file, or 0 if it is gone: the worker that opens it will report that."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def run_serially(jobs: list[Job], console: Console) -> Run:
     outcomes = []
     with progress_bar("one process", len(jobs), console) as advance:
@@ -129,7 +140,7 @@ def run_in_pool(jobs: list[Job], processes: int, console: Console) -> Run:
     """The same jobs by a pool. Its time includes starting and stopping the workers."""
     outcomes = []
     # Large files first: when the last ones are small, all workers end at nearly the same time.
-    ordered = sorted(jobs, key=lambda job: job.source.stat().st_size, reverse=True)
+    ordered = sorted(jobs, key=lambda job: size_of(job.source), reverse=True)
     with progress_bar(counted(processes, "worker"), len(jobs), console) as advance:
         start = time.monotonic()
         with multiprocessing.Pool(processes) as pool:

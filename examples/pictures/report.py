@@ -54,8 +54,7 @@ def shortened(text: str, width: float, size: float) -> str:
 def contact_sheet(outcomes: Sequence[Outcome], target: Path, title: str) -> None:
     """Write all thumbnails, in the order of their names, as one sheet."""
     done = [outcome for outcome in outcomes if not outcome.problem]
-    columns = max(3, min(12, math.ceil(math.sqrt(len(done) * 1.35))))
-    columns = min(columns, len(done))
+    columns = well_filled_columns(len(done))
     rows = math.ceil(len(done) / columns)
     cell, caption, gap, margin, head = 232, 26, 18, 36, 84
 
@@ -81,8 +80,16 @@ def contact_sheet(outcomes: Sequence[Outcome], target: Path, title: str) -> None
         sheet.paste(picture, corner)
         name = shortened(outcome.job.source.name, cell * FINE, 13)
         middle = (left + cell / 2) * FINE
-        draw.text((middle, (top + cell + 7) * FINE), name, FADED, font(13), anchor="mt")
+        draw.text((middle, (top + cell + 19) * FINE), name, FADED, font(13), anchor="ms")
     sheet.reduce(FINE).save(target)
+
+
+def well_filled_columns(pictures: int) -> int:
+    """How many columns make a sheet a little wider than high, with a last row that is full."""
+    ideal = math.sqrt(pictures * 1.4)
+    candidates = range(max(1, math.floor(ideal) - 1), min(12, math.ceil(ideal) + 1) + 1)
+    fitting = [columns for columns in candidates if columns <= pictures]
+    return min(fitting, key=lambda columns: (-pictures % columns, abs(columns - ideal)), default=12)
 
 
 # --- timeline -------------------------------------------------------------------------------
@@ -183,8 +190,9 @@ class Timeline:
         else:
             with Image.open(outcome.job.thumbnail) as file:
                 face = ImageOps.fit(file.convert("RGB"), (width, height), Image.Resampling.BOX)
-        if width > 90 * FINE and self.lane >= 60:
-            self.caption(face, outcome.job.source.stem)
+        name = outcome.job.source.stem
+        if self.lane >= 60 and font(11).getlength(name) <= width - 10 * FINE:
+            self.caption(face, name)
         mask = Image.new("L", face.size, 0)
         radius = min(5 * FINE, width // 4)
         shape = (0, 0, face.width - 1, face.height - 1)
@@ -193,13 +201,12 @@ class Timeline:
 
     def caption(self, face: Image.Image, text: str) -> None:
         """The name on a darkened strip at the foot of the box."""
-        strip = 24 * FINE
+        strip = 20 * FINE
         foot = (0, face.height - strip, face.width, face.height)
         shade = Image.new("RGB", (face.width, strip), (0, 0, 0))
         face.paste(Image.blend(face.crop(foot), shade, 0.62), foot)
-        text = shortened(text, face.width - 14 * FINE, 12)
-        place = (7 * FINE, face.height - strip / 2)
-        ImageDraw.Draw(face).text(place, text, INK, font(12), anchor="lm")
+        place = (face.width / 2, face.height - 7 * FINE)
+        ImageDraw.Draw(face).text(place, text, INK, font(11), anchor="ms")
 
     def finish(self, top: int, bottom: int) -> None:
         """Where the pool was done, and how much earlier that is."""
