@@ -10,8 +10,9 @@ reading is safe.
 
 from typing import Any
 
-import sidestep as multiprocessing
 from sidestep.queues import Queue
+
+import sidestep as multiprocessing
 
 PARCELS: dict[str, Any] = {
     "ann": 42,

@@ -6,8 +6,9 @@
 has closed its end (or has died), the other gets `EOFError` instead of waiting for ever.
 """
 
-import sidestep as multiprocessing
 from sidestep.connection import Connection
+
+import sidestep as multiprocessing
 
 
 def answer_questions(line: Connection, callers_end: Connection) -> None:

@@ -11,8 +11,9 @@ until the first has finished and flushed what it printed.
 import sys
 from typing import Any
 
-import sidestep as multiprocessing
 from sidestep.synchronize import Lock
+
+import sidestep as multiprocessing
 
 STEP = 300
 

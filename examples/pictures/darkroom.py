@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 # A 100 megapixel panorama is a picture and not an attack; Pillow still refuses twice as much.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -114,7 +114,7 @@ def encoded(picture: Image.Image, quality: int) -> bytes:
 
 def explain(error: Exception) -> str:
     """One line for the report, without Pillow's repetition of the path."""
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow can read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

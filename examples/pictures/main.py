@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from darkroom import Job, Outcome, develop
-from gather import NothingToDoError, pictures_in, sample_pictures
-from report import Run, contact_sheet, timeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sidestep as multiprocessing
+from darkroom import Job, develop
+from gather import NothingToDoError, pictures_in, sample_pictures
+from report import Run, contact_sheet, timeline
 
 # The sample photographs are small, so they are enlarged to prints: enough work to see a
 # difference. Photographs of a camera are work enough at the sizes of a web page.
@@ -154,9 +154,7 @@ def run_in_pool(jobs: list[Job], processes: int, console: Console) -> Run:
     return Run("pool", start, end, outcomes)
 
 
-def conclude(
-    serial: Run, parallel: Run, options: argparse.Namespace, console: Console
-) -> int:
+def conclude(serial: Run, parallel: Run, options: argparse.Namespace, console: Console) -> int:
     """Say what came out and write the two pictures; the exit code is 1 if nothing could be read."""
     unreadable = [outcome for outcome in parallel.outcomes if outcome.problem]
     done = len(parallel.outcomes) - len(unreadable)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom import Outcome
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from darkroom import Outcome
 
 PAPER = (22, 23, 26)
 PANEL = (33, 35, 40)
@@ -72,7 +73,9 @@ def contact_sheet(outcomes: Sequence[Outcome], target: Path, title: str) -> None
         draw.rounded_rectangle(frame, 8 * FINE, PANEL)
         with Image.open(outcome.job.thumbnail) as file:
             inner = (cell - 20) * FINE
-            picture = ImageOps.contain(file.convert("RGB"), (inner, inner), Image.Resampling.LANCZOS)
+            picture = ImageOps.contain(
+                file.convert("RGB"), (inner, inner), Image.Resampling.LANCZOS
+            )
         corner = (
             frame[0] + (cell * FINE - picture.width) // 2,
             frame[1] + (cell * FINE - picture.height) // 2,
@@ -105,7 +108,7 @@ class Timeline:
         self.serial, self.parallel = serial, parallel
         self.workers = sorted({outcome.pid for outcome in parallel.outcomes})
         # The earliest starter is worker 1.
-        first = {pid: math.inf for pid in self.workers}
+        first = dict.fromkeys(self.workers, math.inf)
         for outcome in parallel.outcomes:
             first[outcome.pid] = min(first[outcome.pid], outcome.start)
         self.workers.sort(key=lambda pid: first[pid])
@@ -130,8 +133,10 @@ class Timeline:
         self.row(top, "serial", "one process", self.serial, list(self.serial.outcomes))
         top += self.lane + 3 * self.GAP
         self.draw.line(
-            [(self.MARGIN * FINE, (top - 1.5 * self.GAP) * FINE),
-             ((self.WIDTH - self.MARGIN) * FINE, (top - 1.5 * self.GAP) * FINE)],
+            [
+                (self.MARGIN * FINE, (top - 1.5 * self.GAP) * FINE),
+                ((self.WIDTH - self.MARGIN) * FINE, (top - 1.5 * self.GAP) * FINE),
+            ],
             EDGE,
             FINE,
         )
@@ -167,9 +172,7 @@ class Timeline:
             self.draw.text((x, (bottom + 10) * FINE), label, FADED, font(13), anchor="mt")
             tick = round(tick + step, 10)
 
-    def row(
-        self, top: int, name: str, remark: str, run: Run, outcomes: Sequence[Outcome]
-    ) -> None:
+    def row(self, top: int, name: str, remark: str, run: Run, outcomes: Sequence[Outcome]) -> None:
         middle = top + self.lane / 2
         left = self.MARGIN * FINE
         if self.lane >= 44:
@@ -178,7 +181,9 @@ class Timeline:
         else:
             self.draw.text((left, middle * FINE), name, INK, font(14), anchor="lm")
         for outcome in outcomes:
-            self.box(top, self.x(outcome.start - run.start), self.x(outcome.end - run.start), outcome)
+            self.box(
+                top, self.x(outcome.start - run.start), self.x(outcome.end - run.start), outcome
+            )
 
     def box(self, top: int, left: float, right: float, outcome: Outcome) -> None:
         """One picture's time, filled with the picture itself."""
@@ -222,7 +227,7 @@ class Timeline:
 
 def tick_step(span: float) -> float:
     """A round distance that gives between five and twelve ticks."""
-    power = 10 ** math.floor(math.log10(span))
+    power = 10.0 ** math.floor(math.log10(span))
     for factor in (0.1, 0.2, 0.5, 1, 2):
         if span / (factor * power) <= 12:
             return factor * power

@@ -3,9 +3,8 @@
 Names and signatures here are the contract between the package and the binding.
 """
 
-from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 # --- family -------------------------------------------------------------------------------
 
