@@ -3,8 +3,9 @@
 Names and signatures here are the contract between the package and the binding.
 """
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 # --- family -------------------------------------------------------------------------------
 
