@@ -51,7 +51,8 @@ class Sample:
 def main() -> int:
     options = parse_arguments()
     if options.sample:
-        print(json.dumps(asdict(measure(*options.sample, options.scale))))
+        name, contender = options.sample
+        print(json.dumps(asdict(measure(name, contender, options.scale))))
         return 0
     chosen = [name for name in WORKLOADS if fnmatch.fnmatch(name, options.only)]
     if options.list:
