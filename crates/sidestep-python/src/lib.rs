@@ -9,6 +9,7 @@ mod family;
 mod locks;
 mod memory;
 mod message;
+mod pool;
 mod queue;
 mod wait;
 
@@ -19,6 +20,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<memory::Block>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
+    m.add_class::<pool::PoolCore>()?;
     m.add_class::<connection::Connection>()?;
     m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
     codec::register(m)
