@@ -116,7 +116,7 @@ class Popen(popen_fork.Popen):
 def _memory_file() -> IO[bytes]:
     """A file without a name. A pipe would make the parent wait for the child to read."""
     try:
-        fd = os.memfd_create("sidestep-start", os.MFD_CLOEXEC)
+        fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
     except OSError:
         return tempfile.TemporaryFile()
     return open(fd, "w+b")

@@ -459,10 +459,11 @@ def spawnv_passfds(
     fork_exec: Any = _posixsubprocess.fork_exec
 
     error_r, error_w = os.pipe()
+    kept = tuple(sorted({error_w, *map(int, passfds)}))
     try:
         try:
             pid: int = fork_exec(
-                args, [path], True, tuple(sorted(map(int, passfds))), None, None,
+                args, [path], True, kept, None, None,
                 -1, -1, -1, -1, -1, -1, error_r, error_w,
                 False, False, -1, None, None, None, -1, None,
                 getattr(subprocess, "_USE_VFORK", True),
