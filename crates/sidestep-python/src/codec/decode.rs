@@ -1,0 +1,346 @@
+//! From the compact encoding back to objects.
+//!
+//! The bytes come from another process, so nothing about them is believed: each length is compared
+//! with what is left before memory is asked for, and nesting is bounded.
+
+use pyo3::exceptions::PyMemoryError;
+use pyo3::ffi;
+use pyo3::import_exception;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes};
+
+use super::format::*;
+use super::gil::GilCell;
+use super::message::View;
+
+import_exception!(pickle, UnpicklingError);
+
+/// Decodes one object that fills the head and uses all buffers.
+pub(super) fn decode<'py>(
+    py: Python<'py>,
+    head: &[u8],
+    buffers: Vec<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut decoder = Decoder {
+        py,
+        rest: head,
+        buffers: buffers.into_iter(),
+    };
+    let result = decoder.value(0);
+    let Decoder {
+        rest, mut buffers, ..
+    } = decoder;
+    match result {
+        Ok(value) if rest.is_empty() && buffers.next().is_none() => Ok(value),
+        Ok(_) | Err(Failure::Malformed) => Err(UnpicklingError::new_err(
+            "these bytes are no message of this version of sidestep",
+        )),
+        Err(Failure::Raised) => Err(PyErr::take(py)
+            .unwrap_or_else(|| PyMemoryError::new_err("not enough memory to rebuild an object"))),
+    }
+}
+
+/// Why decoding stopped. Kept small: it travels through every level.
+enum Failure {
+    /// The bytes make no sense.
+    Malformed,
+    /// The interpreter's error indicator is set.
+    Raised,
+}
+
+type Decoded<T> = Result<T, Failure>;
+
+struct Decoder<'a, 'py> {
+    py: Python<'py>,
+    rest: &'a [u8],
+    buffers: std::vec::IntoIter<Bound<'py, PyAny>>,
+}
+
+impl<'a, 'py> Decoder<'a, 'py> {
+    #[inline]
+    fn take(&mut self, len: usize) -> Decoded<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Failure::Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(Failure::Malformed)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    #[inline]
+    fn length_1(&mut self) -> Decoded<usize> {
+        Ok(usize::from(self.array::<1>()?[0]))
+    }
+
+    #[inline]
+    fn length_4(&mut self) -> Decoded<usize> {
+        Ok(u32::from_le_bytes(self.array()?) as usize)
+    }
+
+    /// Takes over a new reference from the C API; null means that it has raised.
+    ///
+    /// # Safety
+    ///
+    /// `new` is null, or a reference that the caller owns.
+    #[inline]
+    unsafe fn owned(&self, new: *mut ffi::PyObject) -> Decoded<Bound<'py, PyAny>> {
+        if new.is_null() {
+            return Err(Failure::Raised);
+        }
+        // SAFETY: not null, and owned as the caller says.
+        Ok(unsafe { Bound::from_owned_ptr(self.py, new) })
+    }
+
+    fn value(&mut self, depth: usize) -> Decoded<Bound<'py, PyAny>> {
+        let tag = self.array::<1>()?[0];
+        match tag {
+            NONE => Ok(self.py.None().into_bound(self.py)),
+            TRUE => Ok(self.bool(true)),
+            FALSE => Ok(self.bool(false)),
+            INT_1 => {
+                let value = i8::from_le_bytes(self.array()?);
+                self.int(value.into())
+            }
+            INT_4 => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.int(value.into())
+            }
+            INT_8 => {
+                let value = i64::from_le_bytes(self.array()?);
+                self.int(value)
+            }
+            FLOAT => {
+                let bits = u64::from_le_bytes(self.array()?);
+                // SAFETY: makes a new reference or raises.
+                unsafe { self.owned(ffi::PyFloat_FromDouble(f64::from_bits(bits))) }
+            }
+            STR_1 | STR_4 => {
+                let len = if tag == STR_1 {
+                    self.length_1()?
+                } else {
+                    self.length_4()?
+                };
+                let text = self.take(len)?;
+                self.str(text)
+            }
+            BYTES_1 | BYTES_4 => {
+                let len = if tag == BYTES_1 {
+                    self.length_1()?
+                } else {
+                    self.length_4()?
+                };
+                let bytes = self.take(len)?;
+                // SAFETY: copies the slice into a new object, or raises.
+                unsafe {
+                    self.owned(ffi::PyBytes_FromStringAndSize(
+                        bytes.as_ptr().cast(),
+                        bytes.len() as ffi::Py_ssize_t,
+                    ))
+                }
+            }
+            BYTEARRAY_4 => {
+                let len = self.length_4()?;
+                let bytes = self.take(len)?;
+                // SAFETY: copies the slice into a new object, or raises.
+                unsafe {
+                    self.owned(ffi::PyByteArray_FromStringAndSize(
+                        bytes.as_ptr().cast(),
+                        bytes.len() as ffi::Py_ssize_t,
+                    ))
+                }
+            }
+            STR_BUFFER | BYTES_BUFFER | BYTEARRAY_BUFFER => {
+                let buffer = self.buffers.next().ok_or(Failure::Malformed)?;
+                self.beside(tag, buffer)
+            }
+            TUPLE_1 | TUPLE_4 | LIST_1 | LIST_4 | DICT_1 => {
+                let len = match tag {
+                    TUPLE_4 | LIST_4 => self.length_4()?,
+                    _ => self.length_1()?,
+                };
+                // Each item takes at least a byte.
+                if depth > MAX_DEPTH || len > self.rest.len() {
+                    return Err(Failure::Malformed);
+                }
+                match tag {
+                    TUPLE_1 | TUPLE_4 => self.tuple(len, depth),
+                    LIST_1 | LIST_4 => self.list(len, depth),
+                    _ => self.dict(len, depth),
+                }
+            }
+            _ => Err(Failure::Malformed),
+        }
+    }
+
+    fn bool(&self, value: bool) -> Bound<'py, PyAny> {
+        pyo3::types::PyBool::new(self.py, value)
+            .to_owned()
+            .into_any()
+    }
+
+    #[inline]
+    fn int(&self, value: i64) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: makes a new reference or raises.
+        unsafe { self.owned(ffi::PyLong_FromLongLong(value)) }
+    }
+
+    #[inline]
+    fn str(&self, text: &[u8]) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: checks the slice and copies it into a new object, or raises.
+        unsafe {
+            self.owned(ffi::PyUnicode_DecodeUTF8(
+                text.as_ptr().cast(),
+                text.len() as ffi::Py_ssize_t,
+                c"strict".as_ptr(),
+            ))
+        }
+    }
+
+    fn tuple(&mut self, len: usize, depth: usize) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: a new tuple, each of whose places is filled once with an owned reference
+        // (PyTuple_SetItem takes it over, also when it fails). Until then a place is null, which the
+        // interpreter knows to handle if an error throws the tuple away.
+        unsafe {
+            let tuple = self.owned(ffi::PyTuple_New(len as ffi::Py_ssize_t))?;
+            for index in 0..len {
+                let item = self.value(depth + 1)?.into_ptr();
+                if ffi::PyTuple_SetItem(tuple.as_ptr(), index as ffi::Py_ssize_t, item) != 0 {
+                    return Err(Failure::Raised);
+                }
+            }
+            Ok(tuple)
+        }
+    }
+
+    fn list(&mut self, len: usize, depth: usize) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: as for the tuple.
+        unsafe {
+            let list = self.owned(ffi::PyList_New(len as ffi::Py_ssize_t))?;
+            for index in 0..len {
+                let item = self.value(depth + 1)?.into_ptr();
+                if ffi::PyList_SetItem(list.as_ptr(), index as ffi::Py_ssize_t, item) != 0 {
+                    return Err(Failure::Raised);
+                }
+            }
+            Ok(list)
+        }
+    }
+
+    fn dict(&mut self, len: usize, depth: usize) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: makes a new reference or raises.
+        let dict = unsafe { self.owned(ffi::PyDict_New())? };
+        for _ in 0..len {
+            let key = self.key(depth + 1)?;
+            let value = self.value(depth + 1)?;
+            // SAFETY: three live objects; the dictionary takes references of its own.
+            let status =
+                unsafe { ffi::PyDict_SetItem(dict.as_ptr(), key.as_ptr(), value.as_ptr()) };
+            if status != 0 {
+                return Err(Failure::Raised);
+            }
+        }
+        Ok(dict)
+    }
+
+    /// A key: mostly a short string that was seen before.
+    fn key(&mut self, depth: usize) -> Decoded<Bound<'py, PyAny>> {
+        if let [STR_1, len, after @ ..] = self.rest
+            && usize::from(*len) <= KEY_BYTES
+            && let Some((text, after)) = after.split_at_checked(usize::from(*len))
+        {
+            self.rest = after;
+            return KEYS.get(self.py, text).map_or_else(
+                || {
+                    let key = self.str(text)?;
+                    KEYS.put(self.py, text, &key);
+                    Ok(key)
+                },
+                Ok,
+            );
+        }
+        self.value(depth)
+    }
+
+    /// The object whose contents came as a buffer of their own.
+    fn beside(&self, tag: u8, buffer: Bound<'py, PyAny>) -> Decoded<Bound<'py, PyAny>> {
+        match tag {
+            // Immutable, or the receiver's own already: no copy.
+            BYTES_BUFFER if buffer.is_exact_instance_of::<PyBytes>() => Ok(buffer),
+            BYTEARRAY_BUFFER if buffer.is_exact_instance_of::<PyByteArray>() => Ok(buffer),
+            // SAFETY: copies what a live object exports into a new one, or raises.
+            BYTES_BUFFER => unsafe { self.owned(ffi::PyBytes_FromObject(buffer.as_ptr())) },
+            // SAFETY: as for bytes.
+            BYTEARRAY_BUFFER => unsafe { self.owned(ffi::PyByteArray_FromObject(buffer.as_ptr())) },
+            _ => {
+                let view = View::contiguous(&buffer).map_err(|error| {
+                    error.restore(self.py);
+                    Failure::Raised
+                })?;
+                let (start, len) = view.extent();
+                // SAFETY: the view pins `len` bytes at `start`; the receiver alone has them.
+                self.str(unsafe { std::slice::from_raw_parts(start, len) })
+            }
+        }
+    }
+}
+
+/// Keys longer than this are not remembered.
+const KEY_BYTES: usize = 23;
+
+/// The keys of dictionaries repeat from message to message: making and hashing them anew is the
+/// dearest part of decoding. One string is remembered per place; a new one pushes it out.
+static KEYS: Keys = Keys([const { GilCell::new(None) }; 256]);
+
+struct Keys([GilCell<Option<Key>>; 256]);
+
+struct Key {
+    len: u8,
+    text: [u8; KEY_BYTES],
+    string: Py<PyAny>,
+}
+
+impl Keys {
+    #[inline]
+    fn place(&self, text: &[u8]) -> &GilCell<Option<Key>> {
+        // Cheap and good enough for names: length, ends and middle.
+        let pick = |index: usize| usize::from(text.get(index).copied().unwrap_or(0));
+        let len = text.len();
+        let mix = len
+            ^ pick(0).wrapping_mul(31)
+            ^ pick(len / 2).wrapping_mul(67)
+            ^ pick(len.wrapping_sub(1)).wrapping_mul(149)
+            ^ pick(len.wrapping_sub(2)).wrapping_mul(211);
+        &self.0[(mix ^ (mix >> 8)) & 0xff]
+    }
+
+    #[inline]
+    fn get<'py>(&self, py: Python<'py>, text: &[u8]) -> Option<Bound<'py, PyAny>> {
+        let place = self.place(text);
+        let key = place.replace(py, None)?;
+        let found = key.text.get(..key.len.into()) == Some(text);
+        let string = found.then(|| key.string.bind(py).clone());
+        place.replace(py, Some(key));
+        string
+    }
+
+    #[cold]
+    fn put(&self, py: Python<'_>, text: &[u8], string: &Bound<'_, PyAny>) {
+        let mut key = Key {
+            len: text.len() as u8,
+            text: [0; KEY_BYTES],
+            string: string.clone().unbind(),
+        };
+        if let Some(place) = key.text.get_mut(..text.len()) {
+            place.copy_from_slice(text);
+            // What was there goes only now, outside of the cell.
+            drop(self.place(text).replace(py, Some(key)));
+        }
+    }
+}

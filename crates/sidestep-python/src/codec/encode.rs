@@ -1,0 +1,328 @@
+//! From exact built-in types to the compact encoding.
+//!
+//! The result must be what pickle's would be, so only exact types are taken (a subclass has a type to
+//! bring along), and an object that is reachable twice is left to pickle, which keeps it one object.
+//! That is told by addresses: a message has few objects, and those seen so far are compared. (The
+//! usual test, a reference count of one, would refuse every object that a local variable still holds.)
+//! Short strings are not compared: whether two equal strings are one object is the interpreter's whim.
+//!
+//! While this runs no Python code does, hence nothing changes or goes away: every type here is
+//! known, the interpreter lock stays held, and no object is created. (The one exception: text with
+//! lone surrogates raises, and then the encoder gives up without another look at its input.)
+
+use std::ptr;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
+
+use super::OUT_OF_BAND_BYTES;
+use super::format::*;
+use super::message::{Head, Message, OutOfBand};
+
+/// Encodes the object, or gives up on it (None): then pickle has to do it.
+pub(super) fn encode(obj: &Bound<'_, PyAny>) -> Option<Message> {
+    let mut encoder = Encoder {
+        py: obj.py(),
+        head: Head::new(),
+        buffers: Vec::new(),
+        seen: [ptr::null_mut(); MAX_OBJECTS],
+        seen_len: 0,
+        objects: 0,
+        scalars: 0,
+    };
+    // SAFETY: the object is alive, as is everything that it holds, since no Python code runs.
+    match unsafe { encoder.value(obj.as_ptr(), 0) } {
+        Ok(()) => Some(Message {
+            head: encoder.head,
+            buffers: encoder.buffers,
+        }),
+        Err(GaveUp) => None,
+    }
+}
+
+/// The object is not for this encoding.
+struct GaveUp;
+
+type Encoded = Result<(), GaveUp>;
+
+struct Encoder<'py> {
+    py: Python<'py>,
+    head: Head,
+    buffers: Vec<OutOfBand>,
+    /// Objects that must not occur a second time.
+    seen: [*mut ffi::PyObject; MAX_OBJECTS],
+    seen_len: usize,
+    objects: usize,
+    scalars: usize,
+}
+
+impl Encoder<'_> {
+    /// # Safety
+    ///
+    /// `obj` and all that it holds stays alive and unchanged: true while no Python code runs.
+    unsafe fn value(&mut self, obj: *mut ffi::PyObject, depth: usize) -> Encoded {
+        // SAFETY: as the caller promises; each branch has tested the exact type that its call wants.
+        unsafe {
+            let kind = ffi::Py_TYPE(obj);
+            if kind == &raw mut ffi::PyLong_Type {
+                self.int(obj)
+            } else if kind == &raw mut ffi::PyUnicode_Type {
+                self.str(obj)
+            } else if kind == &raw mut ffi::PyFloat_Type {
+                self.scalar()?;
+                let value = ffi::PyFloat_AsDouble(obj);
+                self.head.tagged(FLOAT, value.to_bits().to_le_bytes());
+                Ok(())
+            } else if obj == ffi::Py_None() {
+                self.atom(NONE)
+            } else if obj == ffi::Py_True() {
+                self.atom(TRUE)
+            } else if obj == ffi::Py_False() {
+                self.atom(FALSE)
+            } else if kind == &raw mut ffi::PyBytes_Type {
+                self.bytes(obj)
+            } else if kind == &raw mut ffi::PyTuple_Type {
+                self.tuple(obj, depth)
+            } else if kind == &raw mut ffi::PyList_Type {
+                self.list(obj, depth)
+            } else if kind == &raw mut ffi::PyDict_Type {
+                self.dict(obj, depth)
+            } else if kind == &raw mut ffi::PyByteArray_Type {
+                self.bytearray(obj)
+            } else {
+                Err(GaveUp)
+            }
+        }
+    }
+
+    fn atom(&mut self, tag: u8) -> Encoded {
+        self.scalar()?;
+        self.head.push(tag);
+        Ok(())
+    }
+
+    fn scalar(&mut self) -> Encoded {
+        self.scalars += 1;
+        if self.scalars > MAX_SCALARS {
+            Err(GaveUp)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn object(&mut self) -> Encoded {
+        self.objects += 1;
+        if self.objects > MAX_OBJECTS {
+            Err(GaveUp)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives up on an object that was met before.
+    fn once(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        if self.seen[..self.seen_len].contains(&obj) {
+            return Err(GaveUp);
+        }
+        // `object` has counted it, so there is room; checked all the same.
+        *self.seen.get_mut(self.seen_len).ok_or(GaveUp)? = obj;
+        self.seen_len += 1;
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is an int.
+    unsafe fn int(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        self.scalar()?;
+        let mut overflow = 0;
+        // SAFETY: an exact int; no error is possible but the overflow, which is told apart.
+        let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(obj, &mut overflow) };
+        if overflow != 0 {
+            return Err(GaveUp);
+        }
+        if let Ok(short) = i8::try_from(value) {
+            self.head.tagged(INT_1, short.to_le_bytes());
+        } else if let Ok(middle) = i32::try_from(value) {
+            self.head.tagged(INT_4, middle.to_le_bytes());
+        } else {
+            self.head.tagged(INT_8, value.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a str.
+    unsafe fn str(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        self.object()?;
+        let mut len = 0;
+        // SAFETY: an exact str. The UTF-8 form belongs to it and lives as long.
+        let start = unsafe { ffi::PyUnicode_AsUTF8AndSize(obj, &mut len) };
+        let Ok(len) = usize::try_from(len) else {
+            return Err(GaveUp);
+        };
+        if start.is_null() {
+            // Lone surrogates, or no memory: pickle says which.
+            // SAFETY: the interpreter lock is held.
+            unsafe { ffi::PyErr_Clear() };
+            return Err(GaveUp);
+        }
+        // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
+        unsafe { self.contents(obj, start.cast(), len, [STR_1, STR_4, STR_BUFFER]) }
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a bytes.
+    unsafe fn bytes(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        self.object()?;
+        // SAFETY: an exact bytes object.
+        let (start, len) = unsafe { (ffi::PyBytes_AsString(obj), ffi::PyBytes_Size(obj)) };
+        let Ok(len) = usize::try_from(len) else {
+            return Err(GaveUp);
+        };
+        // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
+        unsafe { self.contents(obj, start.cast(), len, [BYTES_1, BYTES_4, BYTES_BUFFER]) }
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a bytearray.
+    unsafe fn bytearray(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        self.object()?;
+        self.once(obj)?;
+        // SAFETY: an exact bytearray, which stays alive.
+        let (array, len) = unsafe {
+            (
+                Bound::from_borrowed_ptr(self.py, obj).cast_into_unchecked::<PyByteArray>(),
+                { ffi::PyByteArray_Size(obj) },
+            )
+        };
+        let Ok(len) = usize::try_from(len) else {
+            return Err(GaveUp);
+        };
+        if len >= OUT_OF_BAND_BYTES {
+            let buffer = OutOfBand::from_exporter(&array).map_err(|_| GaveUp)?;
+            self.head.push(BYTEARRAY_BUFFER);
+            self.buffers.push(buffer);
+        } else {
+            self.head.tagged(BYTEARRAY_4, (len as u32).to_le_bytes());
+            // SAFETY: with the interpreter lock held nothing else touches its contents.
+            self.head.extend(unsafe { array.as_bytes() });
+        }
+        Ok(())
+    }
+
+    /// The contents of an immutable object, in the head or beside it.
+    ///
+    /// # Safety
+    ///
+    /// `len` bytes at `start` live, unchanged, as long as `obj`.
+    unsafe fn contents(
+        &mut self,
+        obj: *mut ffi::PyObject,
+        start: *const u8,
+        len: usize,
+        [short, long, beside]: [u8; 3],
+    ) -> Encoded {
+        if len >= SHARED_BYTES {
+            self.once(obj)?;
+        }
+        if len >= OUT_OF_BAND_BYTES {
+            // SAFETY: as the caller promises; the message holds the object.
+            let buffer = unsafe {
+                let owner = Bound::from_borrowed_ptr(self.py, obj).unbind();
+                OutOfBand::from_object(start, len, owner)
+            };
+            self.head.push(beside);
+            self.buffers.push(buffer);
+            return Ok(());
+        }
+        match u8::try_from(len) {
+            Ok(len) => self.head.tagged(short, [len]),
+            Err(_) => self.head.tagged(long, (len as u32).to_le_bytes()),
+        }
+        // SAFETY: as the caller promises.
+        self.head
+            .extend(unsafe { std::slice::from_raw_parts(start, len) });
+        Ok(())
+    }
+
+    /// The start of a container: its tag and its number of items.
+    fn open(&mut self, obj: *mut ffi::PyObject, depth: usize) -> Encoded {
+        if depth >= MAX_DEPTH {
+            return Err(GaveUp);
+        }
+        self.object()?;
+        self.once(obj)
+    }
+
+    fn count(&mut self, len: ffi::Py_ssize_t, short: u8, long: u8) -> Encoded {
+        if let Ok(len) = u8::try_from(len) {
+            self.head.tagged(short, [len]);
+        } else {
+            let len = u32::try_from(len).map_err(|_| GaveUp)?;
+            self.head.tagged(long, len.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a tuple.
+    unsafe fn tuple(&mut self, obj: *mut ffi::PyObject, depth: usize) -> Encoded {
+        // SAFETY: an exact tuple, and indexes below its length; the items are borrowed from it.
+        unsafe {
+            let len = ffi::PyTuple_Size(obj);
+            if len == 0 {
+                // There is only one empty tuple: it may occur as often as it likes.
+                self.object()?;
+                self.head.tagged(TUPLE_1, [0]);
+                return Ok(());
+            }
+            self.open(obj, depth)?;
+            self.count(len, TUPLE_1, TUPLE_4)?;
+            for index in 0..len {
+                self.value(ffi::PyTuple_GetItem(obj, index), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a list.
+    unsafe fn list(&mut self, obj: *mut ffi::PyObject, depth: usize) -> Encoded {
+        self.open(obj, depth)?;
+        // SAFETY: an exact list that does not change, and indexes below its length; the items are
+        // borrowed from it.
+        unsafe {
+            let len = ffi::PyList_Size(obj);
+            self.count(len, LIST_1, LIST_4)?;
+            for index in 0..len {
+                self.value(ffi::PyList_GetItem(obj, index), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`; the object is a dict.
+    unsafe fn dict(&mut self, obj: *mut ffi::PyObject, depth: usize) -> Encoded {
+        self.open(obj, depth)?;
+        // SAFETY: an exact dict that does not change; keys and values are borrowed from it.
+        unsafe {
+            let len = u8::try_from(ffi::PyDict_Size(obj)).map_err(|_| GaveUp)?;
+            self.head.tagged(DICT_1, [len]);
+            let (mut position, mut key, mut value) = (0, ptr::null_mut(), ptr::null_mut());
+            while ffi::PyDict_Next(obj, &mut position, &mut key, &mut value) != 0 {
+                self.value(key, depth + 1)?;
+                self.value(value, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! One Python object as bytes, for queues, pipes and pools.
+//!
+//! A sender calls [`dumps`] before it takes any lock (pickling can run the program's own code,
+//! raise, or come back to the same queue), and the engine then carries [`Message::head`] and each of
+//! [`Message::buffers`]. The receiver copies both out, lets every lock go, and calls [`loads`].
+//!
+//! The first byte of the head is its form:
+//!
+//! | byte        | form                                                            | module     |
+//! |-------------|-----------------------------------------------------------------|------------|
+//! | below 0x80  | a tag of the compact encoding of exact built-in types           | [`format`] |
+//! | 0x80        | a pickle: the byte is pickle's own first instruction, protocol  | [`pickle`] |
+//!
+//! Anything that the compact encoding does not reproduce exactly as pickle would goes to pickle.
+//!
+//! Large memory is not copied into the head. It leaves as an out-of-band buffer, which the engine
+//! writes once into the arena: buffers that pickle (protocol 5) hands out, and the contents of large
+//! `bytes`, `bytearray` and `str` objects in the compact form.
+//!
+//! The module relies on the interpreter lock as its own lock (see [`gil`]): an abi3 extension can
+//! not be loaded by an interpreter without one.
+#![allow(unsafe_code)] // The safe wrappers cost as much as the encoding itself: this calls the C API.
+
+mod decode;
+mod encode;
+mod format;
+mod gil;
+mod message;
+mod pickle;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+pub use message::{Head, Message, OutOfBand};
+
+/// Buffers of at least so many bytes travel out of band.
+pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;
+
+/// Serialises one object.
+///
+/// Runs the program's own code when the object has some (`__reduce__`, registered reducers): call it
+/// with no lock held.
+///
+/// # Errors
+///
+/// Whatever pickle or that code raises.
+pub fn dumps(obj: &Bound<'_, PyAny>) -> PyResult<Message> {
+    match encode::encode(obj) {
+        Some(message) => Ok(message),
+        None => pickle::dumps(obj),
+    }
+}
+
+/// Rebuilds an object from what [`dumps`] made of it.
+///
+/// `buffers` holds one object with the buffer protocol per out-of-band buffer, in order. They become
+/// the property of the result: writable memory stays writable in it (a numpy array is then a view of
+/// it), unless the buffer was read-only at the sender. An exact `bytearray` may be part of the result itself.
+///
+/// # Errors
+///
+/// `pickle.UnpicklingError` for bytes that are no message; whatever unpickling raises.
+pub fn loads<'py>(
+    py: Python<'py>,
+    head: &[u8],
+    buffers: Vec<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    match head.first() {
+        Some(&format::PICKLE) => pickle::loads(&PyBytes::new(py, head), buffers),
+        _ => decode::decode(py, head, buffers),
+    }
+}
+
+/// [`loads`] for a head that is a bytes object already: a pickle in it is not copied once more.
+///
+/// # Errors
+///
+/// As [`loads`].
+pub fn loads_bytes<'py>(
+    head: &Bound<'py, PyBytes>,
+    buffers: Vec<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    match head.as_bytes().first() {
+        Some(&format::PICKLE) => pickle::loads(head, buffers),
+        _ => decode::decode(head.py(), head.as_bytes(), buffers),
+    }
+}
+
+/// What [`dumps`] makes of an object, for tests: the head and a copy of each buffer.
+#[pyfunction]
+fn _codec_dumps<'py>(
+    py: Python<'py>,
+    obj: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyList>)> {
+    let message = dumps(obj)?;
+    let buffers = PyList::empty(py);
+    for buffer in &message.buffers {
+        // SAFETY: the buffer is alive and contiguous, and with the interpreter lock held nothing
+        // else writes to it.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr(), buffer.len()) };
+        buffers.append(PyBytes::new(py, bytes))?;
+    }
+    Ok((PyBytes::new(py, &message.head), buffers))
+}
+
+/// [`loads_bytes`], for tests.
+#[pyfunction]
+fn _codec_loads<'py>(
+    head: &Bound<'py, PyBytes>,
+    buffers: Vec<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    loads_bytes(head, buffers)
+}
+
+/// One round trip without handing the message to Python, for tests and measurements.
+#[pyfunction]
+fn _codec_copy<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let message = dumps(obj)?;
+    let buffers = message
+        .buffers
+        .iter()
+        .map(|buffer| {
+            // SAFETY: as in `_codec_dumps`.
+            let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr(), buffer.len()) };
+            pyo3::types::PyByteArray::new(py, bytes).into_any()
+        })
+        .collect();
+    loads(py, &message.head, buffers)
+}
+
+/// Adds the private functions for tests to the native module.
+///
+/// # Errors
+///
+/// Out of memory.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(_codec_dumps, m)?)?;
+    m.add_function(wrap_pyfunction!(_codec_loads, m)?)?;
+    m.add_function(wrap_pyfunction!(_codec_copy, m)?)
+}
