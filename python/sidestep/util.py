@@ -93,11 +93,18 @@ def get_logger() -> "logging.Logger":
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
+        # By itself logging asks the standard library's package, if that is imported, who we are.
+        logger.addFilter(_name_process)
         # Exit functions run last in, first out: ours must come before logging closes.
         atexit.unregister(_exit_function)
         atexit.register(_exit_function)
         _logger = logger
     return _logger
+
+
+def _name_process(record: "logging.LogRecord") -> bool:
+    record.processName = process.current_process().name
+    return True
 
 
 def log_to_stderr(level: int | str | None = None) -> "logging.Logger":

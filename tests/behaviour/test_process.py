@@ -19,7 +19,16 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import _sidestep, context, forkserver, popen_spawn_posix, process, reduction, spawn, util
+from sidestep import (
+    _sidestep,
+    context,
+    forkserver,
+    popen_spawn_posix,
+    process,
+    reduction,
+    spawn,
+    util,
+)
 
 # Children are given our sys.path, and so find the module by its name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -81,9 +90,7 @@ def state_of(pid: int) -> str:
 # --- what the child sees --------------------------------------------------------------------
 
 
-def test_child_gets_arguments_and_knows_who_it_is(
-    ctx: context.BaseContext, tmp_path: Path
-) -> None:
+def test_child_gets_arguments_and_knows_who_it_is(ctx: context.BaseContext, tmp_path: Path) -> None:
     child = ctx.Process(
         target=children.who_am_i,
         name="Somebody",
@@ -427,9 +434,7 @@ def test_lambdas_and_closures_are_handed_over_by_value(
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_argument_that_cannot_be_pickled_leaves_nothing_started(method: str) -> None:
-    child = sidestep.get_context(method).Process(
-        target=children.nothing, args=(threading.Lock(),)
-    )
+    child = sidestep.get_context(method).Process(target=children.nothing, args=(threading.Lock(),))
     with pytest.raises(TypeError, match="cannot pickle '_thread.lock' object"):
         child.start()
     assert context.get_spawning_popen() is None
@@ -565,9 +570,7 @@ def test_bootstrap_is_called_through_the_class(
     assert (tmp_path / "wrapped").exists()
 
 
-def test_fork_and_exit_are_looked_up_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fork_and_exit_are_looked_up_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fork, leave = os.fork, os._exit
     forks = []
 
