@@ -122,9 +122,7 @@ def convert_to_error(kind: str, result: Any) -> BaseException:
         return ValueError(f"the server sent a reply of the unknown kind {kind!r}")
     if not isinstance(result, str):
         return TypeError(f"a reply of kind {kind!r} holds {result!r}, which is not text")
-    return RemoteError(
-        f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result
-    )
+    return RemoteError(f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result)
 
 
 def dispatch(c: Any, id: str | None, methodname: str, args: Any = (), kwds: _Kwargs = {}) -> Any:
@@ -213,7 +211,9 @@ class Server:
         "decref",
     ]
 
-    def __init__(self, registry: _Registry, address: Any, authkey: bytes, serializer: str) -> None:
+    def __init__(
+        self, registry: _Registry, address: Any, authkey: bytes, serializer: str
+    ) -> None:
         if not isinstance(authkey, bytes):
             raise TypeError(f"authkey must be bytes, not {type(authkey).__name__}")
         self.registry = registry
@@ -388,7 +388,8 @@ class Server:
                 for ident, count in sorted(self.id_to_refcount.items())
             ]
         return "\n".join(
-            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}" for ident, count, obj in known
+            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}"
+            for ident, count, obj in known
         )
 
     def number_of_objects(self, c: Any) -> int:
@@ -405,9 +406,7 @@ class Server:
             self.stop_event.set()
         return _REPLIED
 
-    def create(
-        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
-    ) -> tuple[str, tuple[str, ...]]:
+    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
         """Make a referent with one reference; its id and exposed names."""
         make, exposed, result_types, _proxytype = self.registry[typeid]
         if make is not None:
@@ -703,7 +702,9 @@ class BaseManager:
         return info
 
     def _number_of_objects(self) -> int:
-        number: int = _call_server(self._Client, self._address, self._authkey, "number_of_objects")
+        number: int = _call_server(
+            self._Client, self._address, self._authkey, "number_of_objects"
+        )
         return number
 
     def __enter__(self) -> Self:
@@ -1120,7 +1121,9 @@ class Namespace:
 
     def __repr__(self) -> str:
         shown = sorted(
-            f"{name}={value!r}" for name, value in self.__dict__.items() if not name.startswith("_")
+            f"{name}={value!r}"
+            for name, value in self.__dict__.items()
+            if not name.startswith("_")
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -1536,9 +1539,7 @@ class SharedMemoryServer(Server):
             address = os.fsdecode(address)
         self.shared_memory_context = _Segments(f"shm_{address}_{os.getpid()}")
 
-    def create(
-        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
-    ) -> tuple[str, tuple[str, ...]]:
+    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
         """Make a referent; one whose proxy type asks for it gets the table of blocks."""
         if hasattr(self.registry[typeid][-1], "_shared_memory_proxy"):
             kwds["shared_memory_context"] = self.shared_memory_context

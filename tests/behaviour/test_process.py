@@ -33,7 +33,7 @@ from sidestep import (
 # Children are given our sys.path, and so find the module by its name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import process_children as children  # noqa: E402
+import process_children as children
 
 METHODS = ("fork", "spawn", "forkserver")
 

@@ -16,8 +16,8 @@ from sidestep import context, forkserver, process, util
 # Children are given our sys.path, and so find the module by its name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import process_children as children  # noqa: E402
-from test_process import open_gate, run, told, wait_for  # noqa: E402
+import process_children as children
+from test_process import open_gate, run, told, wait_for
 
 METHODS = ("fork", "spawn", "forkserver")
 
@@ -188,21 +188,21 @@ def test_exit_terminates_daemons_and_waits_for_the_others(method: str, tmp_path:
 
             def other(path, word):
                 path.read_bytes()
-                print(word, flush=True)
+                sys.stdout.write(word); sys.stdout.flush()
 
             if __name__ == "__main__":
                 here = Path(sys.argv[1])
                 ctx = sidestep.get_context("{method}")
                 children = [
                     ctx.Process(target=daemon, args=(here / "ready",), daemon=True),
-                    ctx.Process(target=other, args=(here / "gate", "waited")),
+                    ctx.Process(target=other, args=(here / "gate", "waited ")),
                 ]
                 for child in children:
                     child.start()
                 while not (here / "ready").exists():
                     pass
                 (here / "gate").write_bytes(b"")
-                print("leaving", flush=True)
+                sys.stdout.write("leaving "); sys.stdout.flush()
         """)
     )
     os.mkfifo(tmp_path / "gate")
@@ -245,6 +245,17 @@ def test_server_does_not_mind_ctrl_c() -> None:
     os.kill(pid, signal.SIGINT)
     assert run(SERVER, children.leave, 6).exitcode == 6
     assert forkserver._forkserver._forkserver_pid == pid
+
+
+def test_server_that_does_not_come_up_is_an_error_of_start() -> None:
+    forkserver._forkserver._stop()
+    sidestep.set_executable("/bin/false")
+    try:
+        with pytest.raises(EOFError, match="the fork server ended before"):
+            SERVER.Process(target=children.nothing).start()
+    finally:
+        sidestep.set_executable(sys.executable)
+    assert run(SERVER, children.nothing).exitcode == 0
 
 
 def test_child_survives_its_server_and_its_exit_code_does_not(tmp_path: Path) -> None:
