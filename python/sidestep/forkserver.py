@@ -197,8 +197,12 @@ def _send_all(sock: socket.socket, fds: Sequence[int]) -> None:
 def _receive_all(sock: socket.socket) -> list[int]:
     count = _receive_number(sock)
     fds: list[int] = []
-    while len(fds) < count:
-        fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+    try:
+        while len(fds) < count:
+            fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+    except BaseException:
+        util.close_fds(*fds)
+        raise
     return fds
 
 
@@ -337,11 +341,13 @@ class _Server:
             return True
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
         client.settimeout(None)
+        fds: list[int] = []
         try:
             fds = _receive_all(client)
             pid = os.fork()
         except (EOFError, OSError, RuntimeError):
             client.close()
+            util.close_fds(*fds)
             return True
         if pid == 0:
             self._be_child(client, fds)

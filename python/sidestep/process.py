@@ -459,4 +459,13 @@ _children: set[BaseProcess] = set()
 # Every process object not yet garbage, for leak checks.
 _dangling: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
 
+
+def _forget_children() -> None:
+    # For forks that are not ours: what are children here are siblings there, and their end is
+    # not for a sibling's exit to bring about.
+    _children.clear()
+
+
+os.register_at_fork(after_in_child=_forget_children)
+
 _exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}

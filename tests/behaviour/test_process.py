@@ -280,6 +280,37 @@ def test_child_that_a_stranger_reaped_has_ended(gate: Path) -> None:
     assert child.exitcode == 255
 
 
+def test_child_has_ended_where_the_kernel_reaps(ctx: context.BaseContext) -> None:
+    if ctx._name == "forkserver":
+        forkserver.ensure_running()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = run(ctx, children.leave, 3)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    # The kernel has forgotten the code; only the server, which has its own setting, knows it.
+    assert child.exitcode == (3 if ctx._name == "forkserver" else 255)
+    assert sidestep.active_children() == []
+
+
+def test_exit_of_a_bare_fork_leaves_its_siblings_alone(gate: Path) -> None:
+    child = sidestep.get_context("fork").Process(
+        target=children.wait_until_closed, args=(gate,), daemon=True
+    )
+    child.start()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            util._exit_function()
+        finally:
+            os._exit(7 if sidestep.active_children() else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert child.is_alive()
+    open_gate(gate)
+    child.join()
+    assert child.exitcode == 0
+
+
 def test_active_children_lists_those_that_run(ctx: context.BaseContext, gate: Path) -> None:
     waiting = ctx.Process(target=children.wait_until_closed, args=(gate,))
     waiting.start()
