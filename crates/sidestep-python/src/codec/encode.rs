@@ -169,6 +169,7 @@ impl Encoder<'_> {
             unsafe { ffi::PyErr_Clear() };
             return Err(GaveUp);
         }
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
         unsafe { self.contents(obj, start.cast(), len, [STR_1, STR_4, STR_BUFFER]) }
     }
