@@ -160,9 +160,7 @@ impl Encoder<'_> {
         let mut len = 0;
         // SAFETY: an exact str. The UTF-8 form belongs to it and lives as long.
         let start = unsafe { ffi::PyUnicode_AsUTF8AndSize(obj, &mut len) };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        // From 3.13 on a failure sets the length to -1 as well: look at the pointer first.
         if start.is_null() {
             // Lone surrogates, or no memory: pickle says which.
             // SAFETY: the interpreter lock is held.
@@ -181,9 +179,7 @@ impl Encoder<'_> {
         self.object()?;
         // SAFETY: an exact bytes object.
         let (start, len) = unsafe { (ffi::PyBytes_AsString(obj), ffi::PyBytes_Size(obj)) };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
         unsafe { self.contents(obj, start.cast(), len, [BYTES_1, BYTES_4, BYTES_BUFFER]) }
     }
@@ -201,9 +197,7 @@ impl Encoder<'_> {
                 { ffi::PyByteArray_Size(obj) },
             )
         };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         if len >= OUT_OF_BAND_BYTES {
             let buffer = OutOfBand::from_exporter(&array).map_err(|_| GaveUp)?;
             self.head.push(BYTEARRAY_BUFFER);
