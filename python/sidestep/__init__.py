@@ -10,7 +10,7 @@ import sys
 
 from . import context
 
-__all__ = [  # noqa: RUF022 - by subject
+__all__ = [
     # processes
     "Process",
     "active_children",
@@ -84,7 +84,7 @@ Value = _default.Value
 AuthenticationError = context.AuthenticationError
 BufferTooShort = context.BufferTooShort
 ProcessError = context.ProcessError
-TimeoutError = context.TimeoutError  # noqa: A001 - the standard library's name
+TimeoutError = context.TimeoutError
 
 allow_connection_pickling = _default.allow_connection_pickling
 get_all_start_methods = _default.get_all_start_methods

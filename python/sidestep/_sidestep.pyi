@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from _typeshed import ReadableBuffer, WriteableBuffer
+
 # --- family -------------------------------------------------------------------------------
 
 def arena_fd() -> int:
@@ -66,3 +68,76 @@ class Block(Handle):
     def _attach(cls, handle: tuple[int, int]) -> Self: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+# --- connections -----------------------------------------------------------------------------
+
+def stream_pair(duplex: bool) -> tuple[int, int]:
+    """Two connected descriptors: a socket pair, or the reading and writing end of a pipe."""
+
+class Connection:
+    """One end of a connection, on a descriptor that it owns.
+
+    Blocking calls let other threads run and run signal handlers; if one raises in the middle of
+    a message, the next call goes on with that message.
+    """
+
+    def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None: ...
+    _handle: int | None
+    @property
+    def closed(self) -> bool:
+        """This object was closed (the other side may be open)."""
+    @property
+    def readable(self) -> bool:
+        """Messages can be received."""
+    @property
+    def writable(self) -> bool:
+        """Messages can be sent."""
+    def fileno(self) -> int:
+        """The descriptor. It polls readable while there is something to receive, and at the end.
+
+        Raises:
+            OSError: The connection is closed.
+        """
+    def close(self) -> None:
+        """Close the descriptor; may be called again."""
+    def send(self, obj: Any) -> None:
+        """Pickle an object and send it; waits while the other side does not read.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: Nobody can receive any more.
+            OSError: The connection is closed or read-only.
+        """
+    def send_bytes(
+        self, buf: ReadableBuffer, offset: int = 0, size: int | None = None
+    ) -> None:
+        """Send `size` bytes of a buffer (default: all), from `offset`, as one message."""
+    def recv(self) -> Any:
+        """Wait for an object, and return it.
+
+        Raises:
+            EOFError: The other side is closed and everything has been read.
+            OSError: The other side died within a message, or the connection is write-only.
+        """
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Wait for a message.
+
+        Raises:
+            OSError: It is longer than `maxlength`; nothing can be received any more.
+            EOFError: The other side is closed and everything has been read.
+        """
+    def recv_bytes_into(self, buf: WriteableBuffer, offset: int = 0) -> int:
+        """Wait for a message and put it into a buffer at `offset`; returns its size in bytes.
+
+        Raises:
+            BufferTooShort: It does not fit; it is the exception's argument.
+        """
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether there is something to receive (or the end), at the latest after `timeout`
+        seconds; None waits for ever."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None: ...

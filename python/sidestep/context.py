@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import process, reduction
+from . import process
+from . import reduction as reduction
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -40,7 +41,7 @@ class BufferTooShort(ProcessError):
     """A message did not fit the buffer given; it is the exception's first argument."""
 
 
-class TimeoutError(ProcessError):  # noqa: A001 - the standard library's name
+class TimeoutError(ProcessError):
     """A wait with a time limit came to its limit."""
 
 
@@ -161,9 +162,7 @@ class BaseContext:
         """Return a pool of worker processes."""
         from .pool import Pool
 
-        return Pool(
-            processes, initializer, initargs, maxtasksperchild, context=self.get_context()
-        )
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Return a shared ctypes object without a lock."""

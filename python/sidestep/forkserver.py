@@ -14,6 +14,7 @@ When all clients have ended, so does the server. If it is killed, its children l
 exit codes are lost, and the next start makes a new server.
 """
 
+import contextlib
 import errno
 import os
 import pickle
@@ -138,10 +139,8 @@ class ForkServer:
         if self._forkserver_alive_fd is not None:
             os.close(self._forkserver_alive_fd)
         if self._forkserver_pid is not None and self._starter_pid == os.getpid():
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._forkserver_pid, 0)
-            except ChildProcessError:
-                pass
         self._forkserver_alive_fd = self._forkserver_pid = self._starter_pid = None
 
     def _start(self) -> None:
@@ -279,9 +278,7 @@ class _Server:
     """The loop of the fork server: requests in, exit codes out."""
 
     def __init__(self, requests_fd: int) -> None:
-        self._requests = socket.socket(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=requests_fd
-        )
+        self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=requests_fd)
         self._requests.settimeout(None)
         self._children: dict[int, socket.socket] = {}
         self._wake_r, self._wake_w = os.pipe()
@@ -300,13 +297,14 @@ class _Server:
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self._wake_r in ready:
-                os.read(self._wake_r, 65536)
-                self._report_ends()
-            if self._requests.fileno() in ready and not self._take_request():
-                return
+        with self._requests:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake_r in ready:
+                    os.read(self._wake_r, 65536)
+                    self._report_ends()
+                if self._requests.fileno() in ready and not self._take_request():
+                    return
 
     def _report_ends(self) -> None:
         # One by one, since modules that were imported may have children of their own.

@@ -12,6 +12,7 @@ end of a pipe whose writing end the other process keeps for life.
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -142,10 +143,8 @@ class Popen:
         exited = end.si_code == os.CLD_EXITED
         self._ended(end.si_status if exited else -end.si_status)
         if self._reaping.acquire(blocking=False):
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
 
     def _ended(self, returncode: int) -> None:
         """Keep the exit code."""
@@ -204,7 +203,7 @@ def fresh_exit_functions() -> None:
 
 def show_exception() -> None:
     """Show the exception that is being handled as the interpreter would at its end."""
-    sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    sys.excepthook(*sys.exc_info())
 
 
 def leave(code: int) -> NoReturn:

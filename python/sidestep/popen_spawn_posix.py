@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -66,29 +66,30 @@ class Popen(popen_fork.Popen):
 
     def _pickle(self, obj: process.BaseProcess, file: IO[bytes], using: Any) -> None:
         """Write the process object, by value what cannot go by name."""
+        # Names of a main module that the child cannot import pass pickle, and would fail only
+        # over there.
+        first = using.dump if reduction._main_is_importable() else reduction._dump_by_value
         start = file.tell()
-        with _sidestep.Collector() as self._refs:
+        try:
+            self._collect(first, obj, file)
+        except Exception as refusal:
+            # Again from the beginning, as if nothing had been collected.
+            if self._refs is not None:
+                self._refs.release()
+            self._fds.clear()
+            file.seek(start)
+            file.truncate()
             try:
-                if reduction._main_is_importable():
-                    using.dump(obj, file)
-                else:
-                    # Names of a main module that the child cannot import pass pickle, and
-                    # fail only over there.
-                    reduction._dump_by_value(obj, file)
-                return
-            except Exception as error:
-                refusal = error
-        # Again from the beginning, as if nothing had been collected.
-        self._refs.release()
-        self._fds.clear()
-        file.seek(start)
-        file.truncate()
-        with _sidestep.Collector() as self._refs:
-            try:
-                reduction._dump_by_value(obj, file)
+                self._collect(reduction._dump_by_value, obj, file)
             except Exception:
                 # What pickle said is what the programmer knows how to read.
                 raise refusal from None
+
+    def _collect(self, dump: Callable[[Any, IO[bytes]], object], obj: Any, file: IO[bytes]) -> None:
+        """Write `obj`, and hold on to the shared objects in it."""
+        with _sidestep.Collector() as refs:
+            self._refs = refs
+            dump(obj, file)
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:

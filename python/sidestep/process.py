@@ -6,6 +6,7 @@ a child is made, and nothing reaps a child unasked: an ended child stays a zombi
 number stays its own, until `join`, `is_alive`, `exitcode` or `active_children` looks.
 """
 
+import contextlib
 import itertools
 import os
 import signal
@@ -88,7 +89,7 @@ class BaseProcess:
         target: Callable[..., object] | None = None,
         name: str | None = None,
         args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},  # noqa: B006 - never written, and visible in the signature
+        kwargs: Mapping[str, Any] = {},
         *,
         daemon: bool | None = None,
     ) -> None:
@@ -381,10 +382,8 @@ def _status_of(error: SystemExit) -> int:
 
 def _report(text: str) -> None:
     """Write to stderr, which the child may have closed or lost."""
-    try:
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)
-    except (AttributeError, OSError, ValueError):
-        pass
 
 
 class AuthenticationString(bytes):

@@ -43,7 +43,7 @@ class ForkingPickler(pickle.Pickler):
         self.dispatch_table = {**self._copyreg_dispatch_table, **self._extra_reducers}
 
     @classmethod
-    def register(cls, type: type, reduce: Reducer) -> None:  # noqa: A002 - callers may name it
+    def register(cls, type: type, reduce: Reducer) -> None:
         """Use `reduce` for objects whose class is exactly `type`."""
         cls._extra_reducers[type] = reduce
 
@@ -120,9 +120,7 @@ class _HasFileno(Protocol):
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over a Unix socket, with one byte that says how many."""
     numbers = array.array("i", fds)
-    sock.sendmsg(
-        [bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-    )
+    sock.sendmsg([bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
 
 
 def recvfds(sock: socket.socket, size: int) -> list[int]:
@@ -198,7 +196,7 @@ def _reduce_socket(sock: socket.socket) -> tuple[Callable[..., socket.socket], t
 register(socket.socket, _reduce_socket)
 
 
-class AbstractReducer(metaclass=ABCMeta):
+class AbstractReducer(metaclass=ABCMeta):  # noqa: B024 - nothing has to be overridden
     """Base for an object to set as a context's `reducer`: override what is to be different."""
 
     ForkingPickler = ForkingPickler

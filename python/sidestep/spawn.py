@@ -5,6 +5,7 @@ the process object. The child is an interpreter with the parent's flags that run
 `spawn_main`. The fork server's children come in by `_main`, below that.
 """
 
+import contextlib
 import os
 import pickle
 import runpy
@@ -56,7 +57,10 @@ def freeze_support() -> None:
     """In a child of a frozen executable, do the child's work and exit; else do nothing."""
     if is_forking(sys.argv):
         words = (word.split("=") for word in sys.argv[2:])
-        spawn_main(**{name: None if value == "None" else int(value) for name, value in words})
+        numbers: dict[str, Any] = {
+            name: None if value == "None" else int(value) for name, value in words
+        }
+        spawn_main(**numbers)
 
 
 def get_command_line(**kwds: int | None) -> list[Any]:
@@ -170,11 +174,9 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     }
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
-    try:
+    # Removed under us, there is no name for it: the child stays where it finds itself.
+    with contextlib.suppress(FileNotFoundError):
         data["dir"] = os.getcwd()
-    except FileNotFoundError:
-        # Removed under us: the child then stays where it finds itself, in the same nowhere.
-        pass
     main = sys.modules["__main__"]
     main_name = getattr(main.__spec__, "name", None)
     main_path = getattr(main, "__file__", None)

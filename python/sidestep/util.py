@@ -4,6 +4,7 @@ Logging, clean-up at exit and over forks, starting a program with chosen descrip
 """
 
 import atexit
+import contextlib
 import errno
 import itertools
 import math
@@ -273,9 +274,7 @@ class Finalize:
         exitpriority: int | None = None,
     ) -> None:
         if exitpriority is not None and not isinstance(exitpriority, int):
-            raise TypeError(
-                f"exitpriority must be None or int, not {type(exitpriority).__name__}"
-            )
+            raise TypeError(f"exitpriority must be None or int, not {type(exitpriority).__name__}")
         if obj is None and exitpriority is None:
             raise ValueError("without an object, exitpriority cannot be None")
         self._key = (exitpriority, next(_finalizer_counter))
@@ -413,27 +412,23 @@ def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     if sys.stdin is None:
         return
-    try:
+    with contextlib.suppress(OSError, ValueError):
         sys.stdin.close()
-    except (OSError, ValueError):
-        pass
     try:
         fd = os.open(os.devnull, os.O_RDONLY)
     except OSError:
         return
     try:
-        sys.stdin = open(fd, encoding="utf-8", closefd=False)
+        sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     except (OSError, ValueError):
         os.close(fd)
 
 
 def _flush_std_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        # A stream may have been closed, or replaced by something less, None included.
+        with contextlib.suppress(AttributeError, ValueError):
             stream.flush()
-        except (AttributeError, ValueError):
-            # Replaced by something less, None included, or closed.
-            pass
 
 
 def _args_from_interpreter_flags() -> list[str]:
@@ -461,10 +456,12 @@ def spawnv_passfds(
     import _posixsubprocess
     import subprocess
 
+    fork_exec: Any = _posixsubprocess.fork_exec
+
     error_r, error_w = os.pipe()
     try:
         try:
-            pid: int = _posixsubprocess.fork_exec(
+            pid: int = fork_exec(
                 args, [path], True, tuple(sorted(map(int, passfds))), None, None,
                 -1, -1, -1, -1, -1, -1, error_r, error_w,
                 False, False, -1, None, None, None, -1, None,
