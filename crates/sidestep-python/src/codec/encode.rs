@@ -10,6 +10,7 @@
 //! known, the interpreter lock stays held, and no object is created. (The one exception: text with
 //! lone surrogates raises, and then the encoder gives up without another look at its input.)
 
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use pyo3::ffi;
@@ -26,7 +27,7 @@ pub(super) fn encode(obj: &Bound<'_, PyAny>) -> Option<Message> {
         py: obj.py(),
         head: Head::new(),
         buffers: Vec::new(),
-        seen: [ptr::null_mut(); MAX_OBJECTS],
+        seen: [const { MaybeUninit::uninit() }; MAX_OBJECTS],
         seen_len: 0,
         objects: 0,
         scalars: 0,
@@ -50,8 +51,8 @@ struct Encoder<'py> {
     py: Python<'py>,
     head: Head,
     buffers: Vec<OutOfBand>,
-    /// Objects that must not occur a second time.
-    seen: [*mut ffi::PyObject; MAX_OBJECTS],
+    /// Objects that must not occur a second time; the first `seen_len` places are filled.
+    seen: [MaybeUninit<*mut ffi::PyObject>; MAX_OBJECTS],
     seen_len: usize,
     objects: usize,
     scalars: usize,
@@ -122,11 +123,15 @@ impl Encoder<'_> {
 
     /// Gives up on an object that was met before.
     fn once(&mut self, obj: *mut ffi::PyObject) -> Encoded {
-        if self.seen[..self.seen_len].contains(&obj) {
+        // SAFETY: the places below `seen_len` have been filled.
+        if self.seen[..self.seen_len]
+            .iter()
+            .any(|other| unsafe { other.assume_init() } == obj)
+        {
             return Err(GaveUp);
         }
         // `object` has counted it, so there is room; checked all the same.
-        *self.seen.get_mut(self.seen_len).ok_or(GaveUp)? = obj;
+        self.seen.get_mut(self.seen_len).ok_or(GaveUp)?.write(obj);
         self.seen_len += 1;
         Ok(())
     }
