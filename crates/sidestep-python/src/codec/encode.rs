@@ -123,11 +123,11 @@ impl Encoder<'_> {
 
     /// Gives up on an object that was met before.
     fn once(&mut self, obj: *mut ffi::PyObject) -> Encoded {
-        // SAFETY: the places below `seen_len` have been filled.
-        if self.seen[..self.seen_len]
-            .iter()
-            .any(|other| unsafe { other.assume_init() } == obj)
-        {
+        let known = self.seen[..self.seen_len].iter().any(|other| {
+            // SAFETY: the places below `seen_len` have been filled.
+            unsafe { other.assume_init() == obj }
+        });
+        if known {
             return Err(GaveUp);
         }
         // `object` has counted it, so there is room; checked all the same.
