@@ -18,6 +18,8 @@ only the killed one knew are not cleaned up.
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
+import contextlib
 import os
 import signal
 import sys
@@ -25,8 +27,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
-
-import _posixshmem
 
 from . import util
 
@@ -162,10 +162,9 @@ class ResourceTracker:
         reader, writer = os.pipe()
         try:
             inherited = [reader]
-            try:
+            # Replaced or closed it may be: then the tracker warns into the void.
+            with contextlib.suppress(Exception):
                 inherited.append(sys.stderr.fileno())
-            except Exception:  # replaced or closed: the tracker will warn into the void
-                pass
             program = spawn._program("resource_tracker", "main", str(reader))
             arguments = [*spawn._interpreter(), "-c", program]
             # The mask is inherited: until the tracker ignores these signals they wait.
@@ -261,16 +260,13 @@ def main(fd: int) -> NoReturn:
     for number in _SHIELDED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SHIELDED_SIGNALS)
-    try:
+    # Refused to the leader of a group, which we are only if somebody started us by hand.
+    with contextlib.suppress(OSError):
         os.setsid()
-    except OSError:  # the leader of its group already: somebody started us by hand
-        pass
     # Whoever reads our program's output must see its end when the program ends, not when we do.
     for stream in (sys.stdin, sys.stdout):
-        try:
+        with contextlib.suppress(Exception):
             stream.close()
-        except Exception:
-            pass
     ledger = _Ledger()
     try:
         with open(fd, "rb") as lines:
