@@ -12,6 +12,9 @@ last member is gone. The tracker then warns about the names that are still regis
 unlinks them. Ctrl-C and SIGTERM do not end it, and it has a session of its own, so that a
 signal to the program's process group does not take it away first.
 
+A child that was started when its parent had no tracker starts one of its own. What the child
+made may be meant for the parent, so that tracker does not clean up before the parent has ended.
+
 If the tracker itself is killed, the next registration starts another one and warns; names that
 only the killed one knew are not cleaned up.
 """
@@ -28,7 +31,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from . import util
+from . import process, util
 
 __all__ = ["ensure_running", "getfd", "register", "unregister"]
 
@@ -165,7 +168,11 @@ class ResourceTracker:
             # Replaced or closed it may be: then the tracker warns into the void.
             with contextlib.suppress(Exception):
                 inherited.append(sys.stderr.fileno())
-            program = spawn._program("resource_tracker", "main", str(reader))
+            call = str(reader)
+            if (sentinel := _parent_sentinel()) is not None:
+                inherited.append(sentinel)
+                call = f"{reader}, {sentinel}"
+            program = spawn._program("resource_tracker", "main", call)
             arguments = [*spawn._interpreter(), "-c", program]
             # The mask is inherited: until the tracker ignores these signals they wait.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED_SIGNALS)
@@ -192,6 +199,19 @@ class ResourceTracker:
         self.ensure_running()
         assert self._fd is not None
         os.write(self._fd, line)
+
+
+def _parent_sentinel() -> int | None:
+    """The descriptor that polls readable when our parent has ended; None in the root process."""
+    parent = process.parent_process()
+    if parent is None:
+        return None
+    try:
+        sentinel: int = parent.sentinel
+        os.fstat(sentinel)
+    except (OSError, ValueError):  # the child has closed what it does not know
+        return None
+    return sentinel
 
 
 _resource_tracker = ResourceTracker()
@@ -236,6 +256,17 @@ class _Ledger:
         elif command != "PROBE":
             raise ValueError(f"unknown command {command!r}")
 
+    def forget_vanished(self) -> None:
+        """Strike off the segments that somebody has removed without telling us."""
+        for names in (self.names["shared_memory"], self.foreign["shared_memory"]):
+            for name in sorted(names):
+                try:
+                    os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
+                except FileNotFoundError:
+                    names.remove(name)
+                except OSError:  # it exists, and that is what counts
+                    pass
+
     def settle(self) -> None:
         """Warn about what is left and remove it, unless it belongs to another family."""
         for rtype, names in self.names.items():
@@ -255,8 +286,14 @@ class _Ledger:
                     warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
 
 
-def main(fd: int) -> NoReturn:
-    """Be the tracker: read messages from `fd` until the last writer is gone, then clean up."""
+def main(fd: int, parent_sentinel: int | None = None) -> NoReturn:
+    """Be the tracker: read messages from `fd` until the last writer is gone, then clean up.
+
+    Args:
+        fd: Where messages come in.
+        parent_sentinel: Where a child started us: wait also for the end of the child's parent,
+            which this descriptor tells.
+    """
     for number in _SHIELDED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SHIELDED_SIGNALS)
@@ -276,6 +313,9 @@ def main(fd: int) -> NoReturn:
                 except Exception:
                     ledger.exit_code = 3
                     sys.excepthook(*sys.exc_info())
+        if parent_sentinel is not None and any(ledger.names.values()):
+            util._wait_readable(parent_sentinel)
+            ledger.forget_vanished()
     finally:
         ledger.settle()
     sys.exit(ledger.exit_code)
