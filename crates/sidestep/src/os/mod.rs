@@ -1,2 +1,9 @@
-//! The only callers of the kernel.
+//! The only callers of the kernel. Safe signatures go out; another platform is one more folder.
+
+pub mod atfork;
+pub mod clock;
+pub mod futex;
+pub mod memory;
+pub mod process;
+pub mod robust;
 pub mod socket;

@@ -1,0 +1,97 @@
+# make demo     photographs in parallel (PHOTOS=folder takes your own)
+# make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
+# make check    formatting, lints, types
+# make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make clean    remove everything that these have made
+#
+# Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
+# Everything else goes into .venv and target, and is made again only when its sources change.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := demo
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+ifeq ($(origin PY),undefined)
+PY := $(or $(shell scripts/find-python),python3)
+endif
+
+PHOTOS ?=
+BENCH ?=
+PYTEST ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check install --quiet
+WHEELS := target/wheels
+BUILT := $(WHEELS)/.built
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-APACHE \
+           $(shell find crates python \( -name '*.rs' -o -name '*.py' -o -name '*.pyi' \
+                   -o -name 'Cargo.toml' -o -name py.typed \) -not -path '*/target/*')
+
+# The other versions that the tests run with; the one in .venv is always used.
+OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
+                      3.11 3.12 3.13)
+
+.PHONY: demo test check bench clean build preflight
+
+demo: $(VENV)/.with-demo
+	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
+
+test: $(VENV)/.with-test
+	@PYTEST_ARGUMENTS='$(PYTEST)' MAKE='$(MAKE)' scripts/test $(VENV) $(strip $(OTHERS))
+
+check: $(VENV)/.with-check
+	@scripts/check $(VENV)
+
+bench: $(VENV)/.with-bench
+	@$(BIN)/python benches/run.py $(BENCH)
+
+build: $(BUILT)
+
+clean:
+	rm -rf target .venv .venv-3.* dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python examples tests benches -name __pycache__ -type d -prune -exec rm -rf {} +
+
+preflight:
+	@scripts/preflight "$(PY)"
+
+# --- environments ---------------------------------------------------------------------------
+
+$(VENV)/.made: | preflight
+	@echo "making $(VENV) with $(PY)"
+	@rm -rf $(VENV)
+	@"$(PY)" -m venv $(VENV)
+	@touch $@
+
+# The environment of another version: .venv-3.12 and the like, made by `make test`.
+.venv-3.%/.made: | preflight
+	@python=$$(scripts/find-python 3.$*) && echo "making .venv-3.$* with $$python" && \
+	rm -rf .venv-3.$* && "$$python" -m venv .venv-3.$*
+	@touch $@
+
+# One release build serves every version: the module uses the stable ABI. pip reads from
+# pyproject.toml which maturin to use.
+$(BUILT): $(SOURCES) | preflight $(VENV)/.made
+	@echo "building the release wheel (the first time takes a minute or two)"
+	@mkdir -p $(WHEELS)
+	@rm -f $(WHEELS)/*.whl
+	@PYO3_PYTHON="$(CURDIR)/$(BIN)/python" $(BIN)/python -m pip --disable-pip-version-check \
+	    wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	@touch $@
+
+# `pip install` keeps an installed package of the same version, hence the second stamp.
+%/.installed: $(BUILT) %/.made
+	@$*/bin/python $(PIP) $(WHEELS)/*.whl
+	@$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEELS)/*.whl
+	@touch $@
+
+define extra
+%/.with-$(1): pyproject.toml %/.installed
+	@echo "installing what '$(1)' needs into $$*"
+	@$$*/bin/python $$(PIP) "$$$$(echo $$(CURDIR)/$$(WHEELS)/*.whl)[$(1)]"
+	@touch $$@
+endef
+$(foreach name,demo test check bench,$(eval $(call extra,$(name))))
+.PRECIOUS: %/.made %/.installed %/.with-test

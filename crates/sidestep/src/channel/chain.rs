@@ -1,0 +1,740 @@
+//! The message ring of the engine: a chain of segments that never wraps.
+//!
+//! ```text
+//!   head ──▶ [segment: msg msg msg LINK]──▶[segment: msg msg 0          ] ◀── tail
+//! ```
+//!
+//! Messages lie one after the other in segments, blocks of the arena. A producer, holding the
+//! producers' mutex, writes a message beyond the last one and publishes it by storing its header
+//! word; what was not published never happened. When a segment is full, a `LINK` leads to the
+//! next. A consumer, holding the consumers' mutex, copies a message out and moves the head with
+//! one store; it returns a segment to the arena as it leaves it. A message is always contiguous,
+//! an empty queue takes no segment at all, and a queue grows as long as the arena does.
+//!
+//! Long messages, and those that carry references, travel as *envelopes*, objects of their own;
+//! publishing one, taking one and following a `LINK` change the owner of a block, and are
+//! transactions of the ledger.
+//!
+//! Lock order: the chain's mutex, then the ledger.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Result;
+use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
+use crate::sync::{Acquired, Gate, Mutex};
+
+/// The control block of a chain: four lines of 128 bytes, so that producers and consumers do not
+/// share one.
+///
+/// | field       | written by                        | meaning                                     |
+/// |-------------|-----------------------------------|---------------------------------------------|
+/// | `max_items` | creator, once                     | most items at once; 0: no limit             |
+/// | `max_bytes` | creator, once                     | most unread bytes; 0: no limit              |
+/// | `put_lock`  | see [`Mutex`]                     | producers                                   |
+/// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
+/// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
+/// | `tail_base` | transaction, holder of `put_lock` | bytes of all segments before                |
+/// | `get_lock`  | see [`Mutex`]                     | consumers                                   |
+/// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
+/// | `head`      | holder of `get_lock`              | position in it, and items taken             |
+/// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
+/// | `items`     | see [`Gate`]                      | consumers sleep here                        |
+/// | `space`     | see [`Gate`]                      | producers sleep here                        |
+/// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
+/// | `idle`      | see [`Gate`]                      | those who wait for all tasks to be done     |
+///
+/// `tail` and `head` hold the position in their high half and the count of items in their low
+/// half, so that one store moves both: whoever is killed has moved both or neither.
+///
+/// The only state that a dead producer can leave half done is a message that is published but not
+/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. A dead consumer leaves
+/// nothing half done: what it copied is still there until it has moved `head`.
+///
+/// Invariant: the word behind the last message of the tail segment is 0.
+#[repr(C)]
+pub(crate) struct Chain {
+    limits: Line<Limits>,
+    producer: Line<Producer>,
+    consumer: Line<Consumer>,
+    waiting: Line<Waiting>,
+}
+
+/// Two cache lines, of which the first is used: processors like to fetch them in pairs.
+#[repr(C, align(64))]
+struct Line<T> {
+    fields: T,
+    _rest: [u64; 8],
+}
+
+impl<T> core::ops::Deref for Line<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.fields
+    }
+}
+
+#[repr(C)]
+struct Limits {
+    max_items: AtomicU64,
+    max_bytes: AtomicU64,
+}
+
+#[repr(C)]
+struct Producer {
+    put_lock: Mutex,
+    tail_block: AtomicU64,
+    tail: AtomicU64,
+    tail_base: AtomicU64,
+    /// `head` as last seen by a producer: saves looking at the consumers' line.
+    head_seen: AtomicU64,
+}
+
+#[repr(C)]
+struct Consumer {
+    get_lock: Mutex,
+    head_block: AtomicU64,
+    head: AtomicU64,
+    head_base: AtomicU64,
+}
+
+#[repr(C)]
+struct Waiting {
+    items: Gate,
+    space: Gate,
+    idle: Gate,
+    done: AtomicU64,
+}
+
+/// Bytes of a chain's control block.
+pub(crate) const CHAIN_BYTES: u64 = size_of::<Chain>() as u64;
+
+const TAIL_BLOCK: u64 = 128 + core::mem::offset_of!(Producer, tail_block) as u64;
+const TAIL: u64 = 128 + core::mem::offset_of!(Producer, tail) as u64;
+const TAIL_BASE: u64 = 128 + core::mem::offset_of!(Producer, tail_base) as u64;
+const HEAD_BLOCK: u64 = 256 + core::mem::offset_of!(Consumer, head_block) as u64;
+const HEAD: u64 = 256 + core::mem::offset_of!(Consumer, head) as u64;
+const HEAD_BASE: u64 = 256 + core::mem::offset_of!(Consumer, head_base) as u64;
+const _: () = assert!(
+    core::mem::offset_of!(Chain, producer) == 128
+        && core::mem::offset_of!(Chain, consumer) == 256
+        && core::mem::offset_of!(Chain, waiting) == 384
+        && CHAIN_BYTES == 512
+);
+
+// The header word of a message: length in bits 0..32, form in bits 32..40, the caller's tag in
+// bits 40..48. Never 0, as no form is 0.
+const INLINE: u64 = 1;
+const ENVELOPE: u64 = 2;
+const LINK: u64 = 3;
+
+fn header(form: u64, len: u64, tag: u8) -> u64 {
+    len | form << 32 | u64::from(tag) << 40
+}
+
+fn form_of(header: u64) -> u64 {
+    header >> 32 & 0xff
+}
+
+fn position(cursor: u64) -> u64 {
+    cursor >> 32
+}
+
+fn count(cursor: u64) -> u32 {
+    cursor as u32
+}
+
+fn cursor(position: u64, count: u32) -> u64 {
+    position << 32 | u64::from(count)
+}
+
+/// Bytes that a message of `len` bytes takes: header and padding included.
+fn footprint(len: u64) -> u64 {
+    8 + len.next_multiple_of(8)
+}
+
+/// Messages up to this length lie in the chain; longer ones travel as envelopes.
+pub(crate) const INLINE_MAX: usize = 16 << 10;
+
+/// Sizes of segments, header included, in bytes: the first is small, so that ten thousand queues
+/// of a few messages are cheap; while consumers keep up a middling one stays in the cache.
+const FIRST_SEGMENT: u64 = 2 << 10;
+const USUAL_SEGMENT: u64 = 64 << 10;
+const LARGE_SEGMENT: u64 = 1 << 20;
+
+/// How a put went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Put {
+    /// The item is in the queue; its number, counting all items ever put, wrapping.
+    Done(u32),
+    /// There is no room.
+    Full,
+}
+
+/// What a get found.
+#[derive(Debug)]
+#[must_use]
+pub enum Taken {
+    /// A short message: it was appended to the buffer. Its tag and number.
+    Bytes {
+        /// The tag that it was put with.
+        tag: u8,
+        /// Its number among all items ever taken, wrapping.
+        number: u32,
+    },
+    /// A long message, or one with references.
+    Envelope {
+        /// The message.
+        envelope: EnvelopeBox,
+        /// The tag that it was put with.
+        tag: u8,
+        /// Its number among all items ever taken, wrapping.
+        number: u32,
+    },
+    /// Nothing there.
+    Empty,
+}
+
+/// An envelope on its way out of a chain.
+pub struct EnvelopeBox(pub Envelope);
+
+impl std::fmt::Debug for EnvelopeBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Envelope({} bytes)", self.0.len())
+    }
+}
+
+/// A note that a consumer leaves when it takes a message: see [`Chain::take`].
+pub(crate) const NOTED: u64 = 1 << 63;
+
+impl Chain {
+    /// Gives memory its limits, before anybody else sees it.
+    pub(crate) fn init(&self, max_items: u64, max_bytes: u64) {
+        self.limits.max_items.store(max_items, Ordering::Relaxed);
+        self.limits.max_bytes.store(max_bytes, Ordering::Relaxed);
+    }
+
+    /// The gate at which consumers sleep.
+    pub(crate) fn items(&self) -> &Gate {
+        &self.waiting.items
+    }
+
+    /// The gate at which producers sleep.
+    pub(crate) fn space(&self) -> &Gate {
+        &self.waiting.space
+    }
+
+    /// The gate at which those sleep who wait for all tasks to be done.
+    pub(crate) fn idle(&self) -> &Gate {
+        &self.waiting.idle
+    }
+
+    fn lock_producers(&self, family: &'static Family) {
+        if self.producer.put_lock.lock(family) == Acquired::OwnerDied {
+            family.settle();
+            self.cover_published(family);
+        }
+    }
+
+    fn lock_consumers(&self, family: &'static Family) {
+        if self.consumer.get_lock.lock(family) == Acquired::OwnerDied {
+            family.settle();
+        }
+    }
+
+    /// A producer died: if its last message was published, `tail` moves over it.
+    fn cover_published(&self, family: &Family) {
+        let at = self.producer.tail_block.load(Ordering::Relaxed);
+        if at == 0 {
+            return;
+        }
+        let tail = self.producer.tail.load(Ordering::Relaxed);
+        let word = family
+            .word(at + block::HEADER + position(tail))
+            .load(Ordering::Acquire);
+        // Envelopes and links are published together with `tail`, by the ledger.
+        if form_of(word) == INLINE {
+            let next = cursor(
+                position(tail) + footprint(word & 0xffff_ffff),
+                count(tail) + 1,
+            );
+            self.producer.tail.store(next, Ordering::Release);
+        }
+    }
+
+    /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
+    fn has_room(&self, tail: u64, len: u64) -> bool {
+        let max_items = self.limits.max_items.load(Ordering::Relaxed);
+        if max_items != 0 {
+            let mut head = self.producer.head_seen.load(Ordering::Relaxed);
+            if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+                head = self.consumer.head.load(Ordering::Acquire);
+                self.producer.head_seen.store(head, Ordering::Relaxed);
+                if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+                    return false;
+                }
+            }
+        }
+        let max_bytes = self.limits.max_bytes.load(Ordering::Relaxed);
+        if max_bytes != 0 {
+            let head = self.consumer.head.load(Ordering::Acquire);
+            let base = self.consumer.head_base.load(Ordering::Acquire);
+            let written = self.producer.tail_base.load(Ordering::Relaxed) + position(tail);
+            let unread = written.saturating_sub(base + position(head));
+            // A message longer than the limit goes alone.
+            return count(tail) == count(head) || unread + len <= max_bytes;
+        }
+        true
+    }
+
+    /// The position to write a message of `len` bytes to: in the tail segment, or in a new one.
+    /// Holding `put_lock`.
+    fn place(&self, family: &'static Family, own: u64, len: u64) -> Result<(u64, u64)> {
+        let at = self.producer.tail_block.load(Ordering::Relaxed);
+        let tail = self.producer.tail.load(Ordering::Relaxed);
+        let needed = footprint(len);
+        // Behind the message there must be room for a link, whose second word is the target.
+        if at != 0 {
+            let room = segment_room(family, at);
+            if position(tail) + needed + 16 <= room {
+                return Ok((at, position(tail)));
+            }
+        }
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        let base = self.producer.tail_base.load(Ordering::Relaxed) + position(tail);
+        let backlog =
+            base.saturating_sub(self.consumer.head_base.load(Ordering::Relaxed) + position(head));
+        let size = match (at, backlog) {
+            (0, _) => FIRST_SEGMENT,
+            (_, ..LARGE_SEGMENT) => USUAL_SEGMENT,
+            _ => LARGE_SEGMENT,
+        };
+        let bytes = (size - block::HEADER).max(needed + 16);
+        let (segment, _) = family.create_unzeroed(Kind::Segment, bytes)?;
+        let new = segment.at();
+        family.word(new + block::HEADER).store(0, Ordering::Relaxed);
+        let entry = segment.entry_word();
+        family.transact(|txn| {
+            txn.set(entry, 0);
+            if at == 0 {
+                txn.set(own + HEAD_BLOCK, new);
+            } else {
+                let end = at + block::HEADER + position(tail);
+                txn.set(end + 8, new);
+                txn.set(end, header(LINK, 8, 0));
+            }
+            txn.set(own + TAIL_BLOCK, new);
+            txn.set(own + TAIL, cursor(0, count(tail)));
+            txn.set(own + TAIL_BASE, base);
+            Ok(())
+        })?;
+        segment.moved();
+        Ok((new, 0))
+    }
+
+    /// Puts a short message (at most [`INLINE_MAX`] bytes, given in `parts`), if there is room.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling; nothing was put.
+    #[inline]
+    pub(crate) fn put(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        parts: &[&[u8]],
+    ) -> Result<Put> {
+        let len = parts.iter().map(|part| part.len() as u64).sum();
+        self.lock_producers(family);
+        let done = self.put_locked(family, own, tag, parts, len);
+        self.producer.put_lock.unlock();
+        if let Ok(Put::Done(_)) = done {
+            crate::primitive::store_load_barrier_after_rmw();
+            self.waiting.items.wake_one();
+        }
+        done
+    }
+
+    /// Puts several short messages under one lock: how many there was room for.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling and nothing was put.
+    pub(crate) fn put_many<'m>(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        messages: impl Iterator<Item = &'m [u8]>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        self.lock_producers(family);
+        let mut failure = None;
+        for message in messages {
+            match self.put_locked(family, own, tag, &[message], message.len() as u64) {
+                Ok(Put::Done(_)) => done += 1,
+                Ok(Put::Full) => break,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        self.producer.put_lock.unlock();
+        if done > 0 {
+            crate::primitive::store_load_barrier_after_rmw();
+            self.waiting.items.wake_one();
+        }
+        match failure {
+            Some(error) if done == 0 => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    #[inline]
+    fn put_locked(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        parts: &[&[u8]],
+        len: u64,
+    ) -> Result<Put> {
+        if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
+            return Ok(Put::Full);
+        }
+        let (at, position) = self.place(family, own, len)?;
+        let number = count(self.producer.tail.load(Ordering::Relaxed));
+        let start = at + block::HEADER + position;
+        let mut to = start + 8;
+        for part in parts {
+            family.write(to, part);
+            to += part.len() as u64;
+        }
+        let end = position + footprint(len);
+        family
+            .word(at + block::HEADER + end)
+            .store(0, Ordering::Relaxed);
+        // [chain-publish] From here on the message exists.
+        family
+            .word(start)
+            .store(header(INLINE, len, tag), Ordering::Release);
+        self.producer
+            .tail
+            .store(cursor(end, number.wrapping_add(1)), Ordering::Release);
+        Ok(Put::Done(number))
+    }
+
+    /// Puts an envelope, if there is room; gives it back otherwise.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling; nothing was put and the envelope is gone.
+    pub(crate) fn put_envelope(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        envelope: Envelope,
+    ) -> Result<core::result::Result<u32, Envelope>> {
+        self.lock_producers(family);
+        let tail = self.producer.tail.load(Ordering::Relaxed);
+        let len = envelope.len();
+        if !self.has_room(tail, len) {
+            self.producer.put_lock.unlock();
+            return Ok(Err(envelope));
+        }
+        let placed = self.place(family, own, 8).and_then(|(at, position)| {
+            let number = count(self.producer.tail.load(Ordering::Relaxed));
+            let start = at + block::HEADER + position;
+            let end = position + footprint(8);
+            let entry = envelope.as_ref().entry_word();
+            let object = envelope.as_ref().at();
+            family
+                .word(at + block::HEADER + end)
+                .store(0, Ordering::Relaxed);
+            family.transact(|txn| {
+                txn.set(start + 8, object);
+                txn.set(own + TAIL, cursor(end, number.wrapping_add(1)));
+                txn.set(entry, 0);
+                // [chain-publish] Last of the words to be written.
+                txn.set(start, header(ENVELOPE, 8, tag));
+                Ok(())
+            })?;
+            Ok(number)
+        });
+        self.producer.put_lock.unlock();
+        let number = placed?;
+        envelope.into_ref().moved();
+        crate::primitive::store_load_barrier_after_rmw();
+        self.waiting.items.wake_one();
+        Ok(Ok(number))
+    }
+
+    /// Takes the oldest message. A short one is appended to `to`.
+    ///
+    /// With `note`, the offset of a word, that word becomes `NOTED | number of the message` no
+    /// later than the message is gone: whoever finds the consumer dead knows by it what it had
+    /// taken (if `number` is below the count of messages taken by then).
+    ///
+    /// # Errors
+    /// No memory for the reference to an envelope; the message stays.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        family: &'static Family,
+        own: u64,
+        to: &mut Vec<u8>,
+        note: Option<u64>,
+    ) -> Result<Taken> {
+        if !self.may_have_items(family) {
+            return Ok(Taken::Empty);
+        }
+        self.lock_consumers(family);
+        let taken = self.take_locked(family, own, to, note);
+        self.consumer.get_lock.unlock();
+        if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
+            crate::primitive::store_load_barrier_after_rmw();
+            self.waiting.space.wake_one();
+        }
+        taken
+    }
+
+    /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
+    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope.
+    pub(crate) fn take_many(
+        &self,
+        family: &'static Family,
+        own: u64,
+        limit: usize,
+        buffer: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) {
+        if !self.may_have_items(family) {
+            return;
+        }
+        self.lock_consumers(family);
+        let mut done = 0;
+        while done < limit {
+            let Some((_, word)) = self.front(family, own) else {
+                break;
+            };
+            if form_of(word) != INLINE {
+                break;
+            }
+            match self.take_locked(family, own, buffer, None) {
+                Ok(Taken::Bytes { .. }) => ends.push(buffer.len()),
+                _ => break,
+            }
+            done += 1;
+        }
+        self.consumer.get_lock.unlock();
+        if done > 0 {
+            crate::primitive::store_load_barrier_after_rmw();
+            if done == 1 {
+                self.waiting.space.wake_one()
+            } else {
+                self.waiting.space.wake_all()
+            }
+        }
+    }
+
+    /// A look without lock, which may be wrong either way for a moment; `false` is only said when
+    /// no message was there at that moment.
+    #[inline]
+    pub(crate) fn may_have_items(&self, family: &Family) -> bool {
+        let at = self.consumer.head_block.load(Ordering::Acquire);
+        let head = self.consumer.head.load(Ordering::Acquire);
+        if at == 0 {
+            return false;
+        }
+        // [chain-publish] Another consumer may have moved on and freed the segment: the word is
+        // then not the right one, and the counts decide.
+        family
+            .word(at + block::HEADER + position(head))
+            .load(Ordering::Acquire)
+            != 0
+            || self.consumer.head.load(Ordering::Acquire) != head
+            || self.consumer.head_block.load(Ordering::Acquire) != at
+    }
+
+    /// The first message: where its header lies, and the header. Follows links, and returns the
+    /// segments left behind. Holding `get_lock`.
+    #[inline]
+    fn front(&self, family: &'static Family, own: u64) -> Option<(u64, u64)> {
+        loop {
+            let at = self.consumer.head_block.load(Ordering::Relaxed);
+            if at == 0 {
+                return None;
+            }
+            let head = self.consumer.head.load(Ordering::Relaxed);
+            let start = at + block::HEADER + position(head);
+            // [chain-publish]
+            let word = family.word(start).load(Ordering::Acquire);
+            match form_of(word) {
+                0 => return None,
+                LINK => {
+                    let base = self.consumer.head_base.load(Ordering::Relaxed) + position(head);
+                    let followed = family.transact(|txn| {
+                        let next = txn.get(start + 8);
+                        txn.set(own + HEAD_BLOCK, next);
+                        txn.set(own + HEAD, cursor(0, count(head)));
+                        txn.set(own + HEAD_BASE, base);
+                        txn.unref(at);
+                        Ok(())
+                    });
+                    if followed.is_err() {
+                        return None;
+                    }
+                }
+                _ => return Some((start, word)),
+            }
+        }
+    }
+
+    #[inline]
+    fn take_locked(
+        &self,
+        family: &'static Family,
+        own: u64,
+        to: &mut Vec<u8>,
+        note: Option<u64>,
+    ) -> Result<Taken> {
+        let Some((start, word)) = self.front(family, own) else {
+            return Ok(Taken::Empty);
+        };
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        let number = count(head);
+        let len = word & 0xffff_ffff;
+        let tag = (word >> 40) as u8;
+        let next = cursor(position(head) + footprint(len), number.wrapping_add(1));
+        if form_of(word) == ENVELOPE {
+            let entry: Entry = family.reserve_entry()?;
+            let object = family.word(start + 8).load(Ordering::Relaxed);
+            family.transact(|txn| {
+                txn.set(own + HEAD, next);
+                txn.set(entry.word, object);
+                if let Some(note) = note {
+                    txn.set(note, NOTED | u64::from(number));
+                }
+                Ok(())
+            })?;
+            let envelope = EnvelopeBox(Envelope::arrived(Ref::arrived(family, object, entry)));
+            return Ok(Taken::Envelope {
+                envelope,
+                tag,
+                number,
+            });
+        }
+        family.read(start + 8, len as usize, to);
+        if let Some(note) = note {
+            family
+                .word(note)
+                .store(NOTED | u64::from(number), Ordering::Relaxed);
+        }
+        // [chain-take] Ours from here on.
+        self.consumer.head.store(next, Ordering::Release);
+        Ok(Taken::Bytes { tag, number })
+    }
+
+    /// Items put and items taken, both wrapping, at one moment.
+    pub(crate) fn counts(&self, family: &'static Family) -> (u32, u32) {
+        self.lock_producers(family);
+        self.lock_consumers(family);
+        let put = count(self.producer.tail.load(Ordering::Relaxed));
+        let taken = count(self.consumer.head.load(Ordering::Relaxed));
+        self.consumer.get_lock.unlock();
+        self.producer.put_lock.unlock();
+        (put, taken)
+    }
+
+    /// Whether `max_items` is reached.
+    pub(crate) fn is_full(&self, family: &'static Family) -> bool {
+        let max = self.limits.max_items.load(Ordering::Relaxed);
+        let (put, taken) = self.counts(family);
+        max != 0 && u64::from(put.wrapping_sub(taken)) >= max
+    }
+
+    /// Whether a producer that was told `Full` may try again.
+    pub(crate) fn may_have_room(&self) -> bool {
+        self.has_room(self.producer.tail.load(Ordering::Acquire), 0)
+    }
+
+    /// One task is done. `false`: there were none left to be done.
+    pub(crate) fn task_done(&self) -> bool {
+        let mut done = self.waiting.done.load(Ordering::Acquire);
+        loop {
+            let put = count(self.producer.tail.load(Ordering::Acquire));
+            if done as u32 == put {
+                return false;
+            }
+            let next = u64::from((done as u32).wrapping_add(1));
+            match self.waiting.done.compare_exchange(
+                done,
+                next,
+                Ordering::SeqCst,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {
+                    crate::primitive::store_load_barrier_after_rmw();
+                    if self.all_done() {
+                        self.waiting.idle.wake_all();
+                    }
+                    return true;
+                }
+                Err(now) => done = now,
+            }
+        }
+    }
+
+    /// Whether every item ever put was reported done.
+    pub(crate) fn all_done(&self) -> bool {
+        let put = count(self.producer.tail.load(Ordering::Acquire));
+        self.waiting.done.load(Ordering::SeqCst) as u32 == put
+    }
+}
+
+fn segment_room(family: &Family, at: u64) -> u64 {
+    let class = family.word(at + block::CLASS).load(Ordering::Relaxed);
+    crate::shm::class_bytes(class) - block::HEADER
+}
+
+// SAFETY is promised in `shm`, where the trait is implemented for `Chain`.
+const fn _is_shared<T: Shared>() {}
+const _: () = _is_shared::<Chain>();
+
+/// Takes the chain of a doomed queue apart, some messages a transaction: whether it is empty now.
+pub(crate) fn take_apart(txn: &mut Txn<'_>, own: u64) -> bool {
+    loop {
+        if txn.room() < 40 {
+            return false;
+        }
+        let at = txn.get(own + HEAD_BLOCK);
+        if at == 0 {
+            return true;
+        }
+        let head = txn.get(own + HEAD);
+        let start = at + block::HEADER + position(head);
+        let word = txn.get(start);
+        match form_of(word) {
+            LINK => {
+                let next = txn.get(start + 8);
+                txn.set(own + HEAD_BLOCK, next);
+                txn.set(own + HEAD, 0);
+                txn.unref(at);
+            }
+            0 => {
+                txn.set(own + HEAD_BLOCK, 0);
+                txn.unref(at);
+            }
+            form => {
+                if form == ENVELOPE {
+                    let object = txn.get(start + 8);
+                    txn.unref(object);
+                }
+                let next = position(head) + footprint(word & 0xffff_ffff);
+                txn.set(own + HEAD, cursor(next, 0));
+            }
+        }
+    }
+}

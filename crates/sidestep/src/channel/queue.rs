@@ -1,0 +1,316 @@
+//! The queue: any number of producers and consumers, in any processes of the family.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Taken};
+use crate::error::{Error, Result};
+use crate::os::clock::Deadline;
+use crate::os::process;
+use crate::primitive::{Wake, spin_loop};
+use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
+use crate::sync::{SLICE, Wait};
+
+/// What a queue is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueueOptions {
+    max_items: u32,
+    max_bytes: u64,
+}
+
+impl QueueOptions {
+    /// No limits but the arena's.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// At most `count` items at once; 0 for no limit.
+    #[must_use]
+    pub fn max_items(mut self, count: u32) -> Self {
+        self.max_items = count;
+        self
+    }
+
+    /// At most `bytes` unread bytes at once (a longer message goes alone); 0 for no limit.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Makes the queue.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling.
+    pub fn create(self) -> Result<Queue> {
+        let object = family()?.create(Kind::Queue, CHAIN_BYTES)?;
+        let queue = Queue::over(object)?;
+        queue.chain.init(u64::from(self.max_items), self.max_bytes);
+        Ok(queue)
+    }
+}
+
+/// A queue of messages, first in, first out.
+///
+/// `put` has committed when it returns: the item outlives its producer. Items are taken once and
+/// whole. If a process dies at any instruction, its last item is in the queue or it never was;
+/// one that it had taken went with it; the others go on.
+///
+/// ```
+/// # fn main() -> sidestep::Result<()> {
+/// let queue = sidestep::channel::QueueOptions::new().create()?;
+/// queue.put(b"hello")?;
+/// assert_eq!(queue.get(None)?.as_deref(), Some(&b"hello"[..]));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Queue {
+    object: Ref,
+    chain: &'static Chain,
+    /// How long recent waits took, in ns: decides whether spinning is worth it. Per process.
+    recent_wait_ns: AtomicU32,
+}
+
+/// Waits longer than this are not worth spinning for.
+const SPIN_FOR: Duration = Duration::from_micros(20);
+
+impl Queue {
+    fn over(object: Ref) -> Result<Self> {
+        let chain = object
+            .family()
+            .at(object.payload())
+            .ok_or(Error::Foreign("the queue does not lie in the arena"))?;
+        Ok(Self {
+            object,
+            chain,
+            recent_wait_ns: AtomicU32::new(0),
+        })
+    }
+
+    /// The queue that `handle` names.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn from_handle(handle: Handle) -> Result<Self> {
+        Self::over(Ref::from_handle(handle, Kind::Queue)?)
+    }
+
+    /// The reference, to name the queue elsewhere.
+    pub fn object(&self) -> &Ref {
+        &self.object
+    }
+
+    fn family(&self) -> &'static Family {
+        self.object.family()
+    }
+
+    /// Longest message that lies in the queue itself; others need an [`Envelope`].
+    pub const INLINE_MAX: usize = INLINE_MAX;
+
+    /// Puts a short message, given in parts, if there is room.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling, or the message is longer than [`Queue::INLINE_MAX`]: nothing
+    /// was put.
+    #[inline]
+    pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<Put> {
+        debug_assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_MAX);
+        self.chain
+            .put(self.family(), self.object.payload(), tag, parts)
+    }
+
+    /// Puts several short messages under one lock: how many there was room for.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: nothing was put.
+    pub fn try_put_many<'m>(
+        &self,
+        tag: u8,
+        messages: impl Iterator<Item = &'m [u8]>,
+    ) -> Result<usize> {
+        self.chain
+            .put_many(self.family(), self.object.payload(), tag, messages)
+    }
+
+    /// Puts a message with references, or a long one; gives it back if there is no room.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: nothing was put.
+    pub fn try_put_envelope(
+        &self,
+        tag: u8,
+        envelope: Envelope,
+    ) -> Result<core::result::Result<u32, Envelope>> {
+        self.chain
+            .put_envelope(self.family(), self.object.payload(), tag, envelope)
+    }
+
+    /// Takes the oldest message, if there is one; a short one is appended to `to`.
+    ///
+    /// # Errors
+    /// No memory to hold an envelope: it stays in the queue.
+    #[inline]
+    pub fn try_take(&self, to: &mut Vec<u8>) -> Result<Taken> {
+        self.chain
+            .take(self.family(), self.object.payload(), to, None)
+    }
+
+    /// As [`Queue::try_take`], and notes the message's number in the word at offset `note`.
+    pub(crate) fn try_take_noted(&self, to: &mut Vec<u8>, note: u64) -> Result<Taken> {
+        self.chain
+            .take(self.family(), self.object.payload(), to, Some(note))
+    }
+
+    /// Takes at most `limit` short messages; `ends` tells where each ends in `buffer`.
+    pub fn try_take_many(&self, limit: usize, buffer: &mut Vec<u8>, ends: &mut Vec<usize>) {
+        self.chain
+            .take_many(self.family(), self.object.payload(), limit, buffer, ends);
+    }
+
+    /// Waits until there may be an item; the caller then tries to take it.
+    pub fn wait_items(&self, deadline: Deadline) -> Wait {
+        let started = Instant::now();
+        let worth_it = self.recent_wait_ns.load(Ordering::Relaxed) <= SPIN_FOR.as_nanos() as u32;
+        if worth_it && process::processors() > 1 {
+            while started.elapsed() < SPIN_FOR {
+                for _ in 0..16 {
+                    if self.chain.may_have_items(self.family()) {
+                        self.note_wait(started);
+                        return Wait::Ready;
+                    }
+                    spin_loop();
+                }
+            }
+        }
+        let ready = || self.chain.may_have_items(self.family());
+        let wait = sleep_until(self.chain.items(), deadline, ready);
+        self.note_wait(started);
+        wait
+    }
+
+    fn note_wait(&self, started: Instant) {
+        let took = started.elapsed().as_nanos().min(u128::from(u32::MAX / 8)) as u32;
+        let before = self.recent_wait_ns.load(Ordering::Relaxed);
+        self.recent_wait_ns
+            .store(before - before / 4 + took / 4, Ordering::Relaxed);
+    }
+
+    /// A consumer that slept and has now taken an item: others may sleep, and there may be more.
+    pub fn pass_on(&self) {
+        if self.chain.items().has_sleepers() && self.chain.may_have_items(self.family()) {
+            self.chain.items().wake_one();
+        }
+    }
+
+    /// Waits until there may be room; the caller then tries to put again.
+    pub fn wait_space(&self, deadline: Deadline) -> Wait {
+        sleep_until(self.chain.space(), deadline, || self.chain.may_have_room())
+    }
+
+    /// Waits until every item ever put was reported done.
+    pub fn wait_all_done(&self, deadline: Deadline) -> Wait {
+        sleep_until(self.chain.idle(), deadline, || self.chain.all_done())
+    }
+
+    /// Reports one item done. `false`: there was none left.
+    #[must_use]
+    pub fn task_done(&self) -> bool {
+        self.chain.task_done()
+    }
+
+    /// Whether every item ever put was reported done.
+    pub fn all_done(&self) -> bool {
+        self.chain.all_done()
+    }
+
+    /// Number of items in the queue: committed minus taken, exact at some moment of the call.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        let (put, taken) = self.chain.counts(self.family());
+        put.wrapping_sub(taken)
+    }
+
+    /// Items put and items taken since the queue was made, both wrapping.
+    pub fn counts(&self) -> (u32, u32) {
+        self.chain.counts(self.family())
+    }
+
+    /// Whether the queue is empty, at some moment of the call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether as many items as allowed are in the queue.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.chain.is_full(self.family())
+    }
+
+    /// Puts a message of any length, waiting for room where there is a limit.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: nothing was put.
+    pub fn put(&self, message: &[u8]) -> Result<()> {
+        if message.len() <= INLINE_MAX {
+            while self.try_put(0, &[message])? == Put::Full {
+                let _ = self.wait_space(Deadline::NEVER);
+            }
+            return Ok(());
+        }
+        let mut envelope = Envelope::new(self.family(), message.len() as u64, Vec::new())?;
+        envelope.write(0, message);
+        while let Err(back) = self.try_put_envelope(0, envelope)? {
+            envelope = back;
+            let _ = self.wait_space(Deadline::NEVER);
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest message, waiting for it for at most `limit`; `None` when the time is up.
+    ///
+    /// # Errors
+    /// No memory to hold the message: it stays in the queue.
+    pub fn get(&self, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+        let deadline = Deadline::after(limit);
+        let mut message = Vec::new();
+        loop {
+            match self.try_take(&mut message)? {
+                Taken::Bytes { .. } => return Ok(Some(message)),
+                Taken::Envelope {
+                    envelope: EnvelopeBox(envelope),
+                    ..
+                } => {
+                    envelope.read(0, envelope.len(), &mut message);
+                    return Ok(Some(message));
+                }
+                Taken::Empty => {}
+            }
+            match self.wait_items(deadline) {
+                Wait::TimedOut => return Ok(None),
+                _ => self.pass_on(),
+            }
+        }
+    }
+}
+
+/// Sleeps at `gate` until `ready` or the deadline, or once a signal handler has run.
+fn sleep_until(gate: &crate::sync::Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
+    loop {
+        let armed = gate.arm();
+        if ready() {
+            return Wait::Ready;
+        }
+        let Some(limit) = deadline.slice(SLICE) else {
+            return Wait::TimedOut;
+        };
+        match gate.sleep(armed, limit) {
+            Wake::Interrupted => return Wait::Interrupted,
+            _ if ready() => {
+                gate.rearm();
+                return Wait::Ready;
+            }
+            _ => {}
+        }
+    }
+}

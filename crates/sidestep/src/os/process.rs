@@ -1,0 +1,171 @@
+//! Processes: identity, descriptors of processes, fork, reaping.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// The calling process's id, in its own pid namespace.
+pub fn pid() -> u32 {
+    // SAFETY: always succeeds.
+    unsafe { libc::getpid() as u32 }
+}
+
+/// The calling thread's id.
+pub fn tid() -> u32 {
+    // SAFETY: always succeeds.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+/// Whether the calling thread is the one that started the process.
+pub fn in_main_thread() -> bool {
+    tid() == pid()
+}
+
+/// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`, field 22.
+pub fn start_time(pid: u32) -> u64 {
+    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| {
+            let rest = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
+            rest.parse().ok()
+        })
+        .unwrap_or(0)
+}
+
+/// A descriptor that polls readable when the process has ended; close-on-exec.
+///
+/// # Errors
+/// `ESRCH`: no such process (it was reaped). `ENOSYS`, `EPERM`: refused by the kernel or a
+/// sandbox.
+///
+/// # References
+/// `pidfd_open(2)`.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers; a descriptor it returns is ours alone.
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, pid, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd as i32)),
+        }
+    }
+}
+
+/// Whether `fd` becomes readable within `limit` (`None`: for ever).
+///
+/// # Errors
+/// `EINTR` when a signal handler ran; what poll(2) says otherwise.
+pub fn poll_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let millis = limit.map_or(-1, |limit| limit.as_millis().min(i32::MAX as u128) as i32);
+    // SAFETY: one live pollfd.
+    match unsafe { libc::poll(&raw mut poll, 1, millis) } {
+        -1 => Err(io::Error::last_os_error()),
+        count => Ok(count > 0),
+    }
+}
+
+/// Whether every thread of the process is gone: by pidfd, else by its entry in /proc. A start time
+/// of 0 is not known.
+pub fn has_ended(pid: u32, start_time_then: u64) -> bool {
+    let is_another = || start_time_then != 0 && start_time(pid) != start_time_then;
+    match pidfd_open(pid) {
+        Ok(fd) => {
+            use std::os::fd::AsFd;
+            poll_readable(fd.as_fd(), Some(Duration::ZERO)).unwrap_or(false) || is_another()
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => true,
+        Err(_) => start_time(pid) == 0 || is_another(),
+    }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It left with this code.
+    Code(i32),
+    /// It was killed by this signal.
+    Signal(i32),
+}
+
+/// What [`fork`] returns.
+pub enum Fork {
+    /// In the parent: the child's pid.
+    Parent(u32),
+    /// In the child.
+    Child,
+}
+
+/// Duplicates the process.
+///
+/// # Errors
+/// What fork(2) says.
+///
+/// # Safety
+/// In a program with other threads the child may only call what is safe after fork: a lock that
+/// another thread held (the allocator's aside, which libc resets) stays held in the child.
+pub unsafe fn fork() -> io::Result<Fork> {
+    // SAFETY: the caller's promise.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as u32)),
+    }
+}
+
+/// Reaps the child `pid`: how it ended, or `None` if it runs and `block` is false.
+///
+/// # Errors
+/// `ECHILD`: not our child, or reaped already.
+pub fn reap(pid: u32, block: bool) -> io::Result<Option<Exit>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a live int.
+        let done = unsafe {
+            let options = if block { 0 } else { libc::WNOHANG };
+            libc::waitpid(pid as libc::pid_t, &raw mut status, options)
+        };
+        return match done {
+            0 => Ok(None),
+            -1 => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => continue,
+                error => Err(error),
+            },
+            _ if libc::WIFSIGNALED(status) => Ok(Some(Exit::Signal(libc::WTERMSIG(status)))),
+            _ => Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+        };
+    }
+}
+
+/// Sends `signal` to the process.
+///
+/// # Errors
+/// What kill(2) says.
+pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: a system call without pointers.
+    match unsafe { libc::kill(pid as libc::pid_t, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Leaves the process at once, without handlers of exit.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Number of processors that this process could run on when it first asked.
+pub fn processors() -> usize {
+    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}

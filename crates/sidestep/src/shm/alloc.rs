@@ -1,0 +1,376 @@
+//! Blocks: size classes, free lists, the ceiling, and memory given back.
+//!
+//! A block that is freed goes to the head of its class's list, warm: its pages stay. Copying into
+//! warm pages is ten times faster than into fresh ones. When more than a share of the limit is
+//! free and warm, and when memory is short, pages of large free blocks are given back; such a
+//! block waits in the list of cold ones, and costs nothing but address space. Blocks are never
+//! merged: address space is plentiful, and a block's memory keeps its header for ever, so that a
+//! stale handle finds a generation that is not its own, never somebody's data.
+
+use super::family::Family;
+use super::layout::{EXTENT, block, class, header};
+use super::ledger::Txn;
+use super::refs::Ref;
+use crate::error::{Error, Result};
+use crate::os::memory;
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// A chunk of a process's table of references.
+    Table = 1,
+    /// Plain memory: a value, an array.
+    Memory = 2,
+    /// A message with its own list of references.
+    Envelope = 3,
+    /// A stretch of a queue's messages.
+    Segment = 4,
+    /// A queue.
+    Queue = 5,
+    /// A lock, recursive or not.
+    Lock = 6,
+    /// A semaphore, bounded or not.
+    Semaphore = 7,
+    /// A condition variable.
+    Condition = 8,
+    /// An event.
+    Event = 9,
+    /// A barrier.
+    Barrier = 10,
+    /// The two directions of a pipe.
+    Pipe = 11,
+    /// What each worker of a pool is doing.
+    Board = 12,
+}
+
+impl Kind {
+    /// The kind with this number.
+    pub fn from_word(word: u64) -> Option<Self> {
+        use Kind::*;
+        [
+            Table, Memory, Envelope, Segment, Queue, Lock, Semaphore, Condition, Event, Barrier,
+            Pipe, Board,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u64 == word)
+    }
+
+    /// The word for messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Memory => "memory",
+            Self::Envelope => "message",
+            Self::Segment => "segment",
+            Self::Queue => "queue",
+            Self::Lock => "lock",
+            Self::Semaphore => "semaphore",
+            Self::Condition => "condition",
+            Self::Event => "event",
+            Self::Barrier => "barrier",
+            Self::Pipe => "pipe",
+            Self::Board => "board",
+        }
+    }
+}
+
+/// Blocks from this size on give their pages back; smaller ones share pages with others.
+const GIVES_BACK: u64 = 64 << 10;
+
+impl Txn<'_> {
+    /// A block for `bytes` of payload with one reference, which the caller must store somewhere
+    /// in the same transaction. Payload as it was left, unless `fresh` says that it is zeros.
+    ///
+    /// # Errors
+    /// The ceiling is reached, or the machine is short of memory.
+    pub(crate) fn allocate(&mut self, kind: Kind, bytes: u64) -> Result<NewBlock> {
+        let wanted = bytes.saturating_add(block::HEADER);
+        let class = class::for_bytes(wanted).ok_or_else(|| self.out_of_memory(wanted, ""))?;
+        let size = class::bytes(class);
+        let warm = header::FREE_LISTS + 8 * class;
+        let cold = header::COLD_LISTS + 8 * class;
+        let at = if self.get(warm) != 0 {
+            let at = self.get(warm);
+            self.set(warm, self.get(at + block::LINK));
+            self.add(header::WARM, -(size as i64));
+            at
+        } else {
+            self.check_growth(size)?;
+            self.add(header::USED, size as i64);
+            if self.get(cold) != 0 {
+                let at = self.get(cold);
+                self.set(cold, self.get(at + block::LINK));
+                at
+            } else {
+                self.carve(class, size)?
+            }
+        };
+        let fresh = self.get(at + block::MEMORY) != 1;
+        self.set(at + block::MEMORY, 1);
+        self.set(at + block::KIND, kind as u64);
+        self.set(at + block::REFS, 1);
+        self.set(at + block::LINK, 0);
+        self.add(header::LIVE_BLOCKS, 1);
+        Ok(NewBlock { at, fresh })
+    }
+
+    /// A block that never was: the next piece of the file, which may have to grow.
+    fn carve(&mut self, class: u64, size: u64) -> Result<u64> {
+        let at = if size >= GIVES_BACK {
+            self.get(header::TOP).next_multiple_of(4096)
+        } else {
+            self.get(header::TOP)
+        };
+        let end = at + size;
+        let file_end = self.get(header::FILE_END);
+        if end > file_end {
+            let reserve = self.get(header::RESERVE);
+            // Growing by a share of what is there keeps the number of system calls small.
+            let target = end
+                .max(file_end + EXTENT.max(file_end / 4))
+                .next_multiple_of(EXTENT);
+            let target = if target > reserve {
+                end.next_multiple_of(4096)
+            } else {
+                target
+            };
+            if target > reserve {
+                let hint = " and its address space is used up";
+                return Err(self.out_of_memory(size, hint));
+            }
+            self.family.grow_file(target)?;
+            self.set(header::FILE_END, target);
+        }
+        self.set(header::TOP, end);
+        self.set(at + block::CLASS, class);
+        Ok(at)
+    }
+
+    /// Whether the arena may use `size` more bytes.
+    fn check_growth(&mut self, size: u64) -> Result<()> {
+        let used = self.get(header::USED);
+        if used + size > self.get(header::LIMIT) {
+            return Err(self.out_of_memory(size, ""));
+        }
+        // The kernel's out-of-memory killer frees nothing of a shared file, so it must not come
+        // to that: look at what is left before each extent.
+        if used + size > self.get(header::GROWN_CHECK) {
+            let margin = EXTENT;
+            let (total, available) = memory::machine();
+            if size + margin > available.saturating_sub(total / 64) {
+                return Err(self.out_of_memory(size, " and the machine has hardly any memory left"));
+            }
+            if let Some((limit, now)) = memory::control_group()
+                && size + margin > limit.saturating_sub(now).saturating_sub(limit / 64)
+            {
+                return Err(self.out_of_memory(size, " and the control group hardly any memory"));
+            }
+            self.set(header::GROWN_CHECK, used + size + margin);
+        }
+        Ok(())
+    }
+
+    fn out_of_memory(&self, wanted: u64, hint: &'static str) -> Error {
+        Error::OutOfMemory {
+            wanted,
+            used: self.get(header::USED) - self.get(header::WARM),
+            limit: self.get(header::LIMIT),
+            hint,
+        }
+    }
+
+    /// Frees a block that nothing refers to any more.
+    pub(super) fn free(&mut self, at: u64) {
+        let class = self.get(at + block::CLASS).min(class::COUNT - 1);
+        let list = header::FREE_LISTS + 8 * class;
+        self.add(at + block::GENERATION, 1);
+        self.set(at + block::KIND, 0);
+        self.set(at + block::REFS, 0);
+        self.set(at + block::LINK, self.get(list));
+        self.set(list, at);
+        self.add(header::WARM, class::bytes(class) as i64);
+        self.add(header::LIVE_BLOCKS, -1);
+    }
+
+    /// Turns a block that the caller holds alone, and whose pages were given back, into a cold
+    /// free one.
+    fn free_cold(&mut self, at: u64) {
+        let class = self.get(at + block::CLASS).min(class::COUNT - 1);
+        let list = header::COLD_LISTS + 8 * class;
+        self.add(at + block::GENERATION, 1);
+        self.set(at + block::KIND, 0);
+        self.set(at + block::REFS, 0);
+        self.set(at + block::MEMORY, 2);
+        self.set(at + block::LINK, self.get(list));
+        self.set(list, at);
+        self.add(header::USED, -(class::bytes(class) as i64));
+        // What is given back may be asked for again: look at the machine then.
+        self.set(header::GROWN_CHECK, self.get(header::USED));
+        self.add(header::LIVE_BLOCKS, -1);
+    }
+
+    /// Drops one reference; with the last one the object is freed, or doomed to be taken apart if
+    /// it holds others.
+    pub(crate) fn unref(&mut self, at: u64) {
+        let refs = self.get(at + block::REFS);
+        if refs > 1 {
+            self.set(at + block::REFS, refs - 1);
+        } else if refs == 1 {
+            let kind = Kind::from_word(self.get(at + block::KIND));
+            if kind.is_some_and(crate::objects::has_contents) {
+                self.set(at + block::REFS, 0);
+                self.set(at + block::LINK, self.get(header::DOOMED));
+                self.set(header::DOOMED, at);
+            } else {
+                self.free(at);
+            }
+        }
+    }
+}
+
+/// A block just allocated, inside the transaction that stores its reference.
+pub(crate) struct NewBlock {
+    /// Offset of the block.
+    pub at: u64,
+    /// Whether its payload is zeros.
+    pub fresh: bool,
+}
+
+impl Family {
+    /// A new object of `kind` with `bytes` of zeroed payload, held by this process.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling, or the machine is short of memory.
+    pub fn create(&'static self, kind: Kind, bytes: u64) -> Result<Ref> {
+        let (object, fresh) = self.create_unzeroed(kind, bytes)?;
+        if !fresh {
+            self.zero(object.payload(), bytes);
+        }
+        Ok(object)
+    }
+
+    /// As [`Family::create`], with whatever the memory holds; tells whether that is zeros.
+    pub(crate) fn create_unzeroed(&'static self, kind: Kind, bytes: u64) -> Result<(Ref, bool)> {
+        loop {
+            let entry = self.reserve_entry()?;
+            let done = self.transact(|txn| {
+                let new = txn.allocate(kind, bytes)?;
+                txn.set(entry.word, new.at);
+                Ok((new.at, txn.get(new.at + block::GENERATION), new.fresh))
+            });
+            match done {
+                Ok((at, generation, fresh)) => {
+                    return Ok((Ref::new(self, at, generation, entry.index), fresh));
+                }
+                Err(error) => {
+                    self.return_entry(entry.index);
+                    if matches!(error, Error::OutOfMemory { .. }) && self.relieve() {
+                        continue;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Memory is short: takes back what the dead held and gives back what is free. Tells whether
+    /// that made a difference.
+    pub(crate) fn relieve(&'static self) -> bool {
+        let before = self.usage();
+        self.clean_dead();
+        self.trim(0);
+        let after = self.usage();
+        after.used - after.warm < before.used - before.warm || after.used < before.used
+    }
+
+    /// Takes doomed objects apart, step by step, each step a transaction.
+    pub(crate) fn sweep(&'static self) {
+        loop {
+            let more = self.transact(|txn| {
+                let at = txn.get(header::DOOMED);
+                if at == 0 {
+                    return Ok(false);
+                }
+                let kind = Kind::from_word(txn.get(at + block::KIND));
+                let next = txn.get(at + block::LINK);
+                // Taking apart may doom others, in front of this one.
+                txn.set(header::DOOMED, next);
+                let done = kind
+                    .is_none_or(|kind| crate::objects::take_apart(txn, kind, at + block::HEADER));
+                if done {
+                    txn.free(at);
+                } else {
+                    txn.set(at + block::LINK, txn.get(header::DOOMED));
+                    txn.set(header::DOOMED, at);
+                }
+                Ok(true)
+            });
+            if !matches!(more, Ok(true)) {
+                break;
+            }
+        }
+        let usage = self.usage();
+        let warm_limit = (usage.limit / 8).min(256 << 20);
+        if usage.warm > warm_limit {
+            self.trim(warm_limit / 2);
+        }
+    }
+
+    /// Gives pages of free blocks back until at most `keep` bytes of them are warm.
+    fn trim(&'static self, keep: u64) {
+        let smallest = class::for_bytes(GIVES_BACK).unwrap_or(0);
+        for class in (smallest..class::COUNT).rev() {
+            loop {
+                if self.usage().warm <= keep {
+                    return;
+                }
+                // The block becomes this process's own while its pages go: no lock is held then,
+                // and if the process is killed its slot's clean-up frees the block.
+                let Some(entry) = self.reserve_existing_entry() else {
+                    return;
+                };
+                let taken = self.transact(|txn| {
+                    let list = header::FREE_LISTS + 8 * class;
+                    let at = txn.get(list);
+                    if at != 0 {
+                        txn.set(list, txn.get(at + block::LINK));
+                        txn.add(header::WARM, -(class::bytes(class) as i64));
+                        txn.set(at + block::KIND, Kind::Memory as u64);
+                        txn.set(at + block::REFS, 1);
+                        txn.add(header::LIVE_BLOCKS, 1);
+                        txn.set(entry.word, at);
+                    }
+                    Ok(at)
+                });
+                let Ok(at @ 1..) = taken else {
+                    self.return_entry(entry.index);
+                    break;
+                };
+                let len = class::bytes(class) - block::HEADER;
+                let gone = self.give_back(at + block::HEADER, len);
+                if gone {
+                    // Bytes before the first and after the last whole page stay: zero them.
+                    let start = at + block::HEADER;
+                    let first = start.next_multiple_of(4096);
+                    let last = (start + len) / 4096 * 4096;
+                    self.zero(start, first - start);
+                    self.zero(last, start + len - last);
+                }
+                let _ = self.transact(|txn| {
+                    txn.set(entry.word, 0);
+                    if gone {
+                        txn.free_cold(at)
+                    } else {
+                        txn.free(at)
+                    }
+                    Ok(())
+                });
+                self.return_entry(entry.index);
+                if !gone {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The family's arena as this process sees it: the mapping, and words by offset.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use super::layout::{EXTENT, HEAP, header};
+use super::refs::Table;
+use crate::error::{Error, Result};
+use crate::os::memory::{self, Identity, Mapping};
+use crate::os::robust::RobustWord;
+
+/// "sidestep" in ASCII, little endian.
+const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
+
+/// Revision of the layout, and what else members must agree on: libc's robust mutex and the page
+/// size.
+const REVISION: u64 = 1 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
+
+static FAMILY: OnceLock<Family> = OnceLock::new();
+/// Taken around the making of the arena; held over no wait and around no fork.
+static CREATION: Mutex<()> = Mutex::new(());
+
+/// The arena of this process's family, mapped.
+pub struct Family {
+    mapping: Mapping,
+    fd: OwnedFd,
+    identity: Identity,
+    /// Stamp of this process; 0 until it has registered (again, after a fork).
+    pub(super) me: AtomicU32,
+    /// This process's table of references. See `fork` for how it crosses a fork.
+    pub(super) table: Mutex<Table>,
+    /// Where words with an impossible offset lead: a damaged arena must not crash its members.
+    scratch: AtomicU64,
+}
+
+/// How much of the arena is in use, in bytes, and what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of blocks that hold or may hold memory, free ones that are kept warm included.
+    pub used: u64,
+    /// Of these, bytes of free blocks.
+    pub warm: u64,
+    /// The ceiling.
+    pub limit: u64,
+    /// Blocks in use.
+    pub blocks: u64,
+    /// Processes in the family.
+    pub processes: u64,
+}
+
+/// This process's family; founded now if there is none.
+///
+/// # Errors
+/// The kernel refuses anonymous files, or there is no address space for the arena.
+pub fn family() -> Result<&'static Family> {
+    if let Some(family) = FAMILY.get() {
+        return Ok(family);
+    }
+    let _guard = CREATION
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if FAMILY.get().is_none() {
+        let family = Family::found()?;
+        let _ = FAMILY.set(family);
+        super::fork::install()?;
+    }
+    let family = FAMILY.get().ok_or(Error::Foreign("the arena vanished"))?;
+    family.register()?;
+    Ok(family)
+}
+
+/// This process's family, if it has one.
+pub fn existing() -> Option<&'static Family> {
+    FAMILY.get()
+}
+
+/// Joins the family whose arena is open at descriptor `fd`, which is taken over.
+///
+/// # Errors
+/// The descriptor is no arena, or one of another version, or this process has a family already.
+pub fn attach(fd: RawFd) -> Result<&'static Family> {
+    let _guard = CREATION
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(family) = FAMILY.get() {
+        // SAFETY: only looked at during this call.
+        let there = memory::identify(unsafe { BorrowedFd::borrow_raw(fd) });
+        return match there {
+            Ok((identity, _)) if identity == family.identity => Ok(family),
+            _ => Err(Error::Foreign("this process has an arena already")),
+        };
+    }
+    // SAFETY: only looked at until it is known to be an arena.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let (identity, size) = memory::identify(borrowed).map_err(Error::os("no open descriptor"))?;
+    if size < HEAP {
+        return Err(Error::Foreign("the descriptor is no arena"));
+    }
+    let head = Mapping::shared(borrowed, header::END as usize).map_err(Error::os("mmap"))?;
+    let head = Family::over(head, borrowed, identity)?;
+    if head.word(header::MAGIC).load(Ordering::Acquire) != MAGIC {
+        return Err(Error::Foreign("the descriptor is no arena"));
+    }
+    if head.word(header::REVISION).load(Ordering::Relaxed) != REVISION {
+        return Err(Error::Foreign(
+            "it was made by another version of sidestep or with another C library",
+        ));
+    }
+    let reserve = head.word(header::RESERVE).load(Ordering::Relaxed) as usize;
+    let mapping = Mapping::shared(borrowed, reserve).map_err(Error::os(
+        "no address space to map the arena (is RLIMIT_AS lower here?)",
+    ))?;
+    let family = Family::over(mapping, borrowed, identity)?;
+    // The arena's own duplicate is close-on-exec; the number that was handed over goes.
+    // SAFETY: the caller hands the descriptor over.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    let _ = FAMILY.set(family);
+    super::fork::install()?;
+    let family = FAMILY.get().ok_or(Error::Foreign("the arena vanished"))?;
+    family.register()?;
+    Ok(family)
+}
+
+/// An environment variable that holds a number of bytes, with an optional suffix K, M, G or T.
+fn bytes_from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let text = text.trim();
+    let (digits, shift) = match text.chars().last()?.to_ascii_uppercase() {
+        'K' => (&text[..text.len() - 1], 10),
+        'M' => (&text[..text.len() - 1], 20),
+        'G' => (&text[..text.len() - 1], 30),
+        'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl Family {
+    fn over(mapping: Mapping, fd: BorrowedFd<'_>, identity: Identity) -> Result<Self> {
+        Ok(Self {
+            mapping,
+            fd: fd
+                .try_clone_to_owned()
+                .map_err(Error::os("duplicating the arena's descriptor"))?,
+            identity,
+            me: AtomicU32::new(0),
+            table: Mutex::new(Table::default()),
+            scratch: AtomicU64::new(0),
+        })
+    }
+
+    fn found() -> Result<Self> {
+        let (machine, _) = memory::machine();
+        let group = memory::control_group().map_or(u64::MAX, |(limit, _)| limit);
+        let space = memory::address_space_limit();
+        let limit = bytes_from_environment("SIDESTEP_ARENA_LIMIT")
+            .unwrap_or_else(|| machine.min(group).min(space.unwrap_or(u64::MAX)) / 2)
+            .max(2 * EXTENT);
+        // Blocks are recycled by size class only, so address space is spent freely where there is
+        // plenty of it; under a limit the program's own needs come first.
+        let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE")
+            .unwrap_or_else(|| space.map_or(limit.saturating_mul(16), |space| space / 8));
+        let mut reserve = wish
+            .clamp(HEAP + 2 * EXTENT, 1 << 42)
+            .next_multiple_of(EXTENT);
+
+        let fd = memory::memfd(c"sidestep").map_err(Error::os("memfd_create"))?;
+        memory::grow(fd.as_fd(), HEAP + EXTENT).map_err(Error::os("growing the arena"))?;
+        memory::seal_against_shrinking(fd.as_fd()).map_err(Error::os("sealing the arena"))?;
+        let mapping = loop {
+            match Mapping::shared(fd.as_fd(), reserve as usize) {
+                Ok(mapping) => break mapping,
+                Err(error) if reserve <= HEAP + 2 * EXTENT => {
+                    return Err(Error::os("no address space for the arena")(error));
+                }
+                Err(_) => {
+                    reserve = (reserve / 2)
+                        .max(HEAP + 2 * EXTENT)
+                        .next_multiple_of(EXTENT)
+                }
+            }
+        };
+        let (identity, _) = memory::identify(fd.as_fd()).map_err(Error::os("fstat"))?;
+        let family = Self::over(mapping, fd.as_fd(), identity)?;
+        for (at, value) in [
+            (header::REVISION, REVISION),
+            (header::RESERVE, reserve),
+            (header::LIMIT, limit.min(reserve)),
+            (header::FILE_END, HEAP + EXTENT),
+            (header::TOP, HEAP),
+            (header::MAGIC, MAGIC),
+        ] {
+            family.word(at).store(value, Ordering::Release);
+        }
+        Ok(family)
+    }
+
+    /// The descriptor of the arena, for a process that joins by [`attach`].
+    ///
+    /// # Errors
+    /// Somebody closed the number, or it is another file by now: this process can share what it
+    /// has, but start no more members by exec.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>> {
+        match memory::identify(self.fd.as_fd()) {
+            Ok((identity, _)) if identity == self.identity => Ok(self.fd.as_fd()),
+            _ => Err(Error::Foreign(
+                "the arena's descriptor was closed by this program (a daemonising close-all?); \
+                 start processes before that, or by fork",
+            )),
+        }
+    }
+
+    /// The descriptor's number.
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// The word at `offset`, which must be a multiple of 8. Offsets that lie outside of the arena
+    /// lead to a word that means nothing.
+    #[inline]
+    pub fn word(&self, offset: u64) -> &AtomicU64 {
+        self.at(offset).unwrap_or(&self.scratch)
+    }
+
+    /// The `T` at `offset`, or `None` if it does not lie in the arena or is not aligned.
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, offset: u64) -> Option<&T> {
+        let fits = offset as usize <= self.mapping.len() - size_of::<T>();
+        (fits && (offset as usize).is_multiple_of(align_of::<T>())).then(|| {
+            // SAFETY: inside the mapping, which lives as long as `self`; aligned; `T` promises
+            // that any bytes are a valid value and that it is changed through atomics only.
+            unsafe {
+                &*self
+                    .mapping
+                    .base()
+                    .as_ptr()
+                    .add(offset as usize)
+                    .cast::<T>()
+            }
+        })
+    }
+
+    /// Address of `offset`, for memory that is handed out whole (values, arrays, messages).
+    pub fn address(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        (end <= self.mapping.len() as u64)
+            // SAFETY: inside the mapping.
+            .then(|| unsafe { self.mapping.base().as_ptr().add(offset as usize) })
+    }
+
+    /// Copies `bytes` into the arena. The caller owns the range until it is published.
+    #[inline]
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        if let Some(to) = self.address(offset, bytes.len() as u64) {
+            // SAFETY: both ranges are valid for the length and cannot overlap: `bytes` is private
+            // memory or another object's; nobody reads the target before it is published.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        }
+    }
+
+    /// Appends `len` bytes from the arena to `to`. The range was published and is the caller's.
+    #[inline]
+    pub(crate) fn read(&self, offset: u64, len: usize, to: &mut Vec<u8>) {
+        to.reserve(len);
+        if let Some(from) = self.address(offset, len as u64) {
+            // SAFETY: `to` has room for `len` more bytes, which are initialised by the copy; the
+            // range is not written while the caller owns it.
+            unsafe {
+                core::ptr::copy_nonoverlapping(from, to.as_mut_ptr().add(to.len()), len);
+                to.set_len(to.len() + len);
+            }
+        }
+    }
+
+    /// Fills a range with zeros.
+    pub(crate) fn zero(&self, offset: u64, len: u64) {
+        if let Some(to) = self.address(offset, len) {
+            // SAFETY: inside the mapping; the range is the caller's alone.
+            unsafe { core::ptr::write_bytes(to, 0, len as usize) };
+        }
+    }
+
+    /// Lets the file grow to `size` bytes.
+    pub(super) fn grow_file(&self, size: u64) -> Result<()> {
+        memory::grow(self.fd()?, size).map_err(Error::os("growing the arena"))
+    }
+
+    /// Gives the pages of the range back to the machine.
+    pub(super) fn give_back(&self, offset: u64, len: u64) -> bool {
+        self.mapping.give_back(offset as usize, len as usize)
+    }
+
+    /// The witness in slot memory at `offset`.
+    pub(super) fn witness(&self, offset: u64) -> Option<&RobustWord> {
+        self.at::<RobustWord>(offset)
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What the arena holds.
+    pub fn usage(&self) -> Usage {
+        let word = |at| self.word(at).load(Ordering::Relaxed);
+        Usage {
+            used: word(header::USED),
+            warm: word(header::WARM),
+            limit: word(header::LIMIT),
+            blocks: word(header::LIVE_BLOCKS),
+            processes: self.processes(),
+        }
+    }
+}
+
+/// Types that may lie in the arena.
+///
+/// # Safety
+/// Every bit pattern is a valid value, all-zero included; there are no pointers inside; after the
+/// object is published, every change goes through atomics or a kernel-made word.
+pub(crate) unsafe trait Shared {}
+
+// SAFETY: plain atomics.
+unsafe impl Shared for AtomicU64 {}
+// SAFETY: plain atomics.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: one atomic word.
+unsafe impl Shared for crate::sync::Mutex {}
+// SAFETY: one atomic word.
+unsafe impl Shared for crate::sync::Gate {}
+// SAFETY: atomic words.
+unsafe impl Shared for crate::sync::Lock {}
+// SAFETY: atomic words.
+unsafe impl Shared for crate::sync::Semaphore {}
+// SAFETY: one atomic word.
+unsafe impl Shared for crate::sync::Event {}
+// SAFETY: atomic words.
+unsafe impl Shared for crate::sync::Waiters {}
+// SAFETY: atomic words.
+unsafe impl Shared for crate::sync::Barrier {}
+// SAFETY: atomic words.
+unsafe impl Shared for crate::channel::Chain {}
+// SAFETY: initialised before its first use, changed by libc and the kernel only.
+unsafe impl Shared for RobustWord {}

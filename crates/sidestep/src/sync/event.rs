@@ -1,0 +1,104 @@
+//! The user's event: a flag that others wait for.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::time::Duration;
+
+use super::gate::SLICE;
+use super::wait::Wait;
+use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+
+const SET: u32 = 1;
+const SLEEPERS: u32 = 2;
+const ONCE: u32 = 4;
+
+/// A flag in one word.
+///
+/// | bits  | meaning                                   | who writes it     |
+/// |------:|-------------------------------------------|-------------------|
+/// | 0     | the flag                                  | `set`, `clear`    |
+/// | 1     | someone sleeps, or may                    | a sleeper         |
+/// | 2..32 | how often it was set, wrapping            | `set`             |
+///
+/// The count lets a sleeper know that the flag was set even if it was cleared again at once.
+/// Nobody holds an event, so a death leaves it as it is; a setter that dies between its swap and
+/// the wake delays sleepers by at most `SLICE`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Event {
+    word: AtomicU32,
+}
+
+impl Event {
+    /// An event that is not set. All-zero memory is one, too.
+    pub fn new() -> Self {
+        Self {
+            word: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether the flag is set.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        // [event-word]
+        self.word.load(Acquire) & SET != 0
+    }
+
+    /// Sets the flag and wakes everybody; never waits for the woken.
+    pub fn set(&self) {
+        let mut word = self.word.load(Relaxed);
+        while word & SET == 0 {
+            let next = (word | SET).wrapping_add(ONCE) & !SLEEPERS;
+            // [event-word]
+            match self.word.compare_exchange(word, next, SeqCst, Relaxed) {
+                Ok(_) => {
+                    if word & SLEEPERS != 0 {
+                        futex_wake(&self.word, u32::MAX);
+                    }
+                    return;
+                }
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Clears the flag.
+    pub fn clear(&self) {
+        self.word.fetch_and(!SET, SeqCst);
+    }
+
+    /// Waits until the flag is set (or has been set meanwhile), for at most `left()` in all.
+    pub fn wait(&self, mut left: impl FnMut() -> Option<Duration>) -> Wait {
+        let first = self.word.load(Acquire);
+        if first & SET != 0 {
+            return Wait::Ready;
+        }
+        let count = first / ONCE;
+        for _ in 0..SPINS {
+            if self.word.load(Acquire) / ONCE != count {
+                return Wait::Ready;
+            }
+            spin_loop();
+        }
+        loop {
+            let word = self.word.load(Acquire);
+            if word & SET != 0 || word / ONCE != count {
+                return Wait::Ready;
+            }
+            let Some(limit) = left() else {
+                return Wait::TimedOut;
+            };
+            if word & SLEEPERS == 0
+                && self
+                    .word
+                    .compare_exchange(word, word | SLEEPERS, SeqCst, Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            if futex_wait(&self.word, word | SLEEPERS, Some(limit.min(SLICE))) == Wake::Interrupted
+            {
+                return Wait::Interrupted;
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Locks between processes, from the engine's own mutex up to what users see.
+//!
+//! All of them are plain words: all-zero memory is a valid first state, nothing points anywhere,
+//! and a process can be killed between any two instructions. Each type says what that leaves
+//! behind. They are generic over the [`Population`], so that loom can model them.
+
+mod barrier;
+mod event;
+mod gate;
+mod lock;
+mod mutex;
+mod semaphore;
+mod stamp;
+mod wait;
+mod waiters;
+
+pub use barrier::{Arrival, Barrier};
+pub use event::Event;
+pub use gate::{Gate, SLICE};
+pub use lock::{Holder, Lock};
+pub use mutex::{Acquired, Mutex};
+pub use semaphore::{SEMAPHORE_MAX, Semaphore};
+pub use stamp::{Population, Stamp};
+pub use wait::{ReleaseError, Wait};
+pub use waiters::{Answer, Place, WAITERS, Waiters};
+
+#[cfg(not(loom))]
+mod shared;
+#[cfg(not(loom))]
+pub use shared::{SharedBarrier, SharedCondition, SharedEvent, SharedLock, SharedSemaphore};
+#[cfg(not(loom))]
+pub(crate) use shared::{bereave_barrier, bereave_condition, bereave_lock};

@@ -1,0 +1,218 @@
+//! A list of those who wait, each with a word of its own to sleep on.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::time::Duration;
+
+use super::gate::SLICE;
+use super::stamp::{Population, Stamp};
+use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+
+/// The wait has been answered: go on.
+const PASSED: u32 = 1 << 31;
+/// The wait has been answered: what you waited for will not come.
+const BROKEN: u32 = 1 << 30;
+
+/// Most waiters at once.
+pub const WAITERS: usize = 510;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Node {
+    word: AtomicU32,
+    ticket: AtomicU32,
+}
+
+/// Who waits, in order, and what each was told.
+///
+/// | word of a node     | meaning                       | who writes it                     |
+/// |--------------------|-------------------------------|-----------------------------------|
+/// | 0                  | free                          | its waiter as it leaves; a cleaner |
+/// | stamp              | a thread of that process waits | the waiter                       |
+/// | stamp, `PASSED`    | it was told to go on          | who notifies                      |
+/// | stamp, `BROKEN`    | it was told to give up        | who breaks                        |
+///
+/// Every change is one swap from the state expected. A waiter that is killed leaves its node
+/// behind; whoever notifies skips the dead, and the clean-up of its process frees the node.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Waiters {
+    /// Tickets handed out, wrapping: the order of arrival.
+    tickets: AtomicU32,
+    /// Nodes beyond this one were never used.
+    high: AtomicU32,
+    nodes: [Node; WAITERS],
+}
+
+/// A place in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(usize);
+
+/// What a waiter was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Answer {
+    /// Go on.
+    Passed,
+    /// Give up.
+    Broken,
+    /// Nothing yet.
+    None,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self {
+            tickets: AtomicU32::new(0),
+            high: AtomicU32::new(0),
+            nodes: core::array::from_fn(|_| Node {
+                word: AtomicU32::new(0),
+                ticket: AtomicU32::new(0),
+            }),
+        }
+    }
+}
+
+impl Waiters {
+    /// Joins the list; `None` if it is full.
+    pub fn enter(&self, family: &impl Population) -> Option<Place> {
+        let me = family.me().word();
+        let ticket = self.tickets.fetch_add(1, Relaxed);
+        let place = self.nodes.iter().position(|node| {
+            node.word.load(Relaxed) == 0
+                && node.word.compare_exchange(0, me, SeqCst, Relaxed).is_ok()
+        })?;
+        self.nodes[place].ticket.store(ticket, Relaxed);
+        self.high.fetch_max(place as u32 + 1, SeqCst);
+        Some(Place(place))
+    }
+
+    /// Sleeps until there is an answer, a signal (`Err`), or for `limit`, at most a slice.
+    pub fn sleep(&self, place: Place, limit: Duration) -> Result<Answer, Wake> {
+        let word = &self.nodes[place.0].word;
+        for _ in 0..SPINS {
+            if self.answer(place) != Answer::None {
+                return Ok(self.answer(place));
+            }
+            spin_loop();
+        }
+        let now = word.load(Acquire);
+        if now & (PASSED | BROKEN) == 0
+            && futex_wait(word, now, Some(limit.min(SLICE))) == Wake::Interrupted
+        {
+            return Err(Wake::Interrupted);
+        }
+        Ok(self.answer(place))
+    }
+
+    fn answer(&self, place: Place) -> Answer {
+        Self::read(self.nodes[place.0].word.load(Acquire))
+    }
+
+    fn read(word: u32) -> Answer {
+        if word & PASSED != 0 {
+            Answer::Passed
+        } else if word & BROKEN != 0 {
+            Answer::Broken
+        } else {
+            Answer::None
+        }
+    }
+
+    /// Leaves the list; what the waiter was told at last.
+    pub fn leave(&self, place: Place) -> Answer {
+        Self::read(self.nodes[place.0].word.swap(0, SeqCst))
+    }
+
+    fn used(&self) -> &[Node] {
+        let high = (self.high.load(SeqCst) as usize).min(WAITERS);
+        &self.nodes[..high]
+    }
+
+    /// Tells at most `count` waiters to go on, the earliest first; the dead do not count.
+    pub fn pass(&self, family: &impl Population, count: usize) -> usize {
+        let mut passed = 0;
+        if count >= WAITERS {
+            for node in self.used() {
+                passed += usize::from(self.tell(family, node, PASSED));
+            }
+            return passed;
+        }
+        while passed < count {
+            let now = self.tickets.load(Relaxed);
+            let first = self
+                .used()
+                .iter()
+                .filter(|node| {
+                    let word = node.word.load(Relaxed);
+                    word != 0 && word & (PASSED | BROKEN) == 0
+                })
+                .max_by_key(|node| now.wrapping_sub(node.ticket.load(Relaxed)));
+            let Some(node) = first else { break };
+            passed += usize::from(self.tell(family, node, PASSED));
+        }
+        passed
+    }
+
+    fn tell(&self, family: &impl Population, node: &Node, what: u32) -> bool {
+        let word = node.word.load(Relaxed);
+        if word == 0 || word & (PASSED | BROKEN) != 0 {
+            return false;
+        }
+        if family.is_dead(Stamp::of_word(word)) {
+            let _ = node.word.compare_exchange(word, 0, SeqCst, Relaxed);
+            return false;
+        }
+        let told = node
+            .word
+            .compare_exchange(word, word | what, SeqCst, Relaxed)
+            .is_ok();
+        if told {
+            futex_wake(&node.word, 1);
+        }
+        told
+    }
+
+    /// Tells all waiters to give up.
+    pub fn break_all(&self) {
+        for node in self.used() {
+            let word = node.word.load(Relaxed);
+            if word != 0
+                && word & (PASSED | BROKEN) == 0
+                && node
+                    .word
+                    .compare_exchange(word, word | BROKEN, SeqCst, Relaxed)
+                    .is_ok()
+            {
+                futex_wake(&node.word, 1);
+            }
+        }
+    }
+
+    /// How many wait without an answer, and how many have one and have not left yet.
+    pub fn count(&self) -> (usize, usize) {
+        self.used().iter().fold((0, 0), |(waiting, told), node| {
+            let word = node.word.load(Relaxed);
+            match word {
+                0 => (waiting, told),
+                _ if word & (PASSED | BROKEN) == 0 => (waiting + 1, told),
+                _ => (waiting, told + 1),
+            }
+        })
+    }
+
+    /// Frees the nodes of a dead process; how many of its threads were waiting without an answer.
+    pub fn bereave(&self, dead: Stamp) -> usize {
+        let mut waiting = 0;
+        for node in self.used() {
+            let word = node.word.load(Relaxed);
+            if word != 0
+                && Stamp::of_word(word) == dead
+                && node.word.compare_exchange(word, 0, SeqCst, Relaxed).is_ok()
+                && word & (PASSED | BROKEN) == 0
+            {
+                waiting += 1;
+            }
+        }
+        waiting
+    }
+}

@@ -1,0 +1,294 @@
+//! The engine inside one process: what each structure does when nobody dies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidestep::channel::{Put, Queue, QueueOptions, Taken};
+use sidestep::os::clock::Deadline;
+use sidestep::shm::{Envelope, Kind, Ref, family};
+use sidestep::sync::{Holder, SharedCondition, SharedEvent, SharedLock, SharedSemaphore, Wait};
+
+#[test]
+fn queue_delivers_in_order_across_many_segments() {
+    let queue = QueueOptions::new().create().unwrap();
+    for i in 0..50_000u32 {
+        queue.put(&i.to_le_bytes()).unwrap();
+    }
+    assert_eq!(queue.len(), 50_000);
+    for i in 0..50_000u32 {
+        assert_eq!(queue.get(None).unwrap().unwrap(), i.to_le_bytes());
+    }
+    assert!(queue.is_empty());
+    assert_eq!(queue.get(Some(Duration::ZERO)).unwrap(), None);
+}
+
+#[test]
+fn long_messages_arrive_whole() {
+    let queue = QueueOptions::new().create().unwrap();
+    for len in [
+        0,
+        1,
+        7,
+        8,
+        9,
+        Queue::INLINE_MAX,
+        Queue::INLINE_MAX + 1,
+        100_000,
+        5_000_000,
+    ] {
+        let message: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        queue.put(&message).unwrap();
+        assert_eq!(queue.get(None).unwrap().unwrap(), message, "{len} bytes");
+    }
+}
+
+#[test]
+fn full_queue_takes_no_more_until_one_is_taken() {
+    let queue = QueueOptions::new().max_items(2).create().unwrap();
+    assert!(matches!(queue.try_put(0, &[b"a"]).unwrap(), Put::Done(0)));
+    assert!(matches!(queue.try_put(0, &[b"b"]).unwrap(), Put::Done(1)));
+    assert!(queue.is_full());
+    assert!(matches!(queue.try_put(0, &[b"c"]).unwrap(), Put::Full));
+    assert_eq!(queue.get(None).unwrap().unwrap(), b"a");
+    assert!(matches!(queue.try_put(0, &[b"c"]).unwrap(), Put::Done(2)));
+}
+
+#[test]
+fn byte_limit_lets_a_longer_message_go_alone() {
+    let queue = QueueOptions::new().max_bytes(100).create().unwrap();
+    assert!(matches!(
+        queue.try_put(0, &[&[1; 500]]).unwrap(),
+        Put::Done(_)
+    ));
+    assert!(matches!(queue.try_put(0, &[b"x"]).unwrap(), Put::Full));
+    assert_eq!(queue.get(None).unwrap().unwrap().len(), 500);
+    assert!(matches!(queue.try_put(0, &[b"x"]).unwrap(), Put::Done(_)));
+}
+
+#[test]
+fn threads_share_a_queue_and_lose_nothing() {
+    let queue = Arc::new(QueueOptions::new().max_items(64).create().unwrap());
+    let producers: Vec<_> = (0..3u64)
+        .map(|id| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || {
+                for i in 0..20_000u64 {
+                    queue.put(&(id << 32 | i).to_le_bytes()).unwrap();
+                }
+            })
+        })
+        .collect();
+    let consumers: Vec<_> = (0..3)
+        .map(|_| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || {
+                let mut got = Vec::new();
+                loop {
+                    let item = queue.get(None).unwrap().unwrap();
+                    let item = u64::from_le_bytes(item.try_into().unwrap());
+                    if item == u64::MAX {
+                        return got;
+                    }
+                    got.push(item);
+                }
+            })
+        })
+        .collect();
+    for producer in producers {
+        producer.join().unwrap();
+    }
+    for _ in 0..3 {
+        queue.put(&u64::MAX.to_le_bytes()).unwrap();
+    }
+    let mut all: Vec<u64> = consumers
+        .into_iter()
+        .flat_map(|c| c.join().unwrap())
+        .collect();
+    all.sort_unstable();
+    let expected: Vec<u64> = (0..3u64)
+        .flat_map(|id| (0..20_000u64).map(move |i| id << 32 | i))
+        .collect();
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn many_messages_go_under_one_lock() {
+    let queue = QueueOptions::new().max_items(10).create().unwrap();
+    let messages: Vec<Vec<u8>> = (0..20u8).map(|i| vec![i; 3]).collect();
+    assert_eq!(
+        queue
+            .try_put_many(0, messages.iter().map(Vec::as_slice))
+            .unwrap(),
+        10
+    );
+    let (mut buffer, mut ends) = (Vec::new(), Vec::new());
+    queue.try_take_many(7, &mut buffer, &mut ends);
+    assert_eq!(ends, [3, 6, 9, 12, 15, 18, 21]);
+    assert_eq!(queue.len(), 3);
+}
+
+#[test]
+fn an_envelope_keeps_what_it_refers_to_alive() {
+    let family = family().unwrap();
+    let queue = QueueOptions::new().create().unwrap();
+    let lock = SharedLock::new(false).unwrap();
+    let handle = lock.object().handle();
+    let envelope = Envelope::new(family, 4, vec![lock.object().try_clone().unwrap()]).unwrap();
+    envelope.write(0, b"lock");
+    assert!(queue.try_put_envelope(7, envelope).unwrap().is_ok());
+    drop(lock);
+    let mut buffer = Vec::new();
+    let Taken::Envelope {
+        envelope, tag: 7, ..
+    } = queue.try_take(&mut buffer).unwrap()
+    else {
+        panic!("no envelope")
+    };
+    let lock = SharedLock::from_handle(handle).unwrap();
+    drop(envelope);
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+    drop(lock);
+    assert!(
+        SharedLock::from_handle(handle).is_err(),
+        "a stale handle is an error"
+    );
+}
+
+#[test]
+fn a_dropped_queue_frees_its_segments_and_envelopes() {
+    let family = family().unwrap();
+    let queue = QueueOptions::new().create().unwrap();
+    let lock = SharedLock::new(false).unwrap();
+    let handle = lock.object().handle();
+    let envelope = Envelope::new(family, 0, vec![lock.object().try_clone().unwrap()]).unwrap();
+    assert!(queue.try_put_envelope(0, envelope).unwrap().is_ok());
+    for _ in 0..10_000 {
+        queue.put(&[0; 100]).unwrap();
+    }
+    drop(lock);
+    drop(queue);
+    assert!(SharedLock::from_handle(handle).is_err());
+}
+
+#[test]
+fn memory_is_zeroed_and_large_blocks_come_back() {
+    let family = family().unwrap();
+    for round in 0..20 {
+        let block = family.create(Kind::Memory, 8 << 20).unwrap();
+        let at = family.address(block.payload(), 8 << 20).unwrap();
+        let bytes = unsafe_slice(at, 8 << 20);
+        assert!(bytes.iter().all(|b| *b == 0), "round {round}");
+        bytes.fill(round + 1);
+    }
+    assert!(family.usage().used < 1 << 30);
+}
+
+#[allow(unsafe_code)]
+fn unsafe_slice<'a>(at: *mut u8, len: usize) -> &'a mut [u8] {
+    // SAFETY: the block is this test's alone, and lives longer than the slice is used.
+    unsafe { std::slice::from_raw_parts_mut(at, len) }
+}
+
+#[test]
+fn recursive_lock_belongs_to_a_thread() {
+    let family = family().unwrap();
+    let lock = SharedLock::new(true).unwrap();
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+    assert_eq!(lock.try_acquire(family, 2), None);
+    assert_eq!(lock.holder(family, 2), Holder::OtherThread);
+    assert!(lock.release(family, 2).is_err());
+    lock.release(family, 1).unwrap();
+    assert_eq!(lock.holder(family, 1), Holder::ThisThread);
+    lock.release(family, 1).unwrap();
+    assert_eq!(lock.holder(family, 1), Holder::Nobody);
+    assert!(lock.release(family, 1).is_err());
+}
+
+#[test]
+fn semaphore_hands_out_its_permits() {
+    let semaphore = Arc::new(SharedSemaphore::new(0, None).unwrap());
+    let waiters: Vec<_> = (0..4)
+        .map(|_| {
+            let semaphore = Arc::clone(&semaphore);
+            std::thread::spawn(move || semaphore.acquire(|| Some(Duration::from_secs(60))))
+        })
+        .collect();
+    semaphore.release(1).unwrap();
+    semaphore.release(3).unwrap();
+    for waiter in waiters {
+        assert_eq!(waiter.join().unwrap(), Wait::Ready);
+    }
+    assert_eq!(semaphore.value(), 0);
+    let bounded = SharedSemaphore::new(1, Some(1)).unwrap();
+    assert!(bounded.release(1).is_err());
+}
+
+#[test]
+fn event_wakes_all_even_if_cleared_at_once() {
+    let event = Arc::new(SharedEvent::new().unwrap());
+    let waiters: Vec<_> = (0..4)
+        .map(|_| {
+            let event = Arc::clone(&event);
+            let (tell, told) = std::sync::mpsc::channel::<()>();
+            let thread = std::thread::spawn(move || {
+                let mut first = Some(tell);
+                event.wait(|| {
+                    drop(first.take());
+                    Some(Duration::from_secs(60))
+                })
+            });
+            let _ = told.recv();
+            thread
+        })
+        .collect();
+    event.set();
+    event.clear();
+    for waiter in waiters {
+        assert_eq!(waiter.join().unwrap(), Wait::Ready);
+    }
+    assert!(!event.is_set());
+}
+
+#[test]
+fn notify_reaches_the_earliest_waiters() {
+    let family = family().unwrap();
+    let condition = SharedCondition::new().unwrap();
+    let first = condition.enter(family).unwrap();
+    let second = condition.enter(family).unwrap();
+    assert_eq!(condition.count(), (2, 0));
+    assert_eq!(condition.pass(family, 1), 1);
+    assert_eq!(condition.leave(first), sidestep::sync::Answer::Passed);
+    assert_eq!(condition.leave(second), sidestep::sync::Answer::None);
+}
+
+#[test]
+fn arena_at_its_ceiling_says_so_and_goes_on() {
+    let family = family().unwrap();
+    let before = family.usage();
+    let error = family
+        .create(Kind::Memory, before.limit)
+        .map(|_: Ref| ())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains(&before.limit.to_string()),
+        "{error}"
+    );
+    let queue = QueueOptions::new().create().unwrap();
+    queue.put(b"still usable").unwrap();
+    assert!(queue.get(None).unwrap().is_some());
+}
+
+#[test]
+fn join_waits_for_every_task() {
+    let queue = QueueOptions::new().create().unwrap();
+    queue.put(b"task").unwrap();
+    assert!(!queue.all_done());
+    assert_eq!(
+        queue.wait_all_done(Deadline::after(Some(Duration::ZERO))),
+        Wait::TimedOut
+    );
+    assert!(queue.task_done());
+    assert!(!queue.task_done());
+    assert_eq!(queue.wait_all_done(Deadline::NEVER), Wait::Ready);
+}

@@ -1,0 +1,167 @@
+"""What holds for every test: it leaves no process, no descriptor and no shared name behind."""
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# How long something that is on its way out may take. A watchdog only: the checks return as soon
+# as nothing is left.
+PATIENCE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Compare children, open descriptors and /dev/shm before and after the test."""
+    gc.collect()
+    children, descriptors, names = own_children(), open_descriptors(), shared_names()
+    yield
+    left = leftovers(children, descriptors, names)
+    deadline = time.monotonic() + PATIENCE_S
+    while left and time.monotonic() < deadline:
+        # What is left may be ending just now, or may hang on a reference cycle.
+        gc.collect()
+        time.sleep(0.01)
+        left = leftovers(children, descriptors, names)
+    if left:
+        end_children(own_children().keys() - children.keys() - helper_pids())
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def leftovers(
+    children: dict[int, str], descriptors: dict[int, str], names: frozenset[str]
+) -> list[str]:
+    """One line for each thing that is there now and was not there before the test."""
+    helpers = helper_pids()
+    kept = helper_descriptors()
+    left = [
+        f"child process {pid}: {what}"
+        for pid, what in own_children().items()
+        if pid not in children and pid not in helpers
+    ]
+    left += [
+        f"descriptor {number}: {target}"
+        for number, target in open_descriptors().items()
+        if descriptors.get(number) != target and number not in kept and not is_arena(target)
+    ]
+    left += [
+        f"/dev/shm/{name}"
+        for name in sorted(shared_names() - names)
+        if not used_by_strangers(f"/dev/shm/{name}")
+    ]
+    return left
+
+
+# --- processes ------------------------------------------------------------------------------
+
+
+def own_children() -> dict[int, str]:
+    """Children of this process, zombies included: pid -> state and command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # The command's name stands in brackets and may hold anything, blanks included.
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) != os.getpid():
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found[int(entry.name)] = f"state {state}, {command.strip() or 'no command line'}"
+    return found
+
+
+def end_children(pids: set[int]) -> None:
+    """Out of the way of the tests that follow; the one that left them has failed already."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def helpers() -> Iterator[tuple[object, str, str]]:
+    """The fork server and the tracker of named segments: made once, and kept by design."""
+    for package in ("sidestep", "multiprocessing"):
+        for module, instance, pid, descriptor in (
+            ("forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
+            ("resource_tracker", "_resource_tracker", "_pid", "_fd"),
+        ):
+            found = sys.modules.get(f"{package}.{module}")
+            if found is not None and hasattr(found, instance):
+                yield getattr(found, instance), pid, descriptor
+
+
+def helper_pids() -> set[int]:
+    pids = {getattr(helper, pid, None) for helper, pid, _ in helpers()}
+    return {pid for pid in pids if isinstance(pid, int)}
+
+
+# --- descriptors ----------------------------------------------------------------------------
+
+
+def open_descriptors() -> dict[int, str]:
+    """Open descriptors of this process: number -> what it refers to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+    return found
+
+
+def helper_descriptors() -> set[int]:
+    numbers = {getattr(helper, descriptor, None) for helper, _, descriptor in helpers()}
+    return {number for number in numbers if isinstance(number, int)}
+
+
+def is_arena(target: str) -> bool:
+    """The family's memory, which is made at the first need and kept until the process ends."""
+    return target.startswith("/memfd:sidestep")
+
+
+# --- names in /dev/shm ----------------------------------------------------------------------
+
+
+def shared_names() -> frozenset[str]:
+    try:
+        return frozenset(os.listdir("/dev/shm"))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def used_by_strangers(path: str) -> bool:
+    """Whether a process that does not descend from this one has the file open or mapped.
+
+    Other programs on the machine make shared memory too; theirs is no fault of the test.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            mapped = path in (entry / "maps").read_text()
+            opened = mapped or any(
+                os.readlink(descriptor) == path for descriptor in (entry / "fd").iterdir()
+            )
+        except OSError:
+            continue
+        if opened and not descends_from_here(int(entry.name)):
+            return True
+    return False
+
+
+def descends_from_here(pid: int) -> bool:
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+    return False
