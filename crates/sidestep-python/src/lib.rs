@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+mod ends;
 mod error;
 mod family;
 mod locks;
@@ -23,5 +24,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<pool::PoolCore>()?;
     m.add_class::<connection::Connection>()?;
     m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(connection::pipe_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(connection::join_pipe, m)?)?;
     codec::register(m)
 }

@@ -1,6 +1,7 @@
-//! Messages between processes: the chain of segments, and the queue on it.
+//! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
 mod chain;
+pub mod pipe;
 mod queue;
 pub mod stream;
 
