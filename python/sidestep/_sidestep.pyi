@@ -74,6 +74,19 @@ class Block(Handle):
 def stream_pair(duplex: bool) -> tuple[int, int]:
     """Two connected descriptors: a socket pair, or the reading and writing end of a pipe."""
 
+def pipe_pair() -> tuple[int, int]:
+    """The sockets of a new pipe in shared memory.
+
+    Connections made on them (or on duplicates, while one of them lives) send through it.
+    """
+
+def join_pipe(fd: int, place: tuple[int, int, int]) -> None:
+    """Tell this process that `fd` is the socket of the pipe at `place` (see `Connection._place`).
+
+    Raises:
+        RuntimeError: No process holds the pipe any more, or this process is of another family.
+    """
+
 class Connection:
     """One end of a connection, on a descriptor that it owns.
 
@@ -83,6 +96,23 @@ class Connection:
 
     def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None: ...
     _handle: int | None
+    @property
+    def _ringed(self) -> bool:
+        """Messages travel through shared memory."""
+    def _probe(self) -> bool:
+        """`recv` would return, or raise EOFError, at once."""
+    def _hold(self) -> object:
+        """Keeps the pipe in shared memory alive, without its sockets, until it is freed."""
+    def _place(self) -> tuple[int, int, int]:
+        """Where the pipe lies in the arena, and which side of it this is."""
+    def _to_stream(self) -> None:
+        """Turn the pipe into a plain stream, for good: this end leaves the family.
+
+        Raises:
+            RuntimeError: There are messages to receive at this end, which would be lost.
+        """
+    def _recv_handle(self) -> int | None:
+        """Receive a descriptor sent by `send_handle`; None: use the socket, there is no pipe."""
     @property
     def closed(self) -> bool:
         """This object was closed (the other side may be open)."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
-from . import _sidestep, reduction, util
+from . import _sidestep, context, reduction, util
 from .context import AuthenticationError
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
@@ -66,10 +66,12 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
         duplex: Both ends send and receive. When false the first one only receives, the second
             one only sends.
 
+    Messages travel through the family's shared memory; about a megabyte may be unread in each
+    direction before `send` waits. What was sent is received even if the sender has died since.
     Each end stays open as long as one process holds it: a reader sees the end of the stream
     only after every copy of the other end is closed, or its processes have died.
     """
-    first, second = _sidestep.stream_pair(bool(duplex))
+    first, second = _sidestep.pipe_pair()
     return Connection(first, True, bool(duplex)), Connection(second, bool(duplex), True)
 
 
@@ -77,6 +79,9 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 
 # The longest single wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
+# A pipe is looked at again so often, in milliseconds: its sender may have been killed between a
+# message and the bell.
+_LONGEST_PIPE_WAIT = 500
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
@@ -94,19 +99,36 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     objects = list(object_list)
     deadline = None if timeout is None else time.monotonic() + timeout
     poller = select.poll()
-    numbers = [_fileno(thing) for thing in objects]
-    for number in numbers:
-        poller.register(number, select.POLLIN)
-    while True:
-        if deadline is None:
-            limit: float | None = None
+    # Whether a pipe has something is told by its shared memory; its socket only wakes us.
+    pipes: set[int] = set()
+    numbers: list[int] = []
+    for position, thing in enumerate(objects):
+        if isinstance(thing, _sidestep.Connection) and thing._ringed:
+            pipes.add(position)
+            number = thing._handle
+            if number is None:
+                raise OSError("handle is closed")
         else:
-            limit = min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_WAIT)
-        ready = {number for number, _ in poller.poll(limit)}
+            number = _fileno(thing)
+        poller.register(number, select.POLLIN)
+        numbers.append(number)
+    while True:
+        ready = {position for position in pipes if objects[position]._probe()}
         if ready:
-            return [
-                thing for thing, number in zip(objects, numbers, strict=True) if number in ready
-            ]
+            limit: float | None = 0
+        elif deadline is None:
+            limit = _LONGEST_PIPE_WAIT if pipes else None
+        else:
+            limit = min(
+                max(0.0, deadline - time.monotonic()) * 1000,
+                _LONGEST_PIPE_WAIT if pipes else _LONGEST_WAIT,
+            )
+        woken = {number for number, _ in poller.poll(limit)}
+        for position, number in enumerate(numbers):
+            if number in woken and (position not in pipes or objects[position]._probe()):
+                ready.add(position)
+        if ready:
+            return [objects[position] for position in sorted(ready)]
         if deadline is not None and time.monotonic() >= deadline:
             return []
 
@@ -504,14 +526,97 @@ def XmlClient(
 
 def reduce_connection(
     conn: Connection,
-) -> tuple[Callable[..., Connection], tuple[Any, bool, bool]]:
-    """Pickle a connection as a duplicate of its descriptor, for a child or another process."""
-    return rebuild_connection, (reduction.DupFd(conn.fileno()), conn.readable, conn.writable)
+) -> tuple[Callable[..., Connection], tuple[Any, ...]]:
+    """Pickle a connection as a duplicate of its descriptor, for a child or another process.
+
+    The end of a pipe also tells where the pipe lies in shared memory. A child that is started by
+    somebody else's code does not belong to the family: for it the pipe turns into a plain stream.
+    """
+    if not conn._ringed:
+        return rebuild_connection, (reduction.DupFd(conn.fileno()), conn.readable, conn.writable)
+    popen = context.get_spawning_popen()
+    if popen is None:
+        return _rebuild_end, (_PipeTicket(conn), None, conn.readable, conn.writable)
+    handle = conn._handle
+    assert handle is not None  # `_ringed` is false for a closed connection
+    if type(popen).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        conn._to_stream()
+        return rebuild_connection, (reduction.DupFd(handle), conn.readable, conn.writable)
+    # The pipe stays alive with the parent's record of the child, until the child has joined it.
+    popen.__dict__.setdefault("_held_pipes", []).append(conn._hold())
+    return _rebuild_end, (reduction.DupFd(handle), conn._place(), conn.readable, conn.writable)
 
 
 def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
     """Take the duplicate, in the process that unpickles."""
     return Connection(df.detach(), readable, writable)
+
+
+_Place: TypeAlias = tuple[int, int, int]
+
+
+def _rebuild_end(df: Any, place: _Place | None, readable: bool, writable: bool) -> Connection:
+    """Take the duplicate of a pipe's socket, and join the pipe."""
+    fd = df.detach()
+    if place is not None:
+        _joined(fd, place)
+    return Connection(fd, readable, writable)
+
+
+def _joined(fd: int, place: _Place) -> None:
+    try:
+        _sidestep.join_pipe(fd, place)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+class _PipeTicket:
+    """The end of a pipe inside a pickle: the sender keeps it until the receiver fetches it."""
+
+    def __init__(self, conn: Connection) -> None:
+        handle = conn._handle
+        assert handle is not None
+        copy = os.dup(handle)
+        held = [conn._hold()]
+        self._place = conn._place()
+
+        def send(link: Connection, pid: int) -> None:
+            reduction.send_handle(link, copy, pid)
+            # Not before the receiver has joined the pipe may our hold on it end.
+            link.recv_bytes(1)
+
+        def close() -> None:
+            os.close(copy)
+            held.clear()
+
+        from . import resource_sharer
+
+        try:
+            self._ticket = resource_sharer._resource_sharer.register(send, close)
+        except BaseException:
+            close()
+            raise
+
+    def detach(self) -> int:
+        """Fetch the socket and join the pipe.
+
+        Raises:
+            SenderLostError: The sender has ended, or this ticket was redeemed before.
+        """
+        from . import resource_sharer
+
+        try:
+            with resource_sharer._resource_sharer.get_connection(self._ticket) as link:
+                fd = reduction.recv_handle(link)
+                _joined(fd, self._place)
+                link.send_bytes(b"")
+        except (OSError, EOFError) as error:
+            raise resource_sharer.SenderLostError(
+                "the end of a pipe cannot be fetched: the process that sent it has ended, or it "
+                "was fetched before"
+            ) from error
+        return fd
 
 
 reduction.register(Connection, reduce_connection)

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -14,15 +15,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidestep import connection
+from sidestep import _sidestep, connection, reduction, resource_sharer
 from sidestep.connection import Connection, Pipe, wait
 from sidestep.context import BufferTooShort
 
 
-@pytest.fixture(params=[True, False], ids=["duplex", "simplex"])
+def stream_pipe(duplex: bool) -> tuple[Connection, Connection]:
+    """As `Pipe`, on bare descriptors: frames instead of shared memory."""
+    first, second = _sidestep.stream_pair(duplex)
+    return Connection(first, True, duplex), Connection(second, duplex, True)
+
+
+@pytest.fixture(
+    params=[(make, duplex) for make in (Pipe, stream_pipe) for duplex in (True, False)],
+    ids=["pipe-duplex", "pipe-simplex", "stream-duplex", "stream-simplex"],
+)
 def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Connection, Connection]]:
     """A receiver and a sender."""
-    receiver, sender = Pipe(request.param)
+    make, duplex = request.param
+    receiver, sender = make(duplex)
     with receiver, sender:
         yield receiver, sender
 
@@ -426,7 +437,7 @@ def test_a_message_cut_by_an_exception_is_received_by_the_next_call(
 
 
 def test_a_message_cut_on_its_way_out_is_completed_before_the_next() -> None:
-    receiver, sender = Pipe(duplex=False)
+    receiver, sender = stream_pipe(duplex=False)
     message = bytes(range(256)) * 40_000
     with receiver, sender:
         with pytest.raises(Handled), on_alarm(0.01, raise_handled):
@@ -439,8 +450,8 @@ def test_a_message_cut_on_its_way_out_is_completed_before_the_next() -> None:
 
 
 def test_a_forked_child_does_not_complete_its_parents_message() -> None:
-    receiver, sender = Pipe(duplex=False)
-    other_receiver, other_sender = Pipe(duplex=False)
+    receiver, sender = stream_pipe(duplex=False)
+    other_receiver, other_sender = stream_pipe(duplex=False)
     message = b"x" * 4_000_000
     with receiver, sender, other_receiver, other_sender:
         with pytest.raises(Handled), on_alarm(0.01, raise_handled):
@@ -502,6 +513,216 @@ def test_wait_refuses_what_has_no_descriptor() -> None:
     receiver.close()
     with pytest.raises(OSError, match="closed"):
         wait([receiver], 0)
+
+
+# --- pipes in shared memory
+
+
+def test_unread_bytes_are_bounded_and_a_blocked_sender_is_interruptible() -> None:
+    receiver, sender = Pipe(duplex=False)
+    with receiver, sender:
+        sent = 0
+        with pytest.raises(Handled), on_alarm(0.05, raise_handled):
+            while sent < 100_000:
+                sender.send_bytes(b"%08d" % sent + bytes(1000))
+                sent += 1
+        assert 500 < sent < 5_000
+        for number in range(sent):
+            assert receiver.recv_bytes()[:8] == b"%08d" % number
+        assert not receiver.poll()
+
+
+def test_a_blocked_sender_learns_that_its_receiver_was_killed() -> None:
+    receiver, sender = Pipe(duplex=False)
+    pid = os.fork()
+    if pid == 0:
+        sender.close()
+        signal.pause()
+        os._exit(1)
+    receiver.close()
+    killer = threading.Timer(0.1, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    with sender, pytest.raises(BrokenPipeError):
+        while True:
+            sender.send_bytes(bytes(10_000))
+    killer.join()
+    os.waitpid(pid, 0)
+
+
+def test_what_a_killed_sender_had_sent_is_received() -> None:
+    receiver, sender = Pipe(duplex=False)
+    pid = os.fork()
+    if pid == 0:
+        receiver.close()
+        for number in range(100):
+            sender.send(number)
+        os.kill(os.getpid(), signal.SIGKILL)
+    sender.close()
+    os.waitpid(pid, 0)
+    with receiver:
+        assert [receiver.recv() for _ in range(100)] == list(range(100))
+        with pytest.raises(EOFError):
+            receiver.recv()
+
+
+def test_objects_and_bytes_mix_as_on_a_stream(pipe: tuple[Connection, Connection]) -> None:
+    receiver, sender = pipe
+    for obj in ([1, "two"], list(range(5000)), {"large": b"x" * 300_000}):
+        sending = threading.Thread(target=sender.send, args=(obj,))
+        sending.start()
+        assert pickle.loads(receiver.recv_bytes()) == obj
+        sending.join()
+        sending = threading.Thread(target=sender.send_bytes, args=(pickle.dumps(obj),))
+        sending.start()
+        assert receiver.recv() == obj
+        sending.join()
+
+
+def test_the_descriptor_is_readable_exactly_when_there_is_a_message(
+    pipe: tuple[Connection, Connection],
+) -> None:
+    receiver, sender = pipe
+    sender.send("before")
+    poller = select.poll()
+    poller.register(receiver, select.POLLIN)
+    assert poller.poll(0)
+    assert receiver.recv() == "before"
+    for _ in range(3):
+        assert not poller.poll(0)
+        sender.send(1)
+        sender.send(2)
+        assert poller.poll(0)
+        assert receiver.recv() == 1
+        assert poller.poll(0)
+        assert receiver.recv() == 2
+    sender.close()
+    assert poller.poll(0)
+
+
+def test_wait_is_not_fooled_by_a_bell_that_is_still_lying_there() -> None:
+    a, b = Pipe()
+    with a, b:
+        b.send(1)
+        assert a.recv() == 1
+        assert wait([a], 0) == []
+        assert wait([a, b], 0.02) == []
+        b.send(2)
+        a.send(3)
+        assert wait([a, b]) == [a, b]
+
+
+def test_wait_is_woken_by_a_message_and_by_an_end() -> None:
+    pipes = [Pipe(duplex=False) for _ in range(3)]
+    sending = threading.Timer(0.05, pipes[1][1].send, ("x",))
+    sending.start()
+    readers = [receiver for receiver, _ in pipes]
+    assert wait(readers) == [pipes[1][0]]
+    sending.join()
+    closing = threading.Timer(0.05, pipes[2][1].close)
+    closing.start()
+    pipes[1][0].recv()
+    assert wait(readers) == [pipes[2][0]]
+    closing.join()
+    for ends in pipes:
+        for end in ends:
+            end.close()
+
+
+def test_a_connection_made_from_the_number_of_an_end_joins_the_pipe() -> None:
+    a, b = Pipe()
+    with a, b:
+        twin = Connection(os.dup(a.fileno()))
+        with twin:
+            twin.send("from the twin")
+            assert b.recv() == "from the twin"
+            b.send("to either")
+            assert twin.recv() == "to either"
+
+
+def test_descriptors_travel_beside_messages() -> None:
+    a, b = Pipe()
+    reading, writing = os.pipe()
+    with a, b:
+        a.send("first")
+        reduction.send_handle(a, writing, None)
+        a.send("second")
+        assert b.recv() == "first"
+        assert b.recv() == "second"
+        passed = reduction.recv_handle(b)
+        os.write(passed, b"through")
+        assert os.read(reading, 10) == b"through"
+        assert not b.poll()
+        os.write(a.fileno(), b"\0")
+        with pytest.raises(RuntimeError):
+            reduction.recv_handle(b)
+    for number in (reading, writing, passed):
+        os.close(number)
+
+
+def test_ends_of_pipes_travel_through_pipes_and_are_closed_by_their_sender() -> None:
+    a, b = Pipe()
+    inner, outer = Pipe()
+    with a, b, outer:
+        pid = os.fork()
+        if pid == 0:
+            outer.close()
+            a.close()
+            inner.close()
+            with b.recv() as received:
+                received.send(received.recv() + 1)
+            os._exit(0)
+        outer.send(41)
+        a.send(inner)
+        inner.close()
+        assert outer.recv() == 42
+        with pytest.raises(EOFError):
+            outer.recv()
+        assert os.waitpid(pid, 0)[1] == 0
+    resource_sharer.stop(timeout=10)
+
+
+def test_many_senders_and_receivers_in_processes_lose_nothing() -> None:
+    receiver, sender = Pipe(duplex=False)
+    back, results = Pipe(duplex=False)
+    count = 2000
+    children = []
+    for role in ("send", "send", "receive", "receive"):
+        pid = os.fork()
+        if pid == 0:
+            if role == "send":
+                for number in range(count):
+                    sender.send(number)
+            else:
+                results.send([receiver.recv() for _ in range(count)])
+            os._exit(0)
+        children.append(pid)
+    got = back.recv() + back.recv()
+    assert sorted(got) == sorted(list(range(count)) * 2)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    for end in (receiver, sender, back, results):
+        end.close()
+
+
+def test_a_pipe_whose_end_leaves_the_family_becomes_a_stream() -> None:
+    a, b = Pipe()
+    with a, b:
+        b.send("unread")
+        with pytest.raises(RuntimeError, match="unread"):
+            a._to_stream()
+        assert a.recv() == "unread"
+        a.send("still in the ring")
+        a._to_stream()
+        a.send("in a frame")
+        foreign = socket.socket(fileno=os.dup(a.fileno()))
+        foreign.sendall(struct.pack("!i", 3) + b"raw")
+        assert b.recv() == "still in the ring"
+        assert b.poll()
+        assert b.recv() == "in a frame"
+        assert b.recv_bytes() == b"raw"
+        b.send_bytes(b"answer")
+        assert foreign.recv(100) == b"\0\0\0\x06answer"
+        foreign.close()
 
 
 def test_public_names() -> None:

@@ -1,46 +1,65 @@
 //! `Connection`: messages between two processes, as a Python class.
 //!
 //! The class holds a descriptor number, as the standard library's does (it can be given, read
-//! and replaced from Python). Bytes travel as frames of [`sidestep::channel::stream`]; objects
-//! as pickles inside them, made by the package's `ForkingPickler`, which a process without
-//! sidestep understands as well.
+//! and replaced from Python). If the descriptor is the socket of a pipe of the family, messages
+//! travel through shared memory ([`sidestep::channel::pipe`]), objects in the form of the
+//! [`codec`]. On any other descriptor bytes travel as frames of [`sidestep::channel::stream`],
+//! and objects as pickles inside them, made by the package's `ForkingPickler`, which a process
+//! without sidestep understands as well.
 //!
 //! A blocking call lets other threads run, and runs signal handlers when a signal comes. If a
 //! handler raises in the middle of a message, what had been received is kept for the next
 //! `recv`, and what is left to send goes out before the next `send`: the stream stays whole.
 
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{
-    PyBufferError, PyEOFError, PyMemoryError, PyOSError, PyOverflowError, PyTypeError, PyValueError,
+    PyBufferError, PyEOFError, PyMemoryError, PyOSError, PyOverflowError, PyRuntimeError,
+    PyTypeError, PyValueError,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
+use sidestep::channel::pipe::{End, Message, PipeError, Ready, Received};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
+use sidestep::os::clock::Deadline;
 use sidestep::os::socket;
+use sidestep::shm::{Envelope, Handle, Ref};
+
+use crate::codec;
+use crate::ends::{self, Content, arena_error, pipe_error};
 
 /// The number that stands for "closed".
 const CLOSED: i32 = -1;
 
 /// Why a blocking operation ended early.
-enum Failure {
+enum Failure<E> {
     /// A signal handler raised.
     Signal(PyErr),
-    /// The stream failed.
-    Stream(StreamError),
+    /// The operation failed.
+    Failed(E),
 }
 
-impl Failure {
+impl Failure<StreamError> {
     fn into_py(self, py: Python<'_>) -> PyErr {
         match self {
             Failure::Signal(error) => error,
-            Failure::Stream(error) => stream_error(py, error),
+            Failure::Failed(error) => stream_error(py, error),
+        }
+    }
+}
+
+impl Failure<PipeError> {
+    fn into_py(self, py: Python<'_>) -> PyErr {
+        match self {
+            Failure::Signal(error) => error,
+            Failure::Failed(error) => pipe_error(py, error),
         }
     }
 }
@@ -56,7 +75,7 @@ fn stream_error(py: Python<'_>, error: StreamError) -> PyErr {
 }
 
 /// An `OSError` (or its subclass) with number and text.
-fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
+pub fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
     let Some(number) = error.raw_os_error() else {
         return PyOSError::new_err(error.to_string());
     };
@@ -70,32 +89,78 @@ fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
 }
 
 /// Repeats a step, detached from the interpreter, until it is done; signals are served between.
-fn until_done<T, F>(py: Python<'_>, mut step: F) -> Result<T, Failure>
+fn until_done<T, E, F>(py: Python<'_>, mut step: F) -> Result<T, Failure<E>>
 where
     T: Send,
-    F: FnMut() -> Result<Step<T>, StreamError> + Send,
+    E: Send,
+    F: FnMut() -> Result<Step<T>, E> + Send,
 {
     loop {
         match py.detach(&mut step) {
             Ok(Step::Done(value)) => return Ok(value),
             Ok(Step::Interrupted) => py.check_signals().map_err(Failure::Signal)?,
-            Err(error) => return Err(Failure::Stream(error)),
+            Err(error) => return Err(Failure::Failed(error)),
         }
     }
 }
 
-/// The end of a wait of `timeout` seconds; `None` waits for ever (or longer than a lifetime).
-fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
-    let Some(seconds) = timeout else {
-        return Ok(None);
-    };
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err("timeout is not a number"));
+/// A timeout in seconds as a time; `None` waits for ever (or longer than a lifetime).
+fn time(timeout: Option<f64>) -> PyResult<Option<Duration>> {
+    match timeout {
+        Some(seconds) if seconds.is_nan() => {
+            Err(PyValueError::new_err("timeout is not a number"))
+        }
+        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+        None => Ok(None),
     }
-    let now = Instant::now();
-    Ok(Duration::try_from_secs_f64(seconds.max(0.0))
-        .ok()
-        .and_then(|time| now.checked_add(time)))
+}
+
+/// A message as it came.
+enum Incoming {
+    /// A frame: bytes, or a standard pickle.
+    Frame(Vec<u8>),
+    /// A short message of a pipe, with its tag.
+    Short(u8, Vec<u8>),
+    /// A long message of a pipe, with its tag.
+    Long(u8, Envelope),
+}
+
+impl Incoming {
+    fn len(&self) -> u64 {
+        match self {
+            Incoming::Frame(bytes) | Incoming::Short(_, bytes) => bytes.len() as u64,
+            Incoming::Long(_, envelope) => envelope.len(),
+        }
+    }
+
+    /// The message as an object: unpickled, if it was sent as bytes.
+    fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let pickle = match self {
+            Incoming::Short(ends::OBJECT, head) => return codec::loads(py, &head, Vec::new()),
+            Incoming::Long(tag @ (ends::OBJECT | ends::PARTS), envelope) => {
+                return ends::unpack_long(py, tag, &envelope);
+            }
+            Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
+            Incoming::Long(_, envelope) => ends::long_bytes(py, &envelope)?,
+        };
+        pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
+    }
+
+    /// The message as bytes: pickled, if it was sent as an object.
+    fn into_bytes(self, py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
+        match self {
+            Incoming::Frame(bytes) | Incoming::Short(ends::BYTES, bytes) => {
+                Ok(PyBytes::new(py, &bytes))
+            }
+            Incoming::Long(ends::BYTES, envelope) => ends::long_bytes(py, &envelope),
+            object => {
+                let object = object.into_object(py)?;
+                let pickle = pickler(py)?.call_method1(intern!(py, "dumps"), (object,))?;
+                let buffer = PyUntypedBuffer::get(&pickle)?;
+                Ok(PyBytes::new(py, contiguous(&buffer)?))
+            }
+        }
+    }
 }
 
 /// Messages that a signal handler's exception has cut, in the process where that happened.
@@ -114,9 +179,79 @@ pub struct Connection {
     readable: AtomicBool,
     writable: AtomicBool,
     cut: Mutex<Cut>,
+    /// The pipe in shared memory that the descriptor belongs to.
+    end: Mutex<Option<Arc<End>>>,
 }
 
 impl Connection {
+    fn end(&self) -> Option<Arc<End>> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_end(&self, end: Option<Arc<End>>) -> Option<Arc<End>> {
+        mem::replace(&mut *self.end.lock().unwrap_or_else(PoisonError::into_inner), end)
+    }
+
+    /// Sends through the pipe; `None` if there is none, or it has become a stream.
+    fn send_content(&self, py: Python<'_>, end: &End, content: Content<'_>) -> PyResult<bool> {
+        let sink = self.sink(py)?;
+        let parts;
+        let (tag, mut message) = match content {
+            Content::Short(tag, bytes) => {
+                parts = [bytes];
+                (tag, Message::Short(&parts))
+            }
+            Content::Long(tag, envelope) => (tag, Message::Long(envelope)),
+        };
+        loop {
+            message = match end.try_send(sink, tag, message) {
+                Ok(None) => return Ok(true),
+                Ok(Some(back)) => back,
+                Err(PipeError::Stream) => return Ok(false),
+                Err(error) => return Err(pipe_error(py, error)),
+            };
+            until_done(py, || end.wait_room(sink)).map_err(|error| error.into_py(py))?;
+        }
+    }
+
+    /// Receives the next message, from wherever it comes.
+    fn receive(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Incoming> {
+        let source = self.source(py)?;
+        let Some(end) = self.end() else {
+            return self.recv_frame(py, limit).map(Incoming::Frame);
+        };
+        let mut bytes = Vec::new();
+        let message = loop {
+            match end.try_receive(source, &mut bytes).map_err(|error| pipe_error(py, error))? {
+                Received::Short { tag } => break Incoming::Short(tag, bytes),
+                Received::Long { tag, envelope } => break Incoming::Long(tag, envelope),
+                Received::Empty => {}
+            }
+            let ready = until_done(py, || end.wait(source, Deadline::NEVER))
+                .map_err(|error| error.into_py(py))?;
+            match ready {
+                Ready::HungUp if !end.has_messages() => return Err(PyEOFError::new_err(())),
+                Ready::Stream => return self.recv_frame(py, limit).map(Incoming::Frame),
+                _ => {}
+            }
+        };
+        if limit.is_some_and(|limit| message.len() > limit) {
+            self.stop_reading(py)?;
+            return Err(stream_error(py, StreamError::BadLength));
+        }
+        Ok(message)
+    }
+
+    /// After a message that was too long: nothing can be received any more.
+    fn stop_reading(&self, py: Python<'_>) -> PyResult<()> {
+        if self.writable.load(Ordering::Relaxed) {
+            self.readable.store(false, Ordering::Relaxed);
+            Ok(())
+        } else {
+            self.close(py)
+        }
+    }
+
     fn number(&self) -> Option<i32> {
         Some(self.handle.load(Ordering::Acquire)).filter(|number| *number != CLOSED)
     }
@@ -183,14 +318,12 @@ impl Connection {
                 Failure::Signal(_) => self.cut().incoming = receiving,
                 // The bytes of the refused message are still there: nothing that is read from
                 // now on would begin at a message's border.
-                Failure::Stream(StreamError::BadLength) => {
-                    if self.writable.load(Ordering::Relaxed) {
-                        self.readable.store(false, Ordering::Relaxed);
-                    } else if let Err(error) = self.close(py) {
+                Failure::Failed(StreamError::BadLength) => {
+                    if let Err(error) = self.stop_reading(py) {
                         return error;
                     }
                 }
-                Failure::Stream(_) => {}
+                Failure::Failed(_) => {}
             }
             failure.into_py(py)
         })
@@ -207,6 +340,7 @@ impl Connection {
             readable: AtomicBool::new(false),
             writable: AtomicBool::new(false),
             cut: Mutex::default(),
+            end: Mutex::default(),
         }
     }
 
@@ -221,7 +355,7 @@ impl Connection {
                 "at least one of `readable` and `writable` must be True",
             ));
         }
-        self.handle.store(handle, Ordering::Release);
+        self.set_handle(Some(handle))?;
         self.readable.store(readable, Ordering::Relaxed);
         self.writable.store(writable, Ordering::Relaxed);
         Ok(())
@@ -238,7 +372,9 @@ impl Connection {
         if number < CLOSED || handle == Some(CLOSED) {
             return Err(PyValueError::new_err("invalid handle"));
         }
+        let end = socket::vouched(number).ok().and_then(ends::find);
         self.handle.store(number, Ordering::Release);
+        self.set_end(end);
         Ok(())
     }
 
@@ -257,9 +393,92 @@ impl Connection {
         self.writable.load(Ordering::Relaxed)
     }
 
-    fn fileno(&self) -> PyResult<i32> {
-        self.number()
-            .ok_or_else(|| PyOSError::new_err("handle is closed"))
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        let descriptor = self.descriptor(py)?;
+        if let Some(end) = self.end() {
+            // Whoever asks may watch it: from now on it tells exactly what is there.
+            match py.detach(|| end.watch(descriptor)) {
+                Ok(()) | Err(PipeError::Os(_)) => {}
+                Err(error) => return Err(pipe_error(py, error)),
+            }
+        }
+        Ok(descriptor.as_raw_fd())
+    }
+
+    /// Whether messages travel through shared memory.
+    #[getter]
+    fn _ringed(&self) -> bool {
+        self.end().is_some_and(|end| !end.is_stream())
+    }
+
+    /// Whether `recv` would return, or raise EOFError, at once. For `wait`.
+    fn _probe(&self, py: Python<'_>) -> PyResult<bool> {
+        let descriptor = self.descriptor(py)?;
+        let Some(end) = self.end() else {
+            return until_done(py, || stream::wait_readable(descriptor, Some(Instant::now())))
+                .map_err(|error| error.into_py(py));
+        };
+        if end.has_messages() {
+            return Ok(true);
+        }
+        let now = Deadline::after(Some(Duration::ZERO));
+        match until_done(py, || end.wait(descriptor, now)).map_err(|error| error.into_py(py))? {
+            Ready::Message | Ready::HungUp => Ok(true),
+            Ready::TimedOut => Ok(false),
+            Ready::Stream => {
+                until_done(py, || stream::wait_readable(descriptor, Some(Instant::now())))
+                    .map_err(|error| error.into_py(py))
+            }
+        }
+    }
+
+    /// Offset and generation of the pipe and the side of it, for `_join_pipe` in another process,
+    /// as long as some reference keeps the pipe alive.
+    fn _place(&self) -> PyResult<(u64, u64, u64)> {
+        let end = self
+            .end()
+            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let handle = end.object().handle();
+        Ok((handle.offset, handle.generation, end.side()))
+    }
+
+    /// Keeps the pipe alive, without its sockets.
+    fn _hold(&self, py: Python<'_>) -> PyResult<Hold> {
+        let end = self
+            .end()
+            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let object = end
+            .object()
+            .try_clone()
+            .map_err(|error| arena_error(py, error))?;
+        Ok(Hold { _object: object })
+    }
+
+    /// Turns the pipe into a stream for good: this end is about to leave the family.
+    fn _to_stream(&self, py: Python<'_>) -> PyResult<()> {
+        let descriptor = self.descriptor(py)?;
+        match self.end() {
+            Some(end) => py
+                .detach(|| end.turn_into_stream(descriptor))
+                .map_err(|error| pipe_error(py, error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Receives a descriptor that was sent with `send_handle`. None: there is no pipe here that
+    /// the descriptor would have to be picked out of.
+    fn _recv_handle(&self, py: Python<'_>) -> PyResult<Option<i32>> {
+        let source = self.descriptor(py)?;
+        let Some(end) = self.end().filter(|end| !end.is_stream()) else {
+            return Ok(None);
+        };
+        let parcel = until_done(py, || end.receive_parcel(source))
+            .map_err(|error| error.into_py(py))?
+            .ok_or_else(|| PyEOFError::new_err(()))?;
+        let [descriptor]: [_; 1] = parcel.descriptors.try_into().map_err(|_| {
+            PyRuntimeError::new_err("no descriptor came over the connection, but other data")
+        })?;
+        Ok(Some(descriptor.into_raw_fd()))
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -267,14 +486,25 @@ impl Connection {
         if number == CLOSED {
             return Ok(());
         }
+        let end = self.set_end(None);
         // A socket may linger in close: let others run.
-        py.detach(|| socket::take_over(number).and_then(socket::close))
-            .map_err(|error| os_error(py, &error))
+        let closed = py.detach(|| socket::take_over(number).and_then(socket::close));
+        if let Some(end) = end {
+            end.note_closing();
+        }
+        closed.map_err(|error| os_error(py, &error))
     }
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         slf.get().sink(py)?;
+        if let Some(end) = slf.get().end() {
+            let object = codec::dumps(obj)?;
+            let content = ends::pack_object(py, &object)?;
+            if slf.get().send_content(py, &end, content)? {
+                return Ok(());
+            }
+        }
         let pickle = pickler(py)?.call_method1(intern!(py, "dumps"), (obj,))?;
         let buffer = PyUntypedBuffer::get(&pickle)?;
         slf.get().send_frame(py, contiguous(&buffer)?)
@@ -306,14 +536,16 @@ impl Connection {
                 None => return wrong("buffer length < offset + size"),
             },
         };
+        if let Some(end) = self.end()
+            && self.send_content(py, &end, ends::pack_bytes(py, part)?)?
+        {
+            return Ok(());
+        }
         self.send_frame(py, part)
     }
 
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let body = self.recv_frame(py, None)?;
-        let pickle = PyBytes::new(py, &body);
-        drop(body);
-        pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
+        self.receive(py, None)?.into_object(py)
     }
 
     #[pyo3(signature = (maxlength = None))]
@@ -327,8 +559,7 @@ impl Connection {
             .map(u64::try_from)
             .transpose()
             .map_err(|_| PyValueError::new_err("negative maxlength"))?;
-        let body = self.recv_frame(py, limit)?;
-        Ok(PyBytes::new(py, &body))
+        self.receive(py, limit)?.into_bytes(py)
     }
 
     #[pyo3(signature = (buf, offset = 0))]
@@ -354,9 +585,9 @@ impl Connection {
         if start > target.len_bytes() {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let body = self.recv_frame(py, None)?;
-        if !fill(py, &target, start, &body) {
-            let message = PyBytes::new(py, &body).unbind();
+        let message = self.receive(py, None)?.into_bytes(py)?;
+        let body = message.as_bytes();
+        if !fill(py, &target, start, body) {
             let class = py
                 .import(intern!(py, "sidestep.context"))?
                 .getattr(intern!(py, "BufferTooShort"))?;
@@ -368,8 +599,20 @@ impl Connection {
     #[pyo3(signature = (timeout = Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let source = self.source(py)?;
-        let end = deadline(timeout)?;
-        until_done(py, || stream::wait_readable(source, end)).map_err(|error| error.into_py(py))
+        let time = time(timeout)?;
+        let until = time.and_then(|time| Instant::now().checked_add(time));
+        if let Some(end) = self.end() {
+            if end.has_messages() {
+                return Ok(true);
+            }
+            let deadline = Deadline::after(time);
+            match until_done(py, || end.wait(source, deadline)).map_err(|error| error.into_py(py))? {
+                Ready::Message | Ready::HungUp => return Ok(true),
+                Ready::TimedOut => return Ok(false),
+                Ready::Stream => {}
+            }
+        }
+        until_done(py, || stream::wait_readable(source, until)).map_err(|error| error.into_py(py))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -386,8 +629,18 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Nobody is left to be told of an error.
-        let _ = socket::take_over(*self.handle.get_mut()).and_then(socket::close);
+        if socket::take_over(*self.handle.get_mut()).and_then(socket::close).is_ok()
+            && let Some(end) = self.set_end(None)
+        {
+            end.note_closing();
+        }
     }
+}
+
+/// Keeps a pipe alive for somebody who is about to join it.
+#[pyclass(frozen, module = "sidestep._sidestep")]
+pub struct Hold {
+    _object: Ref,
 }
 
 /// The package's pickler, looked up late: a program may have replaced it.
@@ -448,7 +701,6 @@ fn fill(_attached: Python<'_>, buffer: &PyUntypedBuffer, start: usize, bytes: &[
 /// a pipe.
 #[pyfunction]
 pub fn stream_pair(py: Python<'_>, duplex: bool) -> PyResult<(i32, i32)> {
-    use std::os::fd::IntoRawFd;
     let pair = if duplex {
         socket::socket_pair()
     } else {
@@ -456,4 +708,23 @@ pub fn stream_pair(py: Python<'_>, duplex: bool) -> PyResult<(i32, i32)> {
     };
     let (first, second) = pair.map_err(|error| os_error(py, &error))?;
     Ok((first.into_raw_fd(), second.into_raw_fd()))
+}
+
+/// The sockets of a new pipe in shared memory. Connections that are made on them join the pipe.
+#[pyfunction]
+pub fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
+    let [first, second] = ends::pair(py)?;
+    Ok((first.into_raw_fd(), second.into_raw_fd()))
+}
+
+/// Tells this process that `fd` is the socket of a pipe: connections that are made on it join it.
+///
+/// `place` is what `_place` said in another process of the family, where the pipe is still held.
+#[pyfunction]
+pub fn join_pipe(py: Python<'_>, fd: i32, place: (u64, u64, u64)) -> PyResult<()> {
+    let socket = socket::vouched(fd).map_err(|error| os_error(py, &error))?;
+    let (offset, generation, side) = place;
+    let end = End::from_handle(Handle { offset, generation }, side)
+        .map_err(|error| arena_error(py, error))?;
+    ends::announce(end, socket).map_err(|error| os_error(py, &error))
 }

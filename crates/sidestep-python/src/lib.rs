@@ -4,11 +4,13 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+mod ends;
 mod error;
 mod family;
 mod locks;
 mod memory;
 mod message;
+mod pool;
 mod queue;
 mod wait;
 
@@ -19,7 +21,10 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<memory::Block>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
+    m.add_class::<pool::PoolCore>()?;
     m.add_class::<connection::Connection>()?;
     m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(connection::pipe_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(connection::join_pipe, m)?)?;
     codec::register(m)
 }

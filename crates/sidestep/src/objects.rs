@@ -14,6 +14,7 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, kind: Kind, payload: u64) -> bool {
     match kind {
         Kind::Envelope => crate::shm::take_envelope_apart(txn, payload),
         Kind::Queue => channel::take_apart(txn, payload),
+        Kind::Pipe => channel::pipe::take_apart(txn, payload),
         _ => true,
     }
 }

@@ -1,9 +1,10 @@
-//! Messages between processes: the chain of segments, and the queue on it.
+//! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
 mod chain;
+pub mod pipe;
 mod queue;
 pub mod stream;
 
-pub(crate) use chain::{Chain, take_apart};
+pub(crate) use chain::{Chain, NOTED, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
 pub use queue::{Queue, QueueOptions};

@@ -350,6 +350,22 @@ pub fn receive(
     Ok((got, descriptors))
 }
 
+/// Looks at the bytes that come next, without waiting and without taking them.
+///
+/// # References
+/// `MSG_PEEK` in recv(2)
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most `len` bytes into memory that is ours.
+    check_size(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_PEEK | libc::MSG_DONTWAIT,
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
