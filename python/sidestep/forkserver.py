@@ -293,6 +293,7 @@ class _Server:
         self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=requests_fd)
         self._requests.settimeout(None)
         self._children: dict[int, socket.socket] = {}
+        self._tokens: dict[int, int] = {}
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
@@ -326,6 +327,7 @@ class _Server:
             except ChildProcessError:
                 ended, status = pid, 255 << 8
             if ended:
+                _sidestep.reaped(self._tokens.pop(pid, 0))
                 with self._children.pop(pid) as client:
                     _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
 
@@ -358,6 +360,7 @@ class _Server:
         except OSError:
             pidfds = []
         self._children[pid] = client
+        self._tokens[pid] = _sidestep.forked()
         _send_unless_gone(client, pid, pidfds)
         util.close_fds(*pidfds)
         return True

@@ -170,10 +170,10 @@ def worker(
                 raise task
             function, args, kwargs = task
             result = (True, function(*args, **kwargs))
-            function = args = kwargs = None
         except Exception as error:
             result = (False, failure(error))
-        task = None
+        # Neither arguments nor results live longer than their task.
+        task = function = args = kwargs = None
         try:
             core.finish(line, number, result)
         except Exception as error:
@@ -422,6 +422,13 @@ class _Crew:
         except Exception:
             traceback.print_exc()
 
+    def deliver_all(self, timeout: float) -> bool:
+        """Hand out the results that are there, waiting for one; tell whether there were any."""
+        results = self.core.collect(timeout)
+        for result in results:
+            self.deliver(*result)
+        return bool(results)
+
     def fill(self) -> None:
         """Start workers until there are as many as there should be."""
         with self.repairing:
@@ -438,9 +445,8 @@ class _Crew:
             if not dead:
                 return False
             # What they reported before they died comes first.
-            while results := self.core.collect(0):
-                for result in results:
-                    self.deliver(*result)
+            while self.deliver_all(0):
+                pass
             for line, gone in dead:
                 lost = self.core.lost(line)
                 del self.lines[line]
@@ -454,8 +460,7 @@ class _Crew:
         """The handler's life: results, callbacks, workers."""
         looked = time.monotonic()
         while self.state != TERMINATE:
-            for result in self.core.collect(_LOOK_EVERY):
-                self.deliver(*result)
+            self.deliver_all(_LOOK_EVERY)
             done = self.state == CLOSE and not self.open and not self.feeding
             if done:
                 self.core.close()
@@ -772,6 +777,9 @@ class Pool:
         if self._state == RUN:
             raise ValueError("Pool is still running: call close() or terminate() before join()")
         self._handler.join()
+        self._join_workers()
+
+    def _join_workers(self) -> None:
         for gone in list(self._pool):
             gone.join()
 
@@ -953,3 +961,8 @@ class ThreadPool(Pool):
 
     def _make_core(self) -> _Core:
         return _LocalCore()
+
+    def _join_workers(self) -> None:
+        # A thread cannot be stopped in its task: after terminate() nobody waits for it.
+        if self._state == CLOSE:
+            super()._join_workers()

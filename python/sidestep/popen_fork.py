@@ -90,6 +90,8 @@ class Popen:
         # Taken by the one thread that reaps: once that is done, the number may be another's.
         self._reaping = threading.Lock()
         self._owner = os.getpid()
+        # Names the child to the engine, which gives back what the child held once it has ended.
+        self._token = 0
         # Parent and child share one arena only if it exists before they part.
         self._arena_fd = _sidestep.arena_fd()
         self._launch(process_obj)
@@ -150,6 +152,7 @@ class Popen:
         """Keep the exit code."""
         if self.returncode is None:
             self.returncode = returncode
+            _sidestep.reaped(self._token)
 
     def _send_signal(self, sig: int) -> None:
         if self.returncode is not None:
@@ -178,6 +181,7 @@ class Popen:
         if pid == 0:
             lines.forget_ours()
             _live(process_obj, lines.parent_fd)
+        self._token = _sidestep.forked()
         self.pid = pid
         self.sentinel, ours = lines.started(pid)
         self._keep(ours)

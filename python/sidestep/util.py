@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import process
+from . import _sidestep, process
 
 # Children import this module while they start, so what is slow to import is left for later.
 if TYPE_CHECKING:
@@ -385,6 +385,8 @@ def _exit_function() -> None:
         child.join()
     debug('running the remaining "atexit" finalizers')
     _run_finalizers()
+    # Locks that are still held stay held from here on: their owner was not killed.
+    _sidestep.leave()
 
 
 # threading is imported above, so that its own exit function comes later.

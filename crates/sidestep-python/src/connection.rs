@@ -107,9 +107,7 @@ where
 /// A timeout in seconds as a time; `None` waits for ever (or longer than a lifetime).
 fn time(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     match timeout {
-        Some(seconds) if seconds.is_nan() => {
-            Err(PyValueError::new_err("timeout is not a number"))
-        }
+        Some(seconds) if seconds.is_nan() => Err(PyValueError::new_err("timeout is not a number")),
         Some(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
         None => Ok(None),
     }
@@ -185,11 +183,17 @@ pub struct Connection {
 
 impl Connection {
     fn end(&self) -> Option<Arc<End>> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_end(&self, end: Option<Arc<End>>) -> Option<Arc<End>> {
-        mem::replace(&mut *self.end.lock().unwrap_or_else(PoisonError::into_inner), end)
+        mem::replace(
+            &mut *self.end.lock().unwrap_or_else(PoisonError::into_inner),
+            end,
+        )
     }
 
     /// Sends through the pipe; `None` if there is none, or it has become a stream.
@@ -222,7 +226,10 @@ impl Connection {
         };
         let mut bytes = Vec::new();
         let message = loop {
-            match end.try_receive(source, &mut bytes).map_err(|error| pipe_error(py, error))? {
+            match end
+                .try_receive(source, &mut bytes)
+                .map_err(|error| pipe_error(py, error))?
+            {
                 Received::Short { tag } => break Incoming::Short(tag, bytes),
                 Received::Long { tag, envelope } => break Incoming::Long(tag, envelope),
                 Received::Empty => {}
@@ -415,8 +422,10 @@ impl Connection {
     fn _probe(&self, py: Python<'_>) -> PyResult<bool> {
         let descriptor = self.descriptor(py)?;
         let Some(end) = self.end() else {
-            return until_done(py, || stream::wait_readable(descriptor, Some(Instant::now())))
-                .map_err(|error| error.into_py(py));
+            return until_done(py, || {
+                stream::wait_readable(descriptor, Some(Instant::now()))
+            })
+            .map_err(|error| error.into_py(py));
         };
         if end.has_messages() {
             return Ok(true);
@@ -425,10 +434,10 @@ impl Connection {
         match until_done(py, || end.wait(descriptor, now)).map_err(|error| error.into_py(py))? {
             Ready::Message | Ready::HungUp => Ok(true),
             Ready::TimedOut => Ok(false),
-            Ready::Stream => {
-                until_done(py, || stream::wait_readable(descriptor, Some(Instant::now())))
-                    .map_err(|error| error.into_py(py))
-            }
+            Ready::Stream => until_done(py, || {
+                stream::wait_readable(descriptor, Some(Instant::now()))
+            })
+            .map_err(|error| error.into_py(py)),
         }
     }
 
@@ -606,7 +615,9 @@ impl Connection {
                 return Ok(true);
             }
             let deadline = Deadline::after(time);
-            match until_done(py, || end.wait(source, deadline)).map_err(|error| error.into_py(py))? {
+            match until_done(py, || end.wait(source, deadline))
+                .map_err(|error| error.into_py(py))?
+            {
                 Ready::Message | Ready::HungUp => return Ok(true),
                 Ready::TimedOut => return Ok(false),
                 Ready::Stream => {}
@@ -629,7 +640,9 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Nobody is left to be told of an error.
-        if socket::take_over(*self.handle.get_mut()).and_then(socket::close).is_ok()
+        if socket::take_over(*self.handle.get_mut())
+            .and_then(socket::close)
+            .is_ok()
             && let Some(end) = self.set_end(None)
         {
             end.note_closing();

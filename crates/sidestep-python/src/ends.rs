@@ -124,10 +124,15 @@ pub fn pack_object<'a>(py: Python<'_>, object: &'a codec::Message) -> PyResult<C
     // buffers at multiples of 64.
     let mut lengths = vec![object.buffers.len() as u64, object.head.len() as u64];
     lengths.extend(object.buffers.iter().map(|buffer| buffer.len() as u64));
-    let whole = layout(&lengths).last().map_or(0, |(start, length)| start + length);
+    let whole = layout(&lengths)
+        .last()
+        .map_or(0, |(start, length)| start + length);
     let whole = usize::try_from(whole).unwrap_or(usize::MAX);
     let envelope = new_envelope(py, whole)?;
-    let preface: Vec<u8> = lengths.iter().flat_map(|length| length.to_le_bytes()).collect();
+    let preface: Vec<u8> = lengths
+        .iter()
+        .flat_map(|length| length.to_le_bytes())
+        .collect();
     envelope.write(0, &preface);
     for (index, (start, _)) in layout(&lengths).enumerate() {
         match index {
@@ -172,14 +177,18 @@ fn part<'py>(
     start: u64,
     length: u64,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let count = usize::try_from(length)
-        .map_err(|_| PyMemoryError::new_err("the message is too long"))?;
+    let count =
+        usize::try_from(length).map_err(|_| PyMemoryError::new_err("the message is too long"))?;
     let mut copied = 0;
     PyBytes::new_with(py, count, |target| {
         let mut piece = Vec::new();
         while copied < count {
             piece.clear();
-            envelope.read(start + copied as u64, (1 << 20).min((count - copied) as u64), &mut piece);
+            envelope.read(
+                start + copied as u64,
+                (1 << 20).min((count - copied) as u64),
+                &mut piece,
+            );
             if piece.is_empty() {
                 return Err(PyValueError::new_err("a message was cut short"));
             }

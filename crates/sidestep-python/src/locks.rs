@@ -9,8 +9,8 @@ use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use sidestep::sync::{
-    Answer, Arrival, Holder, ReleaseError, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
-    SharedSemaphore, Stamp, Wait,
+    Answer, Arrival, Holder, ReleaseError, SLICE, SharedBarrier, SharedCondition, SharedEvent,
+    SharedLock, SharedSemaphore, Stamp, Wait,
 };
 
 use crate::error::{ABANDONED_LOCK, BROKEN_BARRIER, to_py};
@@ -363,22 +363,17 @@ impl Condition {
         };
         let depth = guard.release_all(family, thread()).unwrap_or(1);
         let slept = wait(py, || {
-            loop {
-                let Some(limit) = deadline.slice(sidestep::sync::SLICE) else {
-                    return Wait::TimedOut;
-                };
-                match condition.sleep(place, limit) {
-                    Err(_) => return Wait::Interrupted,
-                    Ok(Answer::None) => {}
-                    Ok(_) => return Wait::Ready,
-                }
+            let Some(limit) = deadline.slice(SLICE) else {
+                return Wait::TimedOut;
+            };
+            match condition.sleep(place, limit) {
+                Err(_) | Ok(Answer::None) => Wait::Interrupted,
+                Ok(_) => Wait::Ready,
             }
         });
         let answer = condition.leave(place);
         let me = thread();
-        let again = wait(py, || {
-            guard.acquire(family, me, || Some(sidestep::sync::SLICE))
-        });
+        let again = wait(py, || guard.acquire(family, me, || Some(SLICE)));
         if let Err(error) = slept {
             if answer == Answer::Passed {
                 // The notification was meant for someone who waits.
@@ -529,7 +524,7 @@ impl Barrier {
                 Arrival::Wait(place, number) => break (place, number),
                 Arrival::Broken => return Err(broken()),
                 Arrival::Busy => {
-                    if deadline.slice(sidestep::sync::SLICE).is_none() {
+                    if deadline.slice(SLICE).is_none() {
                         barrier.abort(family);
                         return Err(broken());
                     }
@@ -540,15 +535,12 @@ impl Barrier {
             }
         };
         let slept = wait(py, || {
-            loop {
-                let Some(limit) = deadline.slice(sidestep::sync::SLICE) else {
-                    return Wait::TimedOut;
-                };
-                match barrier.sleep(place, limit) {
-                    Err(_) => return Wait::Interrupted,
-                    Ok(Answer::None) => {}
-                    Ok(_) => return Wait::Ready,
-                }
+            let Some(limit) = deadline.slice(SLICE) else {
+                return Wait::TimedOut;
+            };
+            match barrier.sleep(place, limit) {
+                Err(_) | Ok(Answer::None) => Wait::Interrupted,
+                Ok(_) => Wait::Ready,
             }
         });
         let answer = barrier.leave(place);

@@ -312,9 +312,9 @@ impl End {
                     return Ok(Some(Message::Long(envelope)));
                 }
                 let len = envelope.len();
-                if let Err(back) = self
-                    .outgoing
-                    .put_envelope(self.family(), own, tag, 0, envelope)?
+                if let Err(back) =
+                    self.outgoing
+                        .put_envelope(self.family(), own, tag, 0, envelope)?
                 {
                     return Ok(Some(Message::Long(back)));
                 }

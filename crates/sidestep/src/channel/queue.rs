@@ -320,6 +320,9 @@ fn sleep_until(gate: &crate::sync::Gate, deadline: Deadline, ready: impl Fn() ->
         };
         match gate.sleep(armed, limit) {
             Wake::Interrupted => return Wait::Interrupted,
+            Wake::TimedOut if deadline.slice(SLICE).is_some() && !ready() => {
+                return Wait::Interrupted;
+            }
             _ if ready() => {
                 gate.rearm();
                 return Wait::Ready;

@@ -95,9 +95,10 @@ impl Event {
             {
                 continue;
             }
-            if futex_wait(&self.word, word | SLEEPERS, Some(limit.min(SLICE))) == Wake::Interrupted
-            {
-                return Wait::Interrupted;
+            match futex_wait(&self.word, word | SLEEPERS, Some(limit.min(SLICE))) {
+                Wake::Interrupted => return Wait::Interrupted,
+                Wake::TimedOut if left().is_some() => return Wait::Interrupted,
+                _ => {}
             }
         }
     }

@@ -151,7 +151,13 @@ impl Lock {
             }
             match futex_wait(&self.word, marked, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
-                Wake::TimedOut if family.is_dead(Stamp::of_word(marked)) => family.bury(),
+                Wake::TimedOut => {
+                    if family.is_dead(Stamp::of_word(marked)) {
+                        family.bury();
+                    } else if left().is_some() {
+                        return Wait::Interrupted;
+                    }
+                }
                 _ => {}
             }
         }

@@ -103,6 +103,7 @@ impl Semaphore {
             }
             match futex_wait(&self.state, state | SLEEPERS, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
+                Wake::TimedOut if left().is_some() => return Wait::Interrupted,
                 _ => slept = true,
             }
         }

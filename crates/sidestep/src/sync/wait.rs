@@ -10,7 +10,8 @@ pub enum Wait {
     Ready,
     /// The time was up.
     TimedOut,
-    /// A signal handler ran: look at what it left, and call again with the same deadline.
+    /// A signal handler ran, or may have run just before the sleep, which a slice has ended: look
+    /// at what it left, and call again with the same deadline.
     Interrupted,
     /// It was held by this process when that was killed.
     Abandoned(Stamp),
