@@ -1,5 +1,9 @@
 //! Processes, queues, locks, shared memory and pools that survive a `kill -9`.
 
+#[cfg(feature = "crash-points")]
+pub mod crash;
+#[cfg(not(feature = "crash-points"))]
+mod crash;
 pub mod primitive;
 pub mod sync;
 
@@ -13,6 +17,8 @@ mod objects;
 pub mod os;
 #[cfg(not(loom))]
 pub mod pool;
+#[cfg(not(loom))]
+pub mod process;
 #[cfg(not(loom))]
 pub mod shm;
 

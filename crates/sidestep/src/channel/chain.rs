@@ -19,6 +19,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::crash;
 use crate::error::Result;
 use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
@@ -39,6 +40,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
+/// | `noting`    | holder of `get_lock`              | where it leaves a note (see [`Chain::take`]) |
 /// | `items`     | see [`Gate`]                      | consumers sleep here                        |
 /// | `space`     | see [`Gate`]                      | producers sleep here                        |
 /// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
@@ -48,8 +50,9 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// half, so that one store moves both: whoever is killed has moved both or neither.
 ///
 /// The only state that a dead producer can leave half done is a message that is published but not
-/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. A dead consumer leaves
-/// nothing half done: what it copied is still there until it has moved `head`.
+/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. What a dead consumer had
+/// copied is still there until it has moved `head`; if it had noted the message before that, the
+/// next holder of `get_lock` takes the note back.
 ///
 /// Invariant: the word behind the last message of the tail segment is 0.
 #[repr(C)]
@@ -99,6 +102,8 @@ struct Consumer {
     head_block: AtomicU64,
     head: AtomicU64,
     head_base: AtomicU64,
+    /// Where a consumer is leaving a note just now; 0: nowhere.
+    noting: AtomicU64,
 }
 
 #[repr(C)]
@@ -149,6 +154,12 @@ fn count(cursor: u64) -> u32 {
 
 fn cursor(position: u64, count: u32) -> u64 {
     position << 32 | u64::from(count)
+}
+
+/// Items put and not taken. A message can be taken before its producer has moved `tail` over it,
+/// so to one who does not hold `put_lock`, `head` may be ahead.
+fn waiting(tail: u64, head: u64) -> u64 {
+    count(tail).wrapping_sub(count(head)).cast_signed().max(0) as u64
 }
 
 /// Bytes that a message of `len` bytes takes: header and padding included.
@@ -257,6 +268,23 @@ impl Chain {
     fn lock_consumers(&self, family: &'static Family) {
         if self.consumer.get_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
+            self.retract_note(family);
+        }
+    }
+
+    /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
+    /// note must be gone before somebody else takes the message.
+    fn retract_note(&self, family: &Family) {
+        let at = self.consumer.noting.swap(0, Ordering::Relaxed);
+        if at != 0 {
+            let number = count(self.consumer.head.load(Ordering::Relaxed));
+            let note = family.word(at);
+            let _ = note.compare_exchange(
+                NOTED | u64::from(number),
+                0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -274,7 +302,7 @@ impl Chain {
         if form_of(word) == INLINE {
             let next = cursor(
                 position(tail) + footprint(word & 0xffff_ffff),
-                count(tail) + 1,
+                count(tail).wrapping_add(1),
             );
             self.producer.tail.store(next, Ordering::Release);
         }
@@ -285,10 +313,10 @@ impl Chain {
         let max_items = self.limits.max_items.load(Ordering::Relaxed);
         if max_items != 0 {
             let mut head = self.producer.head_seen.load(Ordering::Relaxed);
-            if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+            if waiting(tail, head) >= max_items {
                 head = self.consumer.head.load(Ordering::Acquire);
                 self.producer.head_seen.store(head, Ordering::Relaxed);
-                if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+                if waiting(tail, head) >= max_items {
                     return false;
                 }
             }
@@ -331,6 +359,7 @@ impl Chain {
         let (segment, _) = family.create_unzeroed(Kind::Segment, bytes)?;
         let new = segment.at();
         family.word(new + block::HEADER).store(0, Ordering::Relaxed);
+        crash::point("put: new segment");
         let entry = segment.entry_word();
         family.transact(|txn| {
             txn.set(entry, 0);
@@ -366,6 +395,7 @@ impl Chain {
         self.lock_producers(family);
         let done = self.put_locked(family, own, tag, parts, len);
         self.producer.put_lock.unlock();
+        crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.items.wake_one();
@@ -432,13 +462,16 @@ impl Chain {
         family
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
+        crash::point("put: written");
         // [chain-publish] From here on the message exists.
         family
             .word(start)
             .store(header(INLINE, len, tag), Ordering::Release);
+        crash::point("put: published");
         self.producer
             .tail
             .store(cursor(end, number.wrapping_add(1)), Ordering::Release);
+        crash::point("put: tail moved");
         Ok(Put::Done(number))
     }
 
@@ -509,8 +542,10 @@ impl Chain {
             return Ok(Taken::Empty);
         }
         self.lock_consumers(family);
+        crash::point("take: locked");
         let taken = self.take_locked(family, own, to, note);
         self.consumer.get_lock.unlock();
+        crash::point("take: unlocked");
         if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.space.wake_one();
@@ -648,12 +683,18 @@ impl Chain {
         }
         family.read(start + 8, len as usize, to);
         if let Some(note) = note {
+            self.consumer.noting.store(note, Ordering::Relaxed);
             family
                 .word(note)
                 .store(NOTED | u64::from(number), Ordering::Relaxed);
         }
+        crash::point("take: copied");
         // [chain-take] Ours from here on.
         self.consumer.head.store(next, Ordering::Release);
+        crash::point("take: head moved");
+        if note.is_some() {
+            self.consumer.noting.store(0, Ordering::Relaxed);
+        }
         Ok(Taken::Bytes { tag, number })
     }
 
@@ -684,7 +725,7 @@ impl Chain {
     pub(crate) fn task_done(&self) -> bool {
         let mut done = self.waiting.done.load(Ordering::Acquire);
         loop {
-            let put = count(self.producer.tail.load(Ordering::Acquire));
+            let put = self.put_so_far();
             if done as u32 == put {
                 return false;
             }
@@ -709,8 +750,17 @@ impl Chain {
 
     /// Whether every item ever put was reported done.
     pub(crate) fn all_done(&self) -> bool {
-        let put = count(self.producer.tail.load(Ordering::Acquire));
-        self.waiting.done.load(Ordering::SeqCst) as u32 == put
+        // In this order: if the tasks done then are all that were put by now, there was a moment
+        // between at which nothing was left to do.
+        let done = self.waiting.done.load(Ordering::SeqCst) as u32;
+        done == self.put_so_far()
+    }
+
+    /// Items put; one that was taken counts, also if its producer has not moved `tail` yet.
+    fn put_so_far(&self) -> u32 {
+        let head = self.consumer.head.load(Ordering::Acquire);
+        let tail = self.producer.tail.load(Ordering::Acquire);
+        count(head).wrapping_add(waiting(tail, head) as u32)
     }
 }
 
