@@ -387,3 +387,46 @@ impl Family {
         }
     }
 }
+
+#[cfg(feature = "crash-points")]
+impl Family {
+    /// Whether the books agree with each other; to be asked while nobody changes them.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn audit(&self) -> core::result::Result<(), String> {
+        use std::sync::atomic::Ordering;
+        let word = |at| self.word(at).load(Ordering::SeqCst);
+        let mut warm = 0;
+        for class in 0..class::COUNT {
+            for (list, is_warm) in [(header::FREE_LISTS, true), (header::COLD_LISTS, false)] {
+                let mut at = word(list + 8 * class);
+                let mut length = 0u64;
+                while at != 0 {
+                    length += 1;
+                    if length > 1 << 20 {
+                        return Err(format!("the free blocks of class {class} run in a circle"));
+                    }
+                    if word(at + block::KIND) != 0 || word(at + block::REFS) != 0 {
+                        return Err(format!("the block at {at} is free and in use"));
+                    }
+                    if word(at + block::CLASS) != class {
+                        return Err(format!("the block at {at} is in the list of another class"));
+                    }
+                    warm += if is_warm { class::bytes(class) } else { 0 };
+                    at = word(at + block::LINK);
+                }
+            }
+        }
+        for (name, found, expected) in [
+            ("warm bytes", warm, word(header::WARM)),
+            ("doomed objects", word(header::DOOMED), 0),
+            ("words in the journal", word(header::JOURNAL_LEN), 0),
+        ] {
+            if found != expected {
+                return Err(format!("{found} {name} and not {expected}"));
+            }
+        }
+        Ok(())
+    }
+}
