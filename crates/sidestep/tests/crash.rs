@@ -648,6 +648,19 @@ mod everywhere {
             |queue| queue.put(&message(0, 3)).unwrap(),
             |queue, died| assert_holds(queue, if died { 3 } else { 4 }, 4),
         );
+        // The same, but consumers come first: what they find has been put, once and for all.
+        at_each_step(
+            || queue_with(3),
+            |queue| queue.put(&message(0, 3)).unwrap(),
+            |queue, died| {
+                let found = drain(queue).len() as u32;
+                assert!(found == 4 || died && found == 3);
+                (0..found).for_each(|_| assert!(queue.task_done()));
+                assert!(!queue.task_done());
+                assert_holds(queue, 0, 0);
+                assert_eq!(queue.counts(), (found + 1, found + 1));
+            },
+        );
     }
 
     fn put_in_a_new_segment() {
@@ -916,6 +929,13 @@ mod everywhere {
             let before = holds(family);
             let mut corpse = corpse();
             let go = SharedEvent::new().unwrap();
+            let lock = std::cell::Cell::new(Some(SharedLock::new(false).unwrap()));
+            let handle = {
+                let taken = lock.take();
+                let handle = taken.as_ref().map(|lock| lock.object().handle());
+                lock.set(taken);
+                handle.unwrap()
+            };
             let mut cleaner = Child::fork(|| {
                 crash::arm(step, false);
                 family.clean_dead();
@@ -926,15 +946,15 @@ mod everywhere {
             let sentinel = cleaner.sentinel().unwrap();
             assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
             let next = child(|| {
-                let block = family.create(Kind::Memory, 64).unwrap();
                 assert_eq!(go.wait(forever), Wait::Ready);
-                assert!(
-                    family.member(family.me()).is_some(),
-                    "the slot was taken away"
-                );
-                drop(block);
+                assert!(family.member(family.me()).is_some());
+                // The reference that came with the slot is the last one, and counts.
+                assert!(SharedLock::from_handle(handle).is_ok());
+                drop(lock.take());
+                assert!(SharedLock::from_handle(handle).is_err(), "it was void");
             });
             family.clean_dead();
+            drop(lock.take());
             go.set();
             join(vec![next]);
             let died = cleaner.wait().unwrap() != Exit::Code(0);
