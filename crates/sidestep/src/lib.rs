@@ -9,6 +9,11 @@ pub mod sync;
 
 #[cfg(not(loom))]
 pub mod channel;
+/// For the models: the words of a chain.
+#[cfg(loom)]
+#[allow(missing_docs)]
+#[path = "channel/cursor.rs"]
+pub mod cursor;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]

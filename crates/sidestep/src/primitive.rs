@@ -27,6 +27,8 @@ mod real {
 mod modelled {
     use std::time::Duration;
 
+    use loom::sync::{Arc, Mutex, Notify};
+
     pub use loom::hint::spin_loop;
     pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -43,30 +45,88 @@ mod modelled {
         Interrupted,
     }
 
+    struct Sleeper {
+        address: usize,
+        expected: u32,
+        bed: Arc<Notify>,
+        timed_out: Arc<AtomicU32>,
+    }
+
+    /// All that the model's kernel knows.
+    #[derive(Default)]
+    struct Room {
+        sleepers: Vec<Sleeper>,
+        /// Stamps of processes that died holding something.
+        dead: Vec<u32>,
+    }
+
+    const STAMP: u32 = (1 << 30) - 1;
+
     loom::lazy_static! {
-        // One waiting room for all words of a model: a wake of one wakes any one sleeper, so
-        // models that wake singly use a single word.
-        static ref ROOM: (loom::sync::Mutex<()>, loom::sync::Condvar) =
-            (loom::sync::Mutex::new(()), loom::sync::Condvar::new());
+        static ref ROOM: Mutex<Room> = Mutex::new(Room::default());
     }
 
-    /// A futex wait without time limit: a lost wake-up is a deadlock that loom reports.
+    /// A futex wait for ever: a lost wake-up is a deadlock, which loom reports. It times out only
+    /// if the word says that a dead process holds it: somebody would otherwise sleep for ever.
     pub fn futex_wait(word: &AtomicU32, expected: u32, _limit: Option<Duration>) -> Wake {
-        let guard = ROOM.0.lock().unwrap();
-        if word.load(Ordering::SeqCst) != expected {
-            return Wake::Changed;
+        let bed = Arc::new(Notify::new());
+        let timed_out = Arc::new(AtomicU32::new(0));
+        {
+            let mut room = ROOM.lock().unwrap();
+            if word.load(Ordering::SeqCst) != expected {
+                return Wake::Changed;
+            }
+            if room.dead.contains(&(expected & STAMP)) {
+                return Wake::TimedOut;
+            }
+            room.sleepers.push(Sleeper {
+                address: core::ptr::from_ref(word) as usize,
+                expected,
+                bed: bed.clone(),
+                timed_out: timed_out.clone(),
+            });
         }
-        drop(ROOM.1.wait(guard).unwrap());
-        Wake::Woken
+        bed.wait();
+        match timed_out.load(Ordering::SeqCst) {
+            0 => Wake::Woken,
+            _ => Wake::TimedOut,
+        }
     }
 
-    /// Wakes one sleeper, or all.
-    pub fn futex_wake(_word: &AtomicU32, count: u32) {
-        let _guard = ROOM.0.lock().unwrap();
-        if count == 1 {
-            ROOM.1.notify_one();
-        } else {
-            ROOM.1.notify_all();
+    /// Wakes at most `count` of the word's sleepers, who slept first.
+    pub fn futex_wake(word: &AtomicU32, count: u32) {
+        let address = core::ptr::from_ref(word) as usize;
+        let mut room = ROOM.lock().unwrap();
+        let mut left = count;
+        let mut woken = Vec::new();
+        room.sleepers.retain(|sleeper| {
+            let wake = sleeper.address == address && left > 0;
+            if wake {
+                left -= 1;
+                woken.push(sleeper.bed.clone());
+            }
+            !wake
+        });
+        for bed in woken {
+            bed.notify();
+        }
+    }
+
+    /// For models: the process with this stamp is dead, so who waits for it loses patience.
+    pub fn lose_patience_with(stamp: u32) {
+        let mut room = ROOM.lock().unwrap();
+        room.dead.push(stamp);
+        let mut woken = Vec::new();
+        room.sleepers.retain(|sleeper| {
+            let wake = sleeper.expected & STAMP == stamp;
+            if wake {
+                sleeper.timed_out.store(1, Ordering::SeqCst);
+                woken.push(sleeper.bed.clone());
+            }
+            !wake
+        });
+        for bed in woken {
+            bed.notify();
         }
     }
 

@@ -19,6 +19,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::cursor::{
+    ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
+    position, publish, tag_of, take, waiting,
+};
 use crate::crash;
 use crate::error::Result;
 use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
@@ -129,43 +133,6 @@ const _: () = assert!(
         && core::mem::offset_of!(Chain, waiting) == 384
         && CHAIN_BYTES == 512
 );
-
-// The header word of a message: length in bits 0..32, form in bits 32..40, the caller's tag in
-// bits 40..48. Never 0, as no form is 0.
-const INLINE: u64 = 1;
-const ENVELOPE: u64 = 2;
-const LINK: u64 = 3;
-
-fn header(form: u64, len: u64, tag: u8) -> u64 {
-    len | form << 32 | u64::from(tag) << 40
-}
-
-fn form_of(header: u64) -> u64 {
-    header >> 32 & 0xff
-}
-
-fn position(cursor: u64) -> u64 {
-    cursor >> 32
-}
-
-fn count(cursor: u64) -> u32 {
-    cursor as u32
-}
-
-fn cursor(position: u64, count: u32) -> u64 {
-    position << 32 | u64::from(count)
-}
-
-/// Items put and not taken. A message can be taken before its producer has moved `tail` over it,
-/// so to one who does not hold `put_lock`, `head` may be ahead.
-fn waiting(tail: u64, head: u64) -> u64 {
-    count(tail).wrapping_sub(count(head)).cast_signed().max(0) as u64
-}
-
-/// Bytes that a message of `len` bytes takes: header and padding included.
-fn footprint(len: u64) -> u64 {
-    8 + len.next_multiple_of(8)
-}
 
 /// Messages up to this length lie in the chain; longer ones travel as envelopes.
 pub(crate) const INLINE_MAX: usize = 16 << 10;
@@ -294,18 +261,9 @@ impl Chain {
         if at == 0 {
             return;
         }
-        let tail = self.producer.tail.load(Ordering::Relaxed);
-        let word = family
-            .word(at + block::HEADER + position(tail))
-            .load(Ordering::Acquire);
-        // Envelopes and links are published together with `tail`, by the ledger.
-        if form_of(word) == INLINE {
-            let next = cursor(
-                position(tail) + footprint(word & 0xffff_ffff),
-                count(tail).wrapping_add(1),
-            );
-            self.producer.tail.store(next, Ordering::Release);
-        }
+        let tail = &self.producer.tail;
+        let start = at + block::HEADER + position(tail.load(Ordering::Relaxed));
+        cover(family.word(start), tail);
     }
 
     /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
@@ -462,16 +420,12 @@ impl Chain {
         family
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
-        crash::point("put: written");
-        // [chain-publish] From here on the message exists.
-        family
-            .word(start)
-            .store(header(INLINE, len, tag), Ordering::Release);
-        crash::point("put: published");
-        self.producer
-            .tail
-            .store(cursor(end, number.wrapping_add(1)), Ordering::Release);
-        crash::point("put: tail moved");
+        publish(
+            family.word(start),
+            header(INLINE, len, tag),
+            &self.producer.tail,
+            cursor(end, number.wrapping_add(1)),
+        );
         Ok(Put::Done(number))
     }
 
@@ -601,12 +555,9 @@ impl Chain {
         if at == 0 {
             return false;
         }
-        // [chain-publish] Another consumer may have moved on and freed the segment: the word is
-        // then not the right one, and the counts decide.
-        family
-            .word(at + block::HEADER + position(head))
-            .load(Ordering::Acquire)
-            != 0
+        // Another consumer may have moved on and freed the segment: the word is then not the right
+        // one, and the counts decide.
+        look(family.word(at + block::HEADER + position(head))) != 0
             || self.consumer.head.load(Ordering::Acquire) != head
             || self.consumer.head_block.load(Ordering::Acquire) != at
     }
@@ -622,8 +573,7 @@ impl Chain {
             }
             let head = self.consumer.head.load(Ordering::Relaxed);
             let start = at + block::HEADER + position(head);
-            // [chain-publish]
-            let word = family.word(start).load(Ordering::Acquire);
+            let word = look(family.word(start));
             match form_of(word) {
                 0 => return None,
                 LINK => {
@@ -658,9 +608,8 @@ impl Chain {
         };
         let head = self.consumer.head.load(Ordering::Relaxed);
         let number = count(head);
-        let len = word & 0xffff_ffff;
-        let tag = (word >> 40) as u8;
-        let next = cursor(position(head) + footprint(len), number.wrapping_add(1));
+        let (len, tag) = (len_of(word), tag_of(word));
+        let next = behind(head, word);
         if form_of(word) == ENVELOPE {
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
@@ -688,10 +637,7 @@ impl Chain {
                 .word(note)
                 .store(NOTED | u64::from(number), Ordering::Relaxed);
         }
-        crash::point("take: copied");
-        // [chain-take] Ours from here on.
-        self.consumer.head.store(next, Ordering::Release);
-        crash::point("take: head moved");
+        take(&self.consumer.head, next);
         if note.is_some() {
             self.consumer.noting.store(0, Ordering::Relaxed);
         }
@@ -802,7 +748,7 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, own: u64) -> bool {
                     let object = txn.get(start + 8);
                     txn.unref(object);
                 }
-                let next = position(head) + footprint(word & 0xffff_ffff);
+                let next = position(head) + footprint(len_of(word));
                 txn.set(own + HEAD, cursor(next, 0));
             }
         }
