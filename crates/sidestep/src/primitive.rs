@@ -49,7 +49,18 @@ mod modelled {
         address: usize,
         expected: u32,
         bed: Arc<Notify>,
-        timed_out: Arc<AtomicU32>,
+        /// 0 while it sleeps, then why it was woken.
+        woken: Arc<AtomicU32>,
+    }
+
+    const WOKEN: u32 = 1;
+    const TIMED_OUT: u32 = 2;
+
+    impl Sleeper {
+        fn wake(&self, why: u32) {
+            self.woken.store(why, Ordering::SeqCst);
+            self.bed.notify();
+        }
     }
 
     /// All that the model's kernel knows.
@@ -70,7 +81,7 @@ mod modelled {
     /// if the word says that a dead process holds it: somebody would otherwise sleep for ever.
     pub fn futex_wait(word: &AtomicU32, expected: u32, _limit: Option<Duration>) -> Wake {
         let bed = Arc::new(Notify::new());
-        let timed_out = Arc::new(AtomicU32::new(0));
+        let woken = Arc::new(AtomicU32::new(0));
         {
             let mut room = ROOM.lock().unwrap();
             if word.load(Ordering::SeqCst) != expected {
@@ -83,13 +94,17 @@ mod modelled {
                 address: core::ptr::from_ref(word) as usize,
                 expected,
                 bed: bed.clone(),
-                timed_out: timed_out.clone(),
+                woken: woken.clone(),
             });
         }
-        bed.wait();
-        match timed_out.load(Ordering::SeqCst) {
-            0 => Wake::Woken,
-            _ => Wake::TimedOut,
+        loop {
+            // Loom lets this return for no reason, too.
+            bed.wait();
+            match woken.load(Ordering::SeqCst) {
+                0 => {}
+                TIMED_OUT => return Wake::TimedOut,
+                _ => return Wake::Woken,
+            }
         }
     }
 
@@ -98,17 +113,21 @@ mod modelled {
         let address = core::ptr::from_ref(word) as usize;
         let mut room = ROOM.lock().unwrap();
         let mut left = count;
-        let mut woken = Vec::new();
-        room.sleepers.retain(|sleeper| {
+        wake(&mut room, WOKEN, |sleeper| {
             let wake = sleeper.address == address && left > 0;
-            if wake {
-                left -= 1;
-                woken.push(sleeper.bed.clone());
-            }
-            !wake
+            left -= u32::from(wake);
+            wake
         });
-        for bed in woken {
-            bed.notify();
+    }
+
+    fn wake(room: &mut Room, why: u32, mut which: impl FnMut(&Sleeper) -> bool) {
+        let all = core::mem::take(&mut room.sleepers);
+        for sleeper in all {
+            if which(&sleeper) {
+                sleeper.wake(why);
+            } else {
+                room.sleepers.push(sleeper);
+            }
         }
     }
 
@@ -116,18 +135,9 @@ mod modelled {
     pub fn lose_patience_with(stamp: u32) {
         let mut room = ROOM.lock().unwrap();
         room.dead.push(stamp);
-        let mut woken = Vec::new();
-        room.sleepers.retain(|sleeper| {
-            let wake = sleeper.expected & STAMP == stamp;
-            if wake {
-                sleeper.timed_out.store(1, Ordering::SeqCst);
-                woken.push(sleeper.bed.clone());
-            }
-            !wake
+        wake(&mut room, TIMED_OUT, |sleeper| {
+            sleeper.expected & STAMP == stamp
         });
-        for bed in woken {
-            bed.notify();
-        }
     }
 
     /// See the real one; the model always needs the fence.
