@@ -929,13 +929,10 @@ mod everywhere {
             let before = holds(family);
             let mut corpse = corpse();
             let go = SharedEvent::new().unwrap();
-            let lock = std::cell::Cell::new(Some(SharedLock::new(false).unwrap()));
-            let handle = {
-                let taken = lock.take();
-                let handle = taken.as_ref().map(|lock| lock.object().handle());
-                lock.set(taken);
-                handle.unwrap()
-            };
+            let lock = SharedLock::new(false).unwrap();
+            let handle = lock.object().handle();
+            // Parent and child both let go of it.
+            let lock = std::cell::Cell::new(Some(lock));
             let mut cleaner = Child::fork(|| {
                 crash::arm(step, false);
                 family.clean_dead();
