@@ -1,16 +1,25 @@
 //! The native module `sidestep._sidestep`: conversions between Python and the engine.
+
 use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
 mod ends;
+mod error;
+mod family;
+mod locks;
+mod memory;
+mod message;
+mod queue;
+mod wait;
 
 /// The engine of sidestep.
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<connection::Connection>()?;
-    m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
-    m.add_function(wrap_pyfunction!(connection::pipe_pair, m)?)?;
-    m.add_function(wrap_pyfunction!(connection::join_pipe, m)?)?;
+    family::register(m)?;
+    m.add_class::<memory::Block>()?;
+    locks::register(m)?;
+    m.add_class::<queue::Queue>()?;
+    connection::register(m)?;
     codec::register(m)
 }

@@ -1,0 +1,236 @@
+//! The family's arena for the package: its descriptor, joining it, handles in flight.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::IntoRawFd;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use sidestep::os::process;
+use sidestep::shm::{self, Handle, Ref};
+use sidestep::sync::Stamp;
+
+use crate::error::to_py;
+
+/// Offset and generation: an object's name on its way to another process.
+pub type Name = (u64, u64);
+
+/// The engine's handle for a name.
+pub fn handle(name: Name) -> Handle {
+    Handle {
+        offset: name.0,
+        generation: name.1,
+    }
+}
+
+thread_local! {
+    /// How many collectors and channels of this thread are taking handles at the moment.
+    static TAKING: Cell<u32> = const { Cell::new(0) };
+    /// References that they have taken so far.
+    static TAKEN: RefCell<Vec<Ref>> = const { RefCell::new(Vec::new()) };
+    static THREAD: u32 = NEXT_THREAD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+}
+
+static NEXT_THREAD: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+
+/// A number for the calling thread, unique in its process.
+pub fn thread() -> u32 {
+    THREAD.with(|number| *number)
+}
+
+/// While this lives, handles pickled in this thread give a reference each to it.
+pub struct Taking {
+    first: usize,
+}
+
+impl Taking {
+    /// Starts to take handles.
+    pub fn start() -> Self {
+        TAKING.with(|depth| depth.set(depth.get() + 1));
+        Self {
+            first: TAKEN.with(|taken| taken.borrow().len()),
+        }
+    }
+
+    /// The references taken since the start.
+    pub fn finish(self) -> Vec<Ref> {
+        TAKEN.with(|taken| {
+            let mut taken = taken.borrow_mut();
+            if taken.len() > self.first {
+                taken.split_off(self.first)
+            } else {
+                Vec::new()
+            }
+        })
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        TAKING.with(|depth| depth.set(depth.get().saturating_sub(1)));
+        let rest = TAKEN.with(|taken| {
+            let mut taken = taken.borrow_mut();
+            let first = self.first.min(taken.len());
+            taken.split_off(first)
+        });
+        drop(rest);
+    }
+}
+
+/// The name of `object` for a pickle; the collector or channel in this thread keeps it alive.
+///
+/// # Errors
+/// RuntimeError outside of those.
+pub fn export(object: &Ref, class: &Bound<'_, PyAny>) -> PyResult<Name> {
+    if TAKING.with(Cell::get) == 0 {
+        let name = class
+            .get_type()
+            .name()
+            .map_or_else(|_| "shared".into(), |n| n.to_string());
+        return Err(PyRuntimeError::new_err(format!(
+            "{name} objects should only be shared between processes through inheritance, or \
+             through a queue or pipe of the same family of processes"
+        )));
+    }
+    let copy = object.try_clone().map_err(to_py)?;
+    TAKEN.with(|taken| taken.borrow_mut().push(copy));
+    let handle = object.handle();
+    Ok((handle.offset, handle.generation))
+}
+
+/// Takes references to the handles that are pickled for a child.
+#[pyclass(module = "sidestep._sidestep", frozen)]
+pub struct Collector {
+    refs: Mutex<Vec<Ref>>,
+    taking: Mutex<Option<SendTaking>>,
+}
+
+/// A `Taking` never leaves its thread: `__exit__` runs where `__enter__` did.
+struct SendTaking(usize);
+
+#[pymethods]
+impl Collector {
+    #[new]
+    fn new() -> Self {
+        Self {
+            refs: Mutex::default(),
+            taking: Mutex::default(),
+        }
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        let taking = Taking::start();
+        *slf.get()
+            .taking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(SendTaking(taking.first));
+        std::mem::forget(taking);
+        slf
+    }
+
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _error: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) {
+        let taking = self
+            .taking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(SendTaking(first)) = taking {
+            let taken = Taking { first }.finish();
+            self.refs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(taken);
+        }
+    }
+
+    fn release(&self) {
+        let refs = std::mem::take(&mut *self.refs.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(refs);
+    }
+}
+
+/// The descriptor of the family's arena, which is made if there is none.
+#[pyfunction]
+fn arena_fd() -> PyResult<i32> {
+    use std::os::fd::AsRawFd;
+    let family = shm::family().map_err(to_py)?;
+    Ok(family.fd().map_err(to_py)?.as_raw_fd())
+}
+
+/// Joins the family whose arena is `fd`.
+#[pyfunction]
+fn attach(fd: i32) -> PyResult<()> {
+    shm::attach(fd).map(|_| ()).map_err(to_py)
+}
+
+/// A descriptor that polls readable when the process has ended.
+#[pyfunction]
+fn pidfd_open(pid: u32) -> PyResult<i32> {
+    Ok(process::pidfd_open(pid)?.into_raw_fd())
+}
+
+/// After `os.fork` in the parent: what to tell `reaped` when the child has been reaped.
+#[pyfunction]
+fn forked() -> u32 {
+    shm::existing().map_or(0, |family| family.forked(true).word())
+}
+
+/// A child has been reaped: what it held is given back. `token` is from `forked`, or 0.
+#[pyfunction]
+#[pyo3(signature = (token=0))]
+fn reaped(py: Python<'_>, token: u32) {
+    if let Some(family) = shm::existing() {
+        py.detach(|| family.reaped(Stamp::of_word(token)));
+    }
+}
+
+/// The process is about to end in order.
+#[pyfunction]
+fn leave() {
+    if let Some(family) = shm::existing() {
+        family.leave();
+    }
+}
+
+/// What the arena holds: bytes used, warm and limit, number of blocks and processes.
+#[pyfunction]
+fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
+    let Some(family) = shm::existing() else {
+        return Ok(None);
+    };
+    let usage = family.usage();
+    let dict = PyDict::new(py);
+    for (name, value) in [
+        ("used", usage.used),
+        ("warm", usage.warm),
+        ("limit", usage.limit),
+        ("blocks", usage.blocks),
+        ("processes", usage.processes),
+    ] {
+        dict.set_item(PyString::new(py, name), value)?;
+    }
+    Ok(Some(dict))
+}
+
+/// Adds this file's part of the module.
+///
+/// # Errors
+/// Out of memory.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    shm::prepare_for_forks().map_err(to_py)?;
+    m.add_class::<Collector>()?;
+    m.add_function(wrap_pyfunction!(arena_fd, m)?)?;
+    m.add_function(wrap_pyfunction!(attach, m)?)?;
+    m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
+    m.add_function(wrap_pyfunction!(forked, m)?)?;
+    m.add_function(wrap_pyfunction!(reaped, m)?)?;
+    m.add_function(wrap_pyfunction!(leave, m)?)?;
+    m.add_function(wrap_pyfunction!(usage, m)?)
+}

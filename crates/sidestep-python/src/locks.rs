@@ -1,0 +1,612 @@
+//! Locks, semaphores, conditions, events and barriers: a reference to the engine's object each.
+//!
+//! All classes can be subclassed with any signature: `__new__` takes what comes and makes nothing;
+//! `_init` makes the shared object, `_attach` finds one by its name.
+
+use std::sync::OnceLock;
+
+use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use sidestep::sync::{
+    Answer, Arrival, Holder, ReleaseError, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
+    SharedSemaphore, Stamp, Wait,
+};
+
+use crate::error::{ABANDONED_LOCK, BROKEN_BARRIER, to_py};
+use crate::family::{Name, export, handle, thread};
+use crate::wait::{deadline, left, wait};
+
+type Any<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+fn ready<T>(slot: &OnceLock<T>) -> PyResult<&T> {
+    slot.get().ok_or_else(|| {
+        PyRuntimeError::new_err("the shared object is not initialised: call super().__init__()")
+    })
+}
+
+fn fill<T>(slot: &OnceLock<T>, made: sidestep::Result<T>) -> PyResult<()> {
+    // Initialised twice: the first stays, as other processes may know it.
+    let _ = slot.set(made.map_err(to_py)?);
+    Ok(())
+}
+
+fn abandoned(py: Python<'_>, family: &sidestep::shm::Family, owner: Stamp, what: &str) -> PyErr {
+    let who = family.member(owner).map_or_else(
+        || "a process".to_owned(),
+        |member| format!("process {}", member.pid),
+    );
+    let text = format!(
+        "{who} was killed while it held this {what}; what it guards may be half changed: check \
+         that, then call recover() (or release()) to make the lock usable again"
+    );
+    ABANDONED_LOCK.raise(py, (text,))
+}
+
+/// A lock, not recursive; base of the recursive one.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Lock {
+    inner: OnceLock<SharedLock>,
+}
+
+impl Lock {
+    fn lock(&self) -> PyResult<&SharedLock> {
+        ready(&self.inner)
+    }
+
+    #[inline]
+    fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let lock = self.lock()?;
+        let (family, thread) = (lock.family(), thread());
+        let mut done = lock.try_acquire(family, thread);
+        if done.is_none() {
+            if !block {
+                return Ok(false);
+            }
+            let deadline = deadline(timeout)?;
+            done = Some(wait(py, || lock.acquire(family, thread, left(deadline)))?);
+        }
+        match done {
+            Some(Wait::Ready) => Ok(true),
+            Some(Wait::Abandoned(owner)) => Err(abandoned(py, family, owner, "lock")),
+            _ => Ok(false),
+        }
+    }
+
+    #[inline]
+    fn give(&self) -> PyResult<()> {
+        let lock = self.lock()?;
+        lock.release(lock.family(), thread())
+            .map_err(|error| match error {
+                ReleaseError::NotOwner => PyAssertionError::new_err(
+                    "attempt to release a recursive lock that this thread does not hold",
+                ),
+                _ => PyValueError::new_err("the lock was released too many times: nobody holds it"),
+            })
+    }
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+        }
+    }
+
+    fn _init(&self) -> PyResult<()> {
+        fill(&self.inner, SharedLock::new(false))
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().lock()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        fill(&self.inner, SharedLock::from_handle(handle(name)))
+    }
+
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        self.take(py, block, timeout)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        self.give()
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.take(py, true, None)
+    }
+
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _kind: Any<'_, '_>,
+        _error: Any<'_, '_>,
+        _traceback: Any<'_, '_>,
+    ) -> PyResult<()> {
+        self.give()
+    }
+
+    /// Frees the lock if its owner was killed. Returns whether that was so.
+    fn recover(&self) -> PyResult<bool> {
+        Ok(self.lock()?.recover())
+    }
+
+    fn locked(&self) -> PyResult<bool> {
+        let lock = self.lock()?;
+        Ok(lock.holder(lock.family(), thread()) != Holder::Nobody)
+    }
+
+    fn _is_mine(&self) -> PyResult<bool> {
+        let lock = self.lock()?;
+        Ok(lock.holder(lock.family(), thread()) == Holder::ThisThread)
+    }
+
+    fn _is_zero(&self) -> PyResult<bool> {
+        self.locked()
+    }
+
+    fn _get_value(&self) -> PyResult<u32> {
+        Ok(u32::from(!self.locked()?))
+    }
+
+    fn _count(&self) -> PyResult<u32> {
+        let lock = self.lock()?;
+        match lock.holder(lock.family(), thread()) {
+            Holder::ThisThread | Holder::OtherThread => Ok(lock.depth()),
+            _ => Ok(0),
+        }
+    }
+
+    /// Who holds the lock: "none", "me", "thread" (another one of this process) or "process".
+    fn _holder(&self) -> PyResult<&'static str> {
+        let lock = self.lock()?;
+        Ok(match lock.holder(lock.family(), thread()) {
+            Holder::Nobody => "none",
+            Holder::ThisThread => "me",
+            Holder::OtherThread => "thread",
+            Holder::OtherProcess(_) => "process",
+        })
+    }
+}
+
+/// A recursive lock.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass, extends = Lock)]
+pub struct RLock;
+
+#[pymethods]
+impl RLock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(Lock {
+            inner: OnceLock::new(),
+        })
+        .add_subclass(RLock)
+    }
+
+    fn _init(slf: &Bound<'_, Self>) -> PyResult<()> {
+        fill(&slf.as_super().get().inner, SharedLock::new(true))
+    }
+}
+
+/// A semaphore, bounded or not.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Semaphore {
+    inner: OnceLock<SharedSemaphore>,
+}
+
+impl Semaphore {
+    fn semaphore(&self) -> PyResult<&SharedSemaphore> {
+        ready(&self.inner)
+    }
+
+    fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let semaphore = self.semaphore()?;
+        if semaphore.try_acquire() {
+            return Ok(true);
+        }
+        if !block {
+            return Ok(false);
+        }
+        let deadline = deadline(timeout)?;
+        Ok(wait(py, || semaphore.acquire(left(deadline)))? == Wait::Ready)
+    }
+}
+
+#[pymethods]
+impl Semaphore {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+        }
+    }
+
+    /// A semaphore of `value`, at most 2**31 - 1, bounded by it or not.
+    fn _init(&self, value: i64, bounded: bool) -> PyResult<()> {
+        let value = u32::try_from(value)
+            .ok()
+            .filter(|value| *value <= sidestep::sync::SEMAPHORE_MAX)
+            .ok_or_else(|| {
+                PyValueError::new_err(format!(
+                    "a semaphore's value must lie between 0 and {}, not {value}",
+                    sidestep::sync::SEMAPHORE_MAX
+                ))
+            })?;
+        fill(
+            &self.inner,
+            SharedSemaphore::new(value, bounded.then_some(value)),
+        )
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().semaphore()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        fill(&self.inner, SharedSemaphore::from_handle(handle(name)))
+    }
+
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        self.take(py, block, timeout)
+    }
+
+    #[pyo3(signature = (n=1))]
+    fn release(&self, n: i64) -> PyResult<()> {
+        let count = u32::try_from(n)
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| {
+                PyValueError::new_err(format!("a semaphore is released 1 or more times, not {n}"))
+            })?;
+        self.semaphore()?.release(count).map_err(|_| {
+            PyValueError::new_err("the semaphore was released too many times: it is at its limit")
+        })
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.take(py, true, None)
+    }
+
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _kind: Any<'_, '_>,
+        _error: Any<'_, '_>,
+        _traceback: Any<'_, '_>,
+    ) -> PyResult<()> {
+        self.release(1)
+    }
+
+    fn get_value(&self) -> PyResult<u32> {
+        Ok(self.semaphore()?.value())
+    }
+
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.semaphore()?.value() == 0)
+    }
+
+    fn _is_zero(&self) -> PyResult<bool> {
+        self.locked()
+    }
+
+    fn _get_value(&self) -> PyResult<u32> {
+        self.get_value()
+    }
+}
+
+/// The waiters of a condition variable; its lock is another object, given to each call.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Condition {
+    inner: OnceLock<SharedCondition>,
+}
+
+impl Condition {
+    fn condition(&self) -> PyResult<&SharedCondition> {
+        ready(&self.inner)
+    }
+}
+
+#[pymethods]
+impl Condition {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+        }
+    }
+
+    fn _init(&self) -> PyResult<()> {
+        fill(&self.inner, SharedCondition::new())
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().condition()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        fill(&self.inner, SharedCondition::from_handle(handle(name)))
+    }
+
+    /// Lets go of `lock`, waits for a notification, takes the lock again; whether it came.
+    fn _wait(
+        &self,
+        py: Python<'_>,
+        lock: &Bound<'_, Lock>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        let condition = self.condition()?;
+        let deadline = deadline(timeout)?;
+        let family = condition.family();
+        let guard = lock.get().lock()?;
+        if guard.holder(family, thread()) != Holder::ThisThread {
+            return Err(PyAssertionError::new_err(
+                "wait() needs the condition's lock to be held",
+            ));
+        }
+        let Some(place) = condition.enter(family) else {
+            return Err(PyRuntimeError::new_err(format!(
+                "more than {} threads wait for this condition",
+                sidestep::sync::WAITERS
+            )));
+        };
+        let depth = guard.release_all(family, thread()).unwrap_or(1);
+        let slept = wait(py, || {
+            loop {
+                let Some(limit) = deadline.slice(sidestep::sync::SLICE) else {
+                    return Wait::TimedOut;
+                };
+                match condition.sleep(place, limit) {
+                    Err(_) => return Wait::Interrupted,
+                    Ok(Answer::None) => {}
+                    Ok(_) => return Wait::Ready,
+                }
+            }
+        });
+        let answer = condition.leave(place);
+        let me = thread();
+        let again = wait(py, || {
+            guard.acquire(family, me, || Some(sidestep::sync::SLICE))
+        });
+        if let Err(error) = slept {
+            if answer == Answer::Passed {
+                // The notification was meant for someone who waits.
+                condition.pass(family, 1);
+            }
+            if matches!(again, Ok(Wait::Ready)) {
+                guard.restore_depth(depth);
+            }
+            return Err(error);
+        }
+        match again? {
+            Wait::Abandoned(owner) => Err(abandoned(py, family, owner, "condition's lock")),
+            _ => {
+                guard.restore_depth(depth);
+                Ok(answer == Answer::Passed)
+            }
+        }
+    }
+
+    /// Wakes at most `n` of those who wait, the earliest first; never waits for them.
+    fn _notify(&self, lock: &Bound<'_, Lock>, n: usize) -> PyResult<()> {
+        let condition = self.condition()?;
+        if lock.get().lock()?.holder(condition.family(), thread()) != Holder::ThisThread {
+            return Err(PyAssertionError::new_err(
+                "notify() needs the condition's lock to be held",
+            ));
+        }
+        condition.pass(condition.family(), n);
+        Ok(())
+    }
+
+    /// How many wait, and how many were notified and have not left yet.
+    fn _waiting(&self) -> PyResult<(usize, usize)> {
+        Ok(self.condition()?.count())
+    }
+}
+
+/// An event.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Event {
+    inner: OnceLock<SharedEvent>,
+}
+
+impl Event {
+    fn event(&self) -> PyResult<&SharedEvent> {
+        ready(&self.inner)
+    }
+}
+
+#[pymethods]
+impl Event {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+        }
+    }
+
+    fn _init(&self) -> PyResult<()> {
+        fill(&self.inner, SharedEvent::new())
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().event()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        fill(&self.inner, SharedEvent::from_handle(handle(name)))
+    }
+
+    fn is_set(&self) -> PyResult<bool> {
+        Ok(self.event()?.is_set())
+    }
+
+    fn set(&self) -> PyResult<()> {
+        self.event()?.set();
+        Ok(())
+    }
+
+    fn clear(&self) -> PyResult<()> {
+        self.event()?.clear();
+        Ok(())
+    }
+
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let event = self.event()?;
+        if event.is_set() {
+            return Ok(true);
+        }
+        let deadline = deadline(timeout)?;
+        Ok(wait(py, || event.wait(left(deadline)))? == Wait::Ready)
+    }
+}
+
+/// A barrier.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Barrier {
+    inner: OnceLock<SharedBarrier>,
+}
+
+impl Barrier {
+    fn barrier(&self) -> PyResult<&SharedBarrier> {
+        ready(&self.inner)
+    }
+}
+
+#[pymethods]
+impl Barrier {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+        }
+    }
+
+    fn _init(&self, parties: i64) -> PyResult<()> {
+        let most = sidestep::sync::WAITERS as i64;
+        let parties = u32::try_from(parties)
+            .ok()
+            .filter(|n| (1..=most).contains(&i64::from(*n)));
+        let parties = parties.ok_or_else(|| {
+            PyValueError::new_err(format!("a barrier takes between 1 and {most} parties"))
+        })?;
+        fill(&self.inner, SharedBarrier::new(parties))
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().barrier()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        fill(&self.inner, SharedBarrier::from_handle(handle(name)))
+    }
+
+    /// Comes to the barrier and waits for the others: the number of this arrival, and whether it
+    /// was the last, which has not waited: it acts for all and then calls `_complete`.
+    fn _arrive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<(u32, bool)> {
+        let barrier = self.barrier()?;
+        let family = barrier.family();
+        let deadline = deadline(timeout)?;
+        let broken = || BROKEN_BARRIER.raise(py, ());
+        let (place, number) = loop {
+            match barrier.arrive(family) {
+                Arrival::Last(number) => return Ok((number, true)),
+                Arrival::Wait(place, number) => break (place, number),
+                Arrival::Broken => return Err(broken()),
+                Arrival::Busy => {
+                    if deadline.slice(sidestep::sync::SLICE).is_none() {
+                        barrier.abort(family);
+                        return Err(broken());
+                    }
+                    // The last arrival of the round before is running its action.
+                    py.detach(|| std::thread::sleep(std::time::Duration::from_millis(1)));
+                    py.check_signals()?;
+                }
+            }
+        };
+        let slept = wait(py, || {
+            loop {
+                let Some(limit) = deadline.slice(sidestep::sync::SLICE) else {
+                    return Wait::TimedOut;
+                };
+                match barrier.sleep(place, limit) {
+                    Err(_) => return Wait::Interrupted,
+                    Ok(Answer::None) => {}
+                    Ok(_) => return Wait::Ready,
+                }
+            }
+        });
+        let answer = barrier.leave(place);
+        if answer == Answer::Passed {
+            let _ = slept?;
+            return Ok((number, false));
+        }
+        if answer == Answer::None {
+            // Out of time or interrupted: without this party the others wait in vain.
+            barrier.abort(family);
+        }
+        let _ = slept?;
+        Err(broken())
+    }
+
+    fn _complete(&self) -> PyResult<()> {
+        let barrier = self.barrier()?;
+        barrier.complete(barrier.family());
+        Ok(())
+    }
+
+    fn reset(&self) -> PyResult<()> {
+        let barrier = self.barrier()?;
+        barrier.reset(barrier.family());
+        Ok(())
+    }
+
+    fn abort(&self) -> PyResult<()> {
+        let barrier = self.barrier()?;
+        barrier.abort(barrier.family());
+        Ok(())
+    }
+
+    #[getter]
+    fn parties(&self) -> PyResult<u32> {
+        Ok(self.barrier()?.parties())
+    }
+
+    #[getter]
+    fn n_waiting(&self) -> PyResult<u32> {
+        Ok(self.barrier()?.waiting())
+    }
+
+    #[getter]
+    fn broken(&self) -> PyResult<bool> {
+        Ok(self.barrier()?.is_broken())
+    }
+}
+
+/// Adds this file's part of the module.
+///
+/// # Errors
+/// Out of memory.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Lock>()?;
+    m.add_class::<RLock>()?;
+    m.add_class::<Semaphore>()?;
+    m.add_class::<Condition>()?;
+    m.add_class::<Event>()?;
+    m.add_class::<Barrier>()
+}

@@ -1,0 +1,86 @@
+//! `Block`: memory of the arena, for values and arrays.
+#![allow(unsafe_code)]
+
+use std::os::raw::c_int;
+
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use sidestep::shm::{Kind, Ref, family};
+
+use crate::error::to_py;
+use crate::family::{Name, export, handle};
+
+/// Zeroed memory in the arena.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Block {
+    object: Ref,
+    size: usize,
+}
+
+#[pymethods]
+impl Block {
+    #[new]
+    fn new(size: u64) -> PyResult<Self> {
+        let object = family().and_then(|family| family.create(Kind::Memory, size.max(1)));
+        Ok(Self {
+            object: object.map_err(to_py)?,
+            size: size as usize,
+        })
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<(u64, u64, usize)> {
+        let this = slf.get();
+        let (offset, generation) = export(&this.object, slf.as_any())?;
+        Ok((offset, generation, this.size))
+    }
+
+    #[staticmethod]
+    fn _attach(name: (u64, u64, usize)) -> PyResult<Self> {
+        let (offset, generation, size) = name;
+        let found: Name = (offset, generation);
+        let object = Ref::from_handle(handle(found), Kind::Memory).map_err(to_py)?;
+        Ok(Self { object, size })
+    }
+
+    fn __len__(&self) -> usize {
+        self.size
+    }
+
+    /// # Safety
+    /// `view` is the buffer structure that the interpreter hands out.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let address = this
+            .object
+            .family()
+            .address(this.object.payload(), this.size as u64);
+        let Some(address) = address else {
+            return Err(PyBufferError::new_err(
+                "the block does not lie in the arena",
+            ));
+        };
+        // SAFETY: `view` is valid (the interpreter's promise); the memory lives as long as the
+        // object, of which the view takes a reference; concurrent writers are what shared memory
+        // is for, and Python's views allow for them.
+        let done = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                address.cast(),
+                this.size as ffi::Py_ssize_t,
+                0,
+                flags,
+            )
+        };
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
+    }
+}

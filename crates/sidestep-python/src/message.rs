@@ -1,0 +1,104 @@
+//! Objects as messages of the engine's channels: short ones as bytes, others in envelopes.
+//!
+//! The body of an envelope: the head's length, the number of buffers, the length of each (64-bit
+//! little-endian words); the head; then each buffer, aligned to 64 bytes.
+#![allow(unsafe_code)]
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes};
+use sidestep::channel::Queue;
+use sidestep::shm::{Envelope, Ref, family};
+
+use crate::codec::{self, Message};
+use crate::error::to_py;
+use crate::family::Taking;
+
+/// An object, ready to be sent.
+pub enum Outgoing {
+    /// Fits into the channel itself.
+    Short(Message),
+    /// Travels as an object of its own.
+    Long(Envelope),
+}
+
+/// Serialises `obj`. Runs the program's own code where the object has some: no lock may be held.
+///
+/// # Errors
+/// What that code or pickle raises; MemoryError at the arena's ceiling.
+#[inline]
+pub fn pack(obj: &Bound<'_, PyAny>) -> PyResult<Outgoing> {
+    let taking = Taking::start();
+    let message = codec::dumps(obj)?;
+    let refs = taking.finish();
+    if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= Queue::INLINE_MAX {
+        return Ok(Outgoing::Short(message));
+    }
+    envelope(&message, refs).map(Outgoing::Long)
+}
+
+fn envelope(message: &Message, refs: Vec<Ref>) -> PyResult<Envelope> {
+    let head = message.head.len() as u64;
+    let count = message.buffers.len() as u64;
+    let mut size = 16 + 8 * count + head;
+    for buffer in &message.buffers {
+        size = size.next_multiple_of(64) + buffer.len() as u64;
+    }
+    let family = family().map_err(to_py)?;
+    let envelope = Envelope::new(family, size, refs).map_err(to_py)?;
+    envelope.write(0, &head.to_le_bytes());
+    envelope.write(8, &count.to_le_bytes());
+    for (i, buffer) in message.buffers.iter().enumerate() {
+        envelope.write(16 + 8 * i as u64, &(buffer.len() as u64).to_le_bytes());
+    }
+    let mut at = 16 + 8 * count;
+    envelope.write(at, &message.head);
+    at += head;
+    for buffer in &message.buffers {
+        at = at.next_multiple_of(64);
+        // SAFETY: the buffer is pinned and contiguous, and the interpreter lock is held, so that
+        // no other thread writes to it meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr(), buffer.len()) };
+        envelope.write(at, bytes);
+        at += buffer.len() as u64;
+    }
+    Ok(envelope)
+}
+
+/// The object in an envelope. Its buffers become memory that belongs to the object alone.
+///
+/// # Errors
+/// What unpickling raises.
+pub fn unpack<'py>(py: Python<'py>, envelope: &Envelope) -> PyResult<Bound<'py, PyAny>> {
+    let damaged = || PyRuntimeError::new_err("a message in the arena is damaged");
+    let (address, len) = envelope.address().ok_or_else(damaged)?;
+    let len = len as usize;
+    // SAFETY: the envelope is this process's alone, nobody writes to it, and it outlives `body`.
+    let body = unsafe { std::slice::from_raw_parts(address.cast_const(), len) };
+    let word = |at: usize| -> Option<usize> {
+        let bytes = body.get(at..at.checked_add(8)?)?;
+        usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok()
+    };
+    let head_len = word(0).ok_or_else(damaged)?;
+    let count = word(8).ok_or_else(damaged)?;
+    let lens = count
+        .checked_mul(8)
+        .filter(|bytes| *bytes < len)
+        .ok_or_else(damaged)?;
+    let mut at = 16 + lens;
+    let take = |at: usize, size: usize| {
+        at.checked_add(size)
+            .and_then(|end| body.get(at..end))
+            .ok_or_else(damaged)
+    };
+    let head = PyBytes::new(py, take(at, head_len)?);
+    at += head_len;
+    let mut buffers = Vec::with_capacity(count);
+    for i in 0..count {
+        let size = word(16 + 8 * i).ok_or_else(damaged)?;
+        at = at.next_multiple_of(64);
+        buffers.push(PyByteArray::new(py, take(at, size)?).into_any());
+        at += size;
+    }
+    codec::loads_bytes(&head, buffers)
+}

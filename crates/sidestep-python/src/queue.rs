@@ -1,0 +1,364 @@
+//! `Queue`: objects through the engine's queue.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::{intern, types::PyString};
+use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken};
+use sidestep::os::clock::Deadline;
+use sidestep::sync::Wait;
+
+use crate::codec;
+use crate::error::{EMPTY, FULL, to_py};
+use crate::family::{Name, export, handle};
+use crate::message::{Outgoing, pack, unpack};
+use crate::wait::{deadline, wait};
+
+thread_local! {
+    /// Where short messages are copied to: one buffer per thread saves an allocation per item.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A queue.
+#[pyclass(module = "sidestep._sidestep", frozen, subclass)]
+pub struct Queue {
+    inner: OnceLock<Shared>,
+    closed: AtomicBool,
+    used: AtomicBool,
+}
+
+enum Item<'py> {
+    Object(Bound<'py, PyAny>),
+    Nothing,
+}
+
+impl Queue {
+    fn queue(&self) -> PyResult<&Shared> {
+        self.inner.get().ok_or_else(|| {
+            PyRuntimeError::new_err("the queue is not initialised: call super().__init__()")
+        })
+    }
+
+    fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Shared> {
+        let this = slf.get();
+        if this.closed.load(Ordering::Relaxed) {
+            return Err(PyValueError::new_err(format!(
+                "{} is closed",
+                describe(slf)
+            )));
+        }
+        this.queue()
+    }
+
+    /// Sends what is packed. `Err(None)`: no room in time.
+    fn send(
+        py: Python<'_>,
+        queue: &Shared,
+        item: Outgoing,
+        block: bool,
+        deadline: Deadline,
+    ) -> PyResult<bool> {
+        let mut item = item;
+        loop {
+            item = match item {
+                Outgoing::Short(message) => {
+                    match queue.try_put(0, &[&message.head]).map_err(to_py)? {
+                        Put::Done(_) => return Ok(true),
+                        Put::Full => Outgoing::Short(message),
+                    }
+                }
+                Outgoing::Long(envelope) => {
+                    match queue.try_put_envelope(0, envelope).map_err(to_py)? {
+                        Ok(_) => return Ok(true),
+                        Err(envelope) => Outgoing::Long(envelope),
+                    }
+                }
+            };
+            if !block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes one item without waiting.
+    #[inline]
+    fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
+        let mut buffer = BUFFER.with(RefCell::take);
+        buffer.clear();
+        let taken = queue.try_take(&mut buffer);
+        let item = match taken {
+            Ok(Taken::Bytes { .. }) => codec::loads(py, &buffer, Vec::new()).map(Item::Object),
+            Ok(Taken::Envelope {
+                envelope: EnvelopeBox(envelope),
+                ..
+            }) => unpack(py, &envelope).map(Item::Object),
+            Ok(Taken::Empty) => Ok(Item::Nothing),
+            Err(error) => Err(to_py(error)),
+        };
+        if buffer.capacity() <= 64 << 10 {
+            BUFFER.with(|cell| *cell.borrow_mut() = buffer);
+        }
+        item
+    }
+
+    fn receive_in_time<'py>(
+        py: Python<'py>,
+        queue: &Shared,
+        block: bool,
+        deadline: impl FnOnce() -> PyResult<Deadline>,
+    ) -> PyResult<Item<'py>> {
+        if let Item::Object(object) = Self::receive(py, queue)? {
+            return Ok(Item::Object(object));
+        }
+        if !block {
+            return Ok(Item::Nothing);
+        }
+        let deadline = deadline()?;
+        loop {
+            if wait(py, || queue.wait_items(deadline))? == Wait::TimedOut {
+                return Ok(Item::Nothing);
+            }
+            let item = Self::receive(py, queue);
+            // Also if the object could not be rebuilt: others may sleep beside more items.
+            queue.pass_on();
+            if let Item::Object(object) = item? {
+                return Ok(Item::Object(object));
+            }
+        }
+    }
+}
+
+fn describe(object: &Bound<'_, impl PyTypeInfo>) -> String {
+    object.as_any().repr().map_or_else(
+        |_| "the queue".to_owned(),
+        |text: Bound<'_, PyString>| format!("queue {text}"),
+    )
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// A queue of at most `maxsize` items, 0 or less for no limit, and `max_bytes` unread bytes.
+    #[pyo3(signature = (maxsize=0, max_bytes=0))]
+    fn _init(&self, maxsize: i64, max_bytes: u64) -> PyResult<()> {
+        let items = u32::try_from(maxsize.max(0)).unwrap_or(0);
+        let made = QueueOptions::new()
+            .max_items(items)
+            .max_bytes(max_bytes)
+            .create();
+        let _ = self.inner.set(made.map_err(to_py)?);
+        Ok(())
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Name> {
+        export(slf.get().queue()?.object(), slf.as_any())
+    }
+
+    fn _attach(&self, name: Name) -> PyResult<()> {
+        let _ = self
+            .inner
+            .set(Shared::from_handle(handle(name)).map_err(to_py)?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (obj, block=true, timeout=None))]
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let queue = Self::open(slf)?;
+        let item = match pack(obj) {
+            Ok(item) => item,
+            Err(error) => {
+                let hook = intern!(py, "_put_failed");
+                return slf
+                    .call_method1(hook, (error.into_value(py), obj))
+                    .map(|_| ());
+            }
+        };
+        slf.get().used.store(true, Ordering::Relaxed);
+        if let Outgoing::Short(message) = &item
+            && let Put::Done(_) = queue.try_put(0, &[&message.head]).map_err(to_py)?
+        {
+            return Ok(());
+        }
+        if Self::send(py, queue, item, block, deadline(timeout)?)? {
+            Ok(())
+        } else {
+            Err(FULL.raise(py, ()))
+        }
+    }
+
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let queue = Self::open(slf)?;
+        match Self::receive_in_time(py, queue, block, || deadline(timeout))? {
+            Item::Object(object) => Ok(object),
+            Item::Nothing => Err(EMPTY.raise(py, ())),
+        }
+    }
+
+    #[pyo3(signature = (items, block=true, timeout=None))]
+    fn put_many(
+        slf: &Bound<'_, Self>,
+        items: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let py = slf.py();
+        let queue = Self::open(slf)?;
+        let deadline = deadline(timeout)?;
+        // All are serialised before the first is sent: if one cannot be, none was.
+        let mut packed = Vec::new();
+        for item in items.try_iter()? {
+            packed.push(pack(&item?)?);
+        }
+        slf.get().used.store(true, Ordering::Relaxed);
+        let mut done = 0;
+        let mut rest = packed.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut run = Vec::new();
+            while let Some(Outgoing::Short(message)) =
+                rest.next_if(|item| run.len() < 1024 && matches!(item, Outgoing::Short(_)))
+            {
+                run.push(message);
+            }
+            let mut sent = 0;
+            while sent < run.len() {
+                let heads = run[sent..].iter().map(|message| &*message.head);
+                sent += queue.try_put_many(0, heads).map_err(to_py)?;
+                if sent < run.len()
+                    && (!block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut)
+                {
+                    return Ok(done + sent);
+                }
+            }
+            done += sent;
+            if run.is_empty()
+                && let Some(item) = rest.next()
+            {
+                if !Self::send(py, queue, item, block, deadline)? {
+                    return Ok(done);
+                }
+                done += 1;
+            }
+        }
+        Ok(done)
+    }
+
+    #[pyo3(signature = (limit, block=true, timeout=None))]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        limit: usize,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let queue = Self::open(slf)?;
+        let list = PyList::empty(py);
+        if limit == 0 {
+            return Ok(list);
+        }
+        match Self::receive_in_time(py, queue, block, || deadline(timeout))? {
+            Item::Object(object) => list.append(object)?,
+            Item::Nothing => return Err(EMPTY.raise(py, ())),
+        }
+        let (mut buffer, mut ends) = (Vec::new(), Vec::new());
+        while list.len() < limit {
+            buffer.clear();
+            ends.clear();
+            queue.try_take_many((limit - list.len()).min(1024), &mut buffer, &mut ends);
+            let mut start = 0;
+            for end in &ends {
+                list.append(codec::loads(py, &buffer[start..*end], Vec::new())?)?;
+                start = *end;
+            }
+            if ends.is_empty() {
+                match Self::receive(py, queue)? {
+                    Item::Object(object) => list.append(object)?,
+                    Item::Nothing => break,
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    /// Waits until an item is there, for at most `timeout` seconds; whether there is.
+    #[pyo3(signature = (timeout=Some(0.0)))]
+    fn _poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let queue = self.queue()?;
+        if !queue.is_empty() {
+            return Ok(true);
+        }
+        let deadline = deadline(timeout)?;
+        loop {
+            if wait(py, || queue.wait_items(deadline))? == Wait::TimedOut {
+                return Ok(!queue.is_empty());
+            }
+            if !queue.is_empty() {
+                // The wake-up was for a taker: this one only looks.
+                queue.pass_on();
+                return Ok(true);
+            }
+        }
+    }
+
+    fn qsize(&self) -> PyResult<u32> {
+        Ok(self.queue()?.len())
+    }
+
+    fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let this = slf.get();
+        if this.closed.load(Ordering::Relaxed) && this.used.load(Ordering::Relaxed) {
+            return Err(PyOSError::new_err(format!("{} is closed", describe(slf))));
+        }
+        Ok(this.queue()?.is_empty())
+    }
+
+    fn full(&self) -> PyResult<bool> {
+        Ok(self.queue()?.is_full())
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn _task_done(&self) -> PyResult<bool> {
+        Ok(self.queue()?.task_done())
+    }
+
+    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.queue()?;
+        while !queue.all_done() {
+            let _ = wait(py, || queue.wait_all_done(Deadline::NEVER))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+"""Queues between processes, on the engine's queue: no feeder thread, no pipe, no descriptor."""
+
+import sys
+import types
+from collections.abc import Callable
+from queue import Empty, Full
+from typing import Any
+
+from . import _sidestep
+
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
+
+
+def _rebuild(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> Any:
+    queue = cls.__new__(cls)
+    queue._attach(name)
+    queue.__setstate__(state)
+    return queue
+
+
+class _End:
+    """A queue as one end of a pipe, for programs that reach for the standard library's."""
+
+    def __init__(self, queue: _sidestep.Queue) -> None:
+        self._queue = queue
+        self.closed = False
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Tell whether an item is there, waiting for at most `timeout` seconds."""
+        return self._queue._poll(timeout)
+
+    def recv(self) -> Any:
+        """Take the oldest item, waiting for it."""
+        return self._queue.get()
+
+    def send(self, obj: Any) -> None:
+        """Put an item."""
+        self._queue.put(obj)
+
+    def close(self) -> None:
+        """Mark this end as closed."""
+        self.closed = True
+
+
+class _Queue(_sidestep.Queue):
+    """What all queues share."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (type(self), self._export(), self.__getstate__())
+
+    def __getstate__(self) -> Any:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_reader", "_writer")}
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state)
+        self._open_ends()
+
+    def _open_ends(self) -> None:
+        self._reader: Any = _End(self)
+        self._writer: Any = _End(self)
+
+    def _put_failed(self, error: BaseException, obj: Any) -> None:
+        """Called by `put`, holding nothing, when `obj` could not be serialised."""
+        raise error
+
+    def close(self) -> None:
+        """Stop using the queue in this process; others are not concerned.
+
+        What was put is in the queue already, and stays there.
+        """
+        super().close()
+        self._reader.close()
+        self._writer.close()
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+class Queue(_Queue):
+    """A queue, first in, first out, for any number of producers and consumers.
+
+    `put` has committed the item when it returns: it outlives its producer. `put` blocks for
+    `maxsize` only; where the arena is at its ceiling it raises MemoryError. If a process dies,
+    items that it had taken are lost with it, and nothing else.
+    """
+
+    def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
+        self._init(maxsize)
+        self._maxsize = maxsize if maxsize > 0 else 2**31 - 1
+        self._open_ends()
+
+    def put_nowait(self, obj: Any) -> None:
+        """Put an item if there is room, or raise `queue.Full`."""
+        self.put(obj, False)
+
+    def get_nowait(self) -> Any:
+        """Take an item if there is one, or raise `queue.Empty`."""
+        return self.get(False)
+
+    def join_thread(self) -> None:
+        """Return at once: what was put is in the queue already, and no thread carries it there.
+
+        Raises:
+            AssertionError: The queue was not closed before.
+        """
+        assert self._closed, f"queue {self!r} not closed: call close() before join_thread()"
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: an ending process never waits for its queues."""
+
+    def _put_failed(self, error: BaseException, obj: Any) -> None:
+        if type(self)._on_queue_feeder_error is Queue._on_queue_feeder_error:
+            raise error
+        self._on_queue_feeder_error(error, obj)
+
+    @staticmethod
+    def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
+        """Called when `obj` could not be serialised; a subclass that overrides this silences `put`."""
+        sys.excepthook(type(e), e, e.__traceback__)
+
+
+class JoinableQueue(Queue):
+    """A queue that counts its items until they are reported done."""
+
+    def task_done(self) -> None:
+        """Report one item done.
+
+        Raises:
+            ValueError: More items were reported than were put.
+        """
+        if not self._task_done():
+            raise ValueError("task_done() was called more often than items were put")
+
+    def join(self) -> None:
+        """Wait until every item ever put was reported done."""
+        self._join()
+
+
+class SimpleQueue(_Queue):
+    """A queue without limits and timeouts."""
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._init()
+        self._open_ends()

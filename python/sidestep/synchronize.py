@@ -1,0 +1,267 @@
+"""Locks between processes: words in the family's arena, without a name or a descriptor."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from . import _sidestep, context, process
+
+__all__ = [
+    "AbandonedLockError",
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "Lock",
+    "RLock",
+    "Semaphore",
+]
+
+SEM_VALUE_MAX = 2**31 - 1
+
+
+class AbandonedLockError(context.ProcessError):
+    """The process that held the lock was killed, so what the lock guards may be half changed.
+
+    Raised by `acquire` (and by entering) in every process until someone calls the lock's
+    `recover` or `release`.
+    """
+
+
+class _Attachable(Protocol):
+    def _export(self) -> tuple[int, int]: ...
+
+
+def _rebuild(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> Any:
+    shared = cls.__new__(cls)
+    shared._attach(name)
+    shared.__dict__.update(state)
+    return shared
+
+
+def _reduce(shared: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return _rebuild, (type(shared), shared._export(), shared.__dict__)
+
+
+class _Named:
+    """What all of them share: they are pickled by their name in the arena."""
+
+    __reduce__ = _reduce
+
+    @property
+    def _semlock(self) -> Self:
+        """The object itself: others look for the lock's state behind this name."""
+        return self
+
+
+class Lock(_Named, _sidestep.Lock):
+    """A lock that is not recursive: any thread of any process may release it.
+
+    If the process that holds it is killed, `acquire` raises `AbandonedLockError` in all others;
+    if it ends in order, the lock stays held until someone releases it.
+    """
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._init()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(owner={self._owner()})>"
+
+    def _owner(self) -> str:
+        holder = self._holder()
+        if holder == "me":
+            name: str = process.current_process().name
+            thread = threading.current_thread()
+            return name if thread is threading.main_thread() else f"{name}|{thread.name}"
+        return {"none": "None", "thread": "SomeOtherThread", "process": "SomeOtherProcess"}[holder]
+
+
+class RLock(_Named, _sidestep.RLock):
+    """A lock that its owner, one thread of one process, may take again.
+
+    If the owner's process ends while it holds the lock, however that was, `acquire` raises
+    `AbandonedLockError` in all others.
+    """
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._init()
+
+    def __repr__(self) -> str:
+        holder = self._holder()
+        count: int | str = self._count() if holder in ("me", "none") else "nonzero"
+        return f"<{type(self).__name__}({Lock._owner(self)}, {count})>"  # type: ignore[arg-type]
+
+
+class Semaphore(_Named, _sidestep.Semaphore):
+    """A counter of permits; `acquire` waits while it is zero.
+
+    Permits have no owners: those of a killed process are not given back.
+    """
+
+    def __init__(self, value: int = 1, *, ctx: Any = None) -> None:
+        self._init(value, False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self.get_value()})>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that cannot be released more often than it was acquired."""
+
+    def __init__(self, value: int = 1, *, ctx: Any = None) -> None:
+        self._init(value, True)
+        self._maxvalue = value
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self.get_value()}, maxvalue={self._maxvalue})>"
+
+
+class _Count:
+    """A number about a condition that is looked up when asked for."""
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        self.get_value = look
+
+
+class Condition(_Named, _sidestep.Condition):
+    """A condition variable: wait, under a lock, until another thread or process notifies.
+
+    `notify` never waits for the woken, and skips waiters that are dead.
+    """
+
+    _lock: Any
+
+    def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
+        self._init()
+        self._lock = RLock(ctx=ctx) if lock is None else lock
+        self._lend()
+
+    def _lend(self) -> None:
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("acquire", "release")}
+        return _rebuild_condition, (type(self), self._export(), state)
+
+    def __enter__(self) -> Any:
+        return self._lock.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Any:
+        return self._lock.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}({self._lock}, {self._waiting()[0]})>"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let go of the lock, wait for a notification, and take the lock again.
+
+        Returns:
+            False if `timeout` seconds passed without one.
+        """
+        return self._wait(self._lock, timeout)
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until `predicate()` is true, for at most `timeout` seconds; return its value."""
+        result = predicate()
+        if timeout is None:
+            while not result:
+                self.wait()
+                result = predicate()
+            return result
+        end = time.monotonic() + timeout
+        while not result:
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+    def notify(self, n: int = 1) -> None:
+        """Wake `n` of those who wait, the earliest first; fewer if there are fewer."""
+        self._notify(self._lock, n)
+
+    def notify_all(self) -> None:
+        """Wake all who wait."""
+        self._notify(self._lock, 2**31)
+
+    @property
+    def _sleeping_count(self) -> _Count:
+        return _Count(lambda: sum(self._waiting()))
+
+    @property
+    def _woken_count(self) -> _Count:
+        return _Count(lambda: self._waiting()[1])
+
+    @property
+    def _wait_semaphore(self) -> _Count:
+        return _Count(lambda: 0)
+
+
+def _rebuild_condition(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> Any:
+    condition = _rebuild(cls, name, state)
+    condition._lend()
+    return condition
+
+
+class Event(_Named, _sidestep.Event):
+    """A flag that threads and processes wait for."""
+
+    def __init__(self, *, ctx: Any = None) -> None:
+        self._init()
+
+    def __repr__(self) -> str:
+        status = "set" if self.is_set() else "unset"
+        return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
+
+
+class Barrier(_Named, _sidestep.Barrier):
+    """A place where `parties` threads or processes wait until all of them have come.
+
+    A process that is killed while it waits here breaks the barrier for the others.
+    """
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: Any = None,
+    ) -> None:
+        self._init(parties)
+        self._action = action
+        self._timeout = timeout
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Come to the barrier and wait for the others.
+
+        Returns:
+            A number from 0 to `parties` - 1, another one for each.
+
+        Raises:
+            threading.BrokenBarrierError: The barrier is or was broken, or reset, or the time was
+                up (which breaks it).
+        """
+        number, last = self._arrive(self._timeout if timeout is None else timeout)
+        if last:
+            try:
+                if self._action is not None:
+                    self._action()
+            except BaseException:
+                self.abort()
+                raise
+            self._complete()
+        return number
+
+    def __repr__(self) -> str:
+        state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
+        return f"<{type(self).__qualname__} at {id(self):#x}: {state}>"
