@@ -134,9 +134,10 @@ def echo(receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
 
 
 def round_trips(n: int, send: Callable[[Any], Any], receive: Callable[[], Any]) -> float:
-    for _ in range(100):
-        send(1)
-        receive()
+    for number in range(100):
+        send(number)
+        if receive() != number:
+            raise ArithmeticError("something else came back")
     start = clock()
     for _ in range(n):
         send(1)

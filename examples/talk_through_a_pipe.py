@@ -6,9 +6,8 @@
 has closed its end (or has died), the other gets `EOFError` instead of waiting for ever.
 """
 
-from sidestep.connection import Connection
-
 import sidestep as multiprocessing
+from sidestep.connection import Connection
 
 
 def answer_questions(line: Connection, callers_end: Connection) -> None:

@@ -187,4 +187,7 @@ def conclude(serial: Run, parallel: Run, options: argparse.Namespace, console: C
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

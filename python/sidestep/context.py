@@ -276,7 +276,7 @@ class Process(process.BaseProcess):
     _start_method = None
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":  # type: ignore[override]
+    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
         concrete: Any = _default_context.get_context().Process
         popen: PopenType = concrete._Popen(process_obj)
         return popen
@@ -341,7 +341,7 @@ class ForkProcess(process.BaseProcess):
     _start_method = "fork"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":  # type: ignore[override]
+    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
         from .popen_fork import Popen
 
         return Popen(process_obj)
@@ -353,7 +353,7 @@ class SpawnProcess(process.BaseProcess):
     _start_method = "spawn"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":  # type: ignore[override]
+    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
         from .popen_spawn_posix import Popen
 
         return Popen(process_obj)
@@ -370,7 +370,7 @@ class ForkServerProcess(process.BaseProcess):
     _start_method = "forkserver"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":  # type: ignore[override]
+    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
         from .popen_forkserver import Popen
 
         return Popen(process_obj)

@@ -40,6 +40,10 @@ __all__ = [
 _NUMBER = struct.Struct("q")
 # The kernel takes no more at a time.
 _MOST_FDS_SENT = 250
+_LOST = (
+    "the fork server ended before it could start the process; if it was not killed, it has "
+    "written the reason on stderr"
+)
 
 
 # --- clients ------------------------------------------------------------------------------------
@@ -96,15 +100,16 @@ class ForkServer:
             The connection by which the child's number and exit code come.
 
         Raises:
-            OSError: The server could not be started, or asked.
+            EOFError: The server ends before it can be asked.
+            OSError: The system refused something.
         """
-        self.ensure_running()
-        try:
-            return self._ask(fds)
-        except (BrokenPipeError, ConnectionResetError):
-            # Killed since we looked. It did not get the request, so it may be asked again.
+        # Killed between our look and our request it did not get the request, so that a new
+        # server may be asked. Once is enough: a second one that ends at once always will.
+        for _ in range(2):
             self.ensure_running()
-            return self._ask(fds)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                return self._ask(fds)
+        raise EOFError(_LOST)
 
     def _ask(self, fds: Sequence[int]) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -192,8 +197,12 @@ def _send_all(sock: socket.socket, fds: Sequence[int]) -> None:
 def _receive_all(sock: socket.socket) -> list[int]:
     count = _receive_number(sock)
     fds: list[int] = []
-    while len(fds) < count:
-        fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+    try:
+        while len(fds) < count:
+            fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+    except BaseException:
+        util.close_fds(*fds)
+        raise
     return fds
 
 
@@ -210,9 +219,12 @@ def _receive_number(sock: socket.socket) -> int:
 
 def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
     """Receive a child's number, and a pidfd of it if the kernel has them."""
-    data, fds, _, _ = socket.recv_fds(sock, _NUMBER.size, 1, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, fds, _, _ = socket.recv_fds(sock, _NUMBER.size, 1, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        data, fds = b"", []
     if len(data) < _NUMBER.size:
-        raise EOFError("the fork server has ended before it could start the process")
+        raise EOFError(_LOST)
     return _NUMBER.unpack(data)[0], (fds[0] if fds else None)
 
 
@@ -329,11 +341,13 @@ class _Server:
             return True
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
         client.settimeout(None)
+        fds: list[int] = []
         try:
             fds = _receive_all(client)
             pid = os.fork()
         except (EOFError, OSError, RuntimeError):
             client.close()
+            util.close_fds(*fds)
             return True
         if pid == 0:
             self._be_child(client, fds)

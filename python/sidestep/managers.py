@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
 
 _Kwargs = Mapping[str, Any]
+_NO_KWARGS: dict[str, Any] = {}  # only ever read
 
 
 # --- values that need help to be pickled ------------------------------------------------------
@@ -69,9 +70,10 @@ def _reduce_view(view: Iterable[Any]) -> tuple[Any, ...]:
 
 
 reduction.register(array.array, _reduce_array)
-for _view in ({}.keys(), {}.values(), {}.items()):
-    reduction.register(type(_view), _reduce_view)
-del _view
+_empty: dict[Any, Any] = {}
+for _view in (type(_empty.keys()), type(_empty.values()), type(_empty.items())):
+    reduction.register(_view, _reduce_view)
+del _empty, _view
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -100,7 +102,10 @@ class Token:
         self.typeid, self.address, self.id = state
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(typeid={self.typeid!r}, address={self.address!r}, id={self.id!r})"
+        return (
+            f"{type(self).__name__}"
+            f"(typeid={self.typeid!r}, address={self.address!r}, id={self.id!r})"
+        )
 
 
 class RemoteError(Exception):
@@ -122,10 +127,14 @@ def convert_to_error(kind: str, result: Any) -> BaseException:
         return ValueError(f"the server sent a reply of the unknown kind {kind!r}")
     if not isinstance(result, str):
         return TypeError(f"a reply of kind {kind!r} holds {result!r}, which is not text")
-    return RemoteError(f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result)
+    return RemoteError(
+        f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result
+    )
 
 
-def dispatch(c: Any, id: str | None, methodname: str, args: Any = (), kwds: _Kwargs = {}) -> Any:
+def dispatch(
+    c: Any, id: str | None, methodname: str, args: Any = (), kwds: _Kwargs = _NO_KWARGS
+) -> Any:
     """Make one call over the connection `c` and return its result, or raise its error.
 
     Args:
@@ -211,9 +220,7 @@ class Server:
         "decref",
     ]
 
-    def __init__(
-        self, registry: _Registry, address: Any, authkey: bytes, serializer: str
-    ) -> None:
+    def __init__(self, registry: _Registry, address: Any, authkey: bytes, serializer: str) -> None:
         if not isinstance(authkey, bytes):
             raise TypeError(f"authkey must be bytes, not {type(authkey).__name__}")
         self.registry = registry
@@ -388,8 +395,7 @@ class Server:
                 for ident, count in sorted(self.id_to_refcount.items())
             ]
         return "\n".join(
-            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}"
-            for ident, count, obj in known
+            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}" for ident, count, obj in known
         )
 
     def number_of_objects(self, c: Any) -> int:
@@ -406,7 +412,9 @@ class Server:
             self.stop_event.set()
         return _REPLIED
 
-    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
         """Make a referent with one reference; its id and exposed names."""
         make, exposed, result_types, _proxytype = self.registry[typeid]
         if make is not None:
@@ -702,9 +710,7 @@ class BaseManager:
         return info
 
     def _number_of_objects(self) -> int:
-        number: int = _call_server(
-            self._Client, self._address, self._authkey, "number_of_objects"
-        )
+        number: int = _call_server(self._Client, self._address, self._authkey, "number_of_objects")
         return number
 
     def __enter__(self) -> Self:
@@ -863,7 +869,8 @@ class BaseProxy:
             if local is None:
                 local = util.ForkAwareLocal(), ProcessLocalSet()
                 BaseProxy._address_to_local[token.address] = local
-        self._tls, self._idset = local
+        self._tls: Any = local[0]
+        self._idset = local[1]
         self._token = token
         self._id = token.id
         self._manager = manager
@@ -891,7 +898,7 @@ class BaseProxy:
             raise
         self._tls.connection = conn
 
-    def _callmethod(self, methodname: str, args: Any = (), kwds: _Kwargs = {}) -> Any:
+    def _callmethod(self, methodname: str, args: Any = (), kwds: _Kwargs = _NO_KWARGS) -> Any:
         """Call a method of the referent.
 
         Args:
@@ -1026,7 +1033,7 @@ def _proxy_for_new(
         _call_server(manager._Client, token.address, authkey, "decref", token.id)
 
 
-def RebuildProxy(  # noqa: N802 - pickles name it
+def RebuildProxy(
     func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
 ) -> Any:
     """Unpickle a proxy; in the referent's own server it becomes an inner one."""
@@ -1068,7 +1075,7 @@ def _forwarding(cls: _ProxyClass) -> _ProxyClass:
 _made_types: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {}
 
 
-def MakeProxyType(name: str, exposed: Iterable[str]) -> type[BaseProxy]:  # noqa: N802
+def MakeProxyType(name: str, exposed: Iterable[str]) -> type[BaseProxy]:
     """The proxy class `name` whose methods are `exposed`; the same one for the same names."""
     names = tuple(exposed)
     made = _made_types.get((name, names))
@@ -1078,7 +1085,7 @@ def MakeProxyType(name: str, exposed: Iterable[str]) -> type[BaseProxy]:  # noqa
     return made
 
 
-def AutoProxy(  # noqa: N802 - called in the place of a proxy class
+def AutoProxy(
     token: Token,
     serializer: str,
     manager: BaseManager | None = None,
@@ -1121,9 +1128,7 @@ class Namespace:
 
     def __repr__(self) -> str:
         shown = sorted(
-            f"{name}={value!r}"
-            for name, value in self.__dict__.items()
-            if not name.startswith("_")
+            f"{name}={value!r}" for name, value in self.__dict__.items() if not name.startswith("_")
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -1147,9 +1152,7 @@ class Value:
         return f"{type(self).__name__}({self._typecode!r}, {self.value!r})"
 
 
-def Array(  # noqa: N802 - the name that the interface demands
-    typecode: str, sequence: Iterable[Any], lock: bool = True
-) -> array.array[Any]:
+def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
     """An `array.array`; one call of its proxy is atomic, whatever `lock` says."""
     return array.array(typecode, sequence)
 
@@ -1388,7 +1391,7 @@ class ListProxy(BaseListProxy):
         self._callmethod("__imul__", (value,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 @_forwarding
@@ -1417,7 +1420,7 @@ class _BaseDictProxy(BaseProxy):
 class DictProxy(_BaseDictProxy):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 @_forwarding
@@ -1539,7 +1542,9 @@ class SharedMemoryServer(Server):
             address = os.fsdecode(address)
         self.shared_memory_context = _Segments(f"shm_{address}_{os.getpid()}")
 
-    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
         """Make a referent; one whose proxy type asks for it gets the table of blocks."""
         if hasattr(self.registry[typeid][-1], "_shared_memory_proxy"):
             kwds["shared_memory_context"] = self.shared_memory_context
@@ -1577,15 +1582,13 @@ class SharedMemoryManager(BaseManager):
         resource_tracker.ensure_running()
         super().__init__(*args, **kwds)
 
-    def SharedMemory(self, size: int) -> shared_memory.SharedMemory:  # noqa: N802
+    def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
         """A new block of `size` bytes that ends with this manager."""
         block = shared_memory.SharedMemory(create=True, size=size)
         self._track(block)
         return block
 
-    def ShareableList(  # noqa: N802
-        self, sequence: Iterable[Any]
-    ) -> shared_memory.ShareableList[Any]:
+    def ShareableList(self, sequence: Iterable[Any]) -> shared_memory.ShareableList[Any]:
         """A new list with these items that ends with this manager."""
         items = shared_memory.ShareableList(sequence)
         self._track(items.shm)

@@ -1,6 +1,7 @@
 """Starting a child as a fresh interpreter, and the part of it that the fork server shares."""
 
 import os
+import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -66,12 +67,25 @@ class Popen(popen_fork.Popen):
 
     def _pickle(self, obj: process.BaseProcess, file: IO[bytes], using: Any) -> None:
         """Write the process object, by value what cannot go by name."""
-        # Names of a main module that the child cannot import pass pickle, and would fail only
-        # over there.
-        first = using.dump if reduction._main_is_importable() else reduction._dump_by_value
         start = file.tell()
+        child_gets_main = spawn._child_gets_main()
+
+        def by_name(obj: object, file: IO[bytes]) -> None:
+            using.dump(obj, file)
+            if not child_gets_main:
+                # Names out of the main module pass here, and would fail only over there.
+                file.seek(start)
+                if b"__main__" in file.read():
+                    raise pickle.PicklingError(
+                        "the process refers to the main module, which the child cannot import: "
+                        "it was typed in, or given on the command line"
+                    )
+
+        def by_value(obj: object, file: IO[bytes]) -> None:
+            reduction._dump_by_value(obj, file, child_gets_main)
+
         try:
-            self._collect(first, obj, file)
+            self._collect(by_name, obj, file)
         except Exception as refusal:
             # Again from the beginning, as if nothing had been collected.
             if self._refs is not None:
@@ -80,7 +94,7 @@ class Popen(popen_fork.Popen):
             file.seek(start)
             file.truncate()
             try:
-                self._collect(reduction._dump_by_value, obj, file)
+                self._collect(by_value, obj, file)
             except Exception:
                 # What pickle said is what the programmer knows how to read.
                 raise refusal from None
@@ -116,7 +130,7 @@ class Popen(popen_fork.Popen):
 def _memory_file() -> IO[bytes]:
     """A file without a name. A pipe would make the parent wait for the child to read."""
     try:
-        fd = os.memfd_create("sidestep-start", os.MFD_CLOEXEC)
+        fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
     except OSError:
         return tempfile.TemporaryFile()
     return open(fd, "w+b")

@@ -78,9 +78,10 @@ class BaseProcess:
     _start_method: str | None = None
     _sentinel: int
 
-    def _Popen(self) -> "Popen":
+    @staticmethod
+    def _Popen(process_obj: "BaseProcess") -> "Popen":
         raise NotImplementedError(
-            f"{type(self).__name__} has no start method; take Process from a context"
+            f"{type(process_obj).__name__} has no start method; take Process from a context"
         )
 
     def __init__(
@@ -137,9 +138,7 @@ class BaseProcess:
         if _current_process._config.get("daemon"):
             raise AssertionError("daemonic processes are not allowed to have children")
         _cleanup()
-        # Through the class: contexts and libraries define it as a static method that takes
-        # the process object.
-        self._popen = popen = self._Popen(self)  # type: ignore[call-arg]
+        self._popen = popen = self._Popen(self)
         self._sentinel = popen.sentinel
         # The target may refer to this object; without this the pair would wait for the
         # garbage collector.
@@ -253,7 +252,12 @@ class BaseProcess:
         killed.
         """
         self._check_closed()
-        return None if self._popen is None else self._popen.poll()
+        if self._popen is None:
+            return None
+        code = self._popen.poll()
+        if code is not None:
+            _children.discard(self)
+        return code
 
     @property
     def ident(self) -> int | None:
@@ -454,5 +458,14 @@ _process_counter = itertools.count(1)
 _children: set[BaseProcess] = set()
 # Every process object not yet garbage, for leak checks.
 _dangling: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
+
+
+def _forget_children() -> None:
+    # For forks that are not ours: what are children here are siblings there, and their end is
+    # not for a sibling's exit to bring about.
+    _children.clear()
+
+
+os.register_at_fork(after_in_child=_forget_children)
 
 _exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}

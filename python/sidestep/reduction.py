@@ -68,15 +68,6 @@ def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
 # --- code by value ----------------------------------------------------------------------------
 
 
-def _main_is_importable() -> bool:
-    """Tell whether a fresh interpreter can import the main module: not so at a prompt."""
-    main = sys.modules["__main__"]
-    return (
-        getattr(getattr(main, "__spec__", None), "name", None) is not None
-        or getattr(main, "__file__", None) is not None
-    )
-
-
 def _found_by_name(obj: Any) -> bool:
     """Tell whether a child that has imported the main module finds `obj` there."""
     if getattr(obj, "__module__", None) not in ("__main__", "__mp_main__"):
@@ -87,13 +78,12 @@ def _found_by_name(obj: Any) -> bool:
     return found is obj
 
 
-def _dump_by_value(obj: Any, file: IO[bytes]) -> None:
+def _dump_by_value(obj: Any, file: IO[bytes], child_gets_main: bool) -> None:
     """Write a pickle that carries the code which no import in the child would find.
 
     That is lambdas, functions within functions, and what was typed in at a prompt.
     """
     cloudpickle: Any = importlib.import_module("cloudpickle")
-    by_name = _main_is_importable()
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table = ChainMap(
@@ -102,7 +92,7 @@ def _dump_by_value(obj: Any, file: IO[bytes]) -> None:
         )
 
         def reducer_override(self, obj: Any) -> Any:
-            if by_name and isinstance(obj, type | FunctionType) and _found_by_name(obj):
+            if child_gets_main and isinstance(obj, type | FunctionType) and _found_by_name(obj):
                 # Else the child would have two of it, the other one from its main module.
                 return NotImplemented
             return super().reducer_override(obj)

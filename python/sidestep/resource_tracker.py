@@ -12,12 +12,17 @@ last member is gone. The tracker then warns about the names that are still regis
 unlinks them. Ctrl-C and SIGTERM do not end it, and it has a session of its own, so that a
 signal to the program's process group does not take it away first.
 
+A child that was started when its parent had no tracker starts one of its own. What the child
+made may be meant for the parent, so that tracker does not clean up before the parent has ended.
+
 If the tracker itself is killed, the next registration starts another one and warns; names that
 only the killed one knew are not cleaned up.
 """
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
+import contextlib
 import os
 import signal
 import sys
@@ -26,9 +31,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-import _posixshmem
-
-from . import util
+from . import process, util
 
 __all__ = ["ensure_running", "getfd", "register", "unregister"]
 
@@ -162,11 +165,14 @@ class ResourceTracker:
         reader, writer = os.pipe()
         try:
             inherited = [reader]
-            try:
+            # Replaced or closed it may be: then the tracker warns into the void.
+            with contextlib.suppress(Exception):
                 inherited.append(sys.stderr.fileno())
-            except Exception:  # replaced or closed: the tracker will warn into the void
-                pass
-            program = spawn._program("resource_tracker", "main", str(reader))
+            call = str(reader)
+            if (sentinel := _parent_sentinel()) is not None:
+                inherited.append(sentinel)
+                call = f"{reader}, {sentinel}"
+            program = spawn._program("resource_tracker", "main", call)
             arguments = [*spawn._interpreter(), "-c", program]
             # The mask is inherited: until the tracker ignores these signals they wait.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED_SIGNALS)
@@ -193,6 +199,19 @@ class ResourceTracker:
         self.ensure_running()
         assert self._fd is not None
         os.write(self._fd, line)
+
+
+def _parent_sentinel() -> int | None:
+    """The descriptor that polls readable when our parent has ended; None in the root process."""
+    parent = process.parent_process()
+    if parent is None:
+        return None
+    try:
+        sentinel: int = parent.sentinel
+        os.fstat(sentinel)
+    except (OSError, ValueError):  # the child has closed what it does not know
+        return None
+    return sentinel
 
 
 _resource_tracker = ResourceTracker()
@@ -237,6 +256,17 @@ class _Ledger:
         elif command != "PROBE":
             raise ValueError(f"unknown command {command!r}")
 
+    def forget_vanished(self) -> None:
+        """Strike off the segments that somebody has removed without telling us."""
+        for names in (self.names["shared_memory"], self.foreign["shared_memory"]):
+            for name in sorted(names):
+                try:
+                    os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
+                except FileNotFoundError:
+                    names.remove(name)
+                except OSError:  # it exists, and that is what counts
+                    pass
+
     def settle(self) -> None:
         """Warn about what is left and remove it, unless it belongs to another family."""
         for rtype, names in self.names.items():
@@ -256,21 +286,24 @@ class _Ledger:
                     warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
 
 
-def main(fd: int) -> NoReturn:
-    """Be the tracker: read messages from `fd` until the last writer is gone, then clean up."""
+def main(fd: int, parent_sentinel: int | None = None) -> NoReturn:
+    """Be the tracker: read messages from `fd` until the last writer is gone, then clean up.
+
+    Args:
+        fd: Where messages come in.
+        parent_sentinel: Where a child started us: wait also for the end of the child's parent,
+            which this descriptor tells.
+    """
     for number in _SHIELDED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SHIELDED_SIGNALS)
-    try:
+    # Refused to the leader of a group, which we are only if somebody started us by hand.
+    with contextlib.suppress(OSError):
         os.setsid()
-    except OSError:  # the leader of its group already: somebody started us by hand
-        pass
     # Whoever reads our program's output must see its end when the program ends, not when we do.
     for stream in (sys.stdin, sys.stdout):
-        try:
+        with contextlib.suppress(Exception):
             stream.close()
-        except Exception:
-            pass
     ledger = _Ledger()
     try:
         with open(fd, "rb") as lines:
@@ -280,6 +313,9 @@ def main(fd: int) -> NoReturn:
                 except Exception:
                     ledger.exit_code = 3
                     sys.excepthook(*sys.exc_info())
+        if parent_sentinel is not None and any(ledger.names.values()):
+            util._wait_readable(parent_sentinel)
+            ledger.forget_vanished()
     finally:
         ledger.settle()
     sys.exit(ledger.exit_code)

@@ -8,6 +8,8 @@ the resource tracker does so for a program that was killed.
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
+import contextlib
 import mmap
 import os
 import secrets
@@ -15,8 +17,6 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
-
-import _posixshmem
 
 from . import resource_tracker
 
@@ -116,10 +116,9 @@ class SharedMemory:
             resource_tracker.register(self._name, "shared_memory")
 
     def __del__(self) -> None:
-        try:
+        # Where views are alive the mapping goes with the last one.
+        with contextlib.suppress(OSError, BufferError):
             self.close()
-        except (OSError, BufferError):  # views are alive: the mapping goes with the last one
-            pass
 
     def __reduce__(self) -> tuple[Any, ...]:
         build = self.__class__ if self._track else partial(self.__class__, track=False)

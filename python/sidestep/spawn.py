@@ -177,16 +177,33 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     # Removed under us, there is no name for it: the child stays where it finds itself.
     with contextlib.suppress(FileNotFoundError):
         data["dir"] = os.getcwd()
+    return {**data, **_main_origin()}
+
+
+def _main_origin() -> dict[str, str]:
+    """The preparation data's entry that tells where the main module comes from.
+
+    Empty where there is no such place: a prompt, `python -c`, a program on stdin.
+    """
     main = sys.modules["__main__"]
-    main_name = getattr(main.__spec__, "name", None)
-    main_path = getattr(main, "__file__", None)
-    if main_name is not None:
-        data["init_main_from_name"] = main_name
-    elif main_path is not None:
-        if process.ORIGINAL_DIR is not None:
-            main_path = os.path.join(process.ORIGINAL_DIR, main_path)
-        data["init_main_from_path"] = os.path.normpath(main_path)
-    return data
+    name: str | None = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return {"init_main_from_name": name}
+    path: str | None = getattr(main, "__file__", None)
+    if path is None or path.startswith("<"):
+        return {}
+    if process.ORIGINAL_DIR is not None:
+        path = os.path.join(process.ORIGINAL_DIR, path)
+    return {"init_main_from_path": os.path.normpath(path)}
+
+
+def _child_gets_main() -> bool:
+    """Tell whether a child of ours will have the main module's functions and classes."""
+    origin = _main_origin()
+    name, path = origin.get("init_main_from_name"), origin.get("init_main_from_path")
+    if name is not None:
+        return not _works_when_imported(name)
+    return path is not None and not _is_ipython(path)
 
 
 def _absolute(entry: Any) -> Any:
@@ -232,8 +249,7 @@ def prepare(data: dict[str, Any]) -> None:
 
 def _fixup_main_from_name(mod_name: str) -> None:
     """Have the module `mod_name` as the main one, as `python -m` gave it to the parent."""
-    # A package's __main__.py does its work when it is imported: it has no other part.
-    if mod_name.rpartition(".")[2] == "__main__":
+    if _works_when_imported(mod_name):
         return
     # Set already where the fork server has preloaded it.
     if getattr(sys.modules["__main__"].__spec__, "name", None) != mod_name:
@@ -242,11 +258,20 @@ def _fixup_main_from_name(mod_name: str) -> None:
 
 def _fixup_main_from_path(main_path: str) -> None:
     """Have the script at `main_path` as the main module."""
-    # The ipython launcher does its work when it is imported, without a guard.
-    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":
+    if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
         _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
+
+
+def _works_when_imported(mod_name: str) -> bool:
+    """Tell whether it is a package's __main__.py: those have no guard, and no other part."""
+    return mod_name.rpartition(".")[2] == "__main__"
+
+
+def _is_ipython(main_path: str) -> bool:
+    """Tell whether it is the ipython launcher, which in old versions has no guard either."""
+    return os.path.splitext(os.path.basename(main_path))[0] == "ipython"
 
 
 def _set_main(content: dict[str, Any]) -> None:

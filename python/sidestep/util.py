@@ -93,11 +93,18 @@ def get_logger() -> "logging.Logger":
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
+        # By itself logging asks the standard library's package, if that is imported, who we are.
+        logger.addFilter(_name_process)
         # Exit functions run last in, first out: ours must come before logging closes.
         atexit.unregister(_exit_function)
         atexit.register(_exit_function)
         _logger = logger
     return _logger
+
+
+def _name_process(record: "logging.LogRecord") -> bool:
+    record.processName = process.current_process().name
+    return True
 
 
 def log_to_stderr(level: int | str | None = None) -> "logging.Logger":
@@ -459,10 +466,11 @@ def spawnv_passfds(
     fork_exec: Any = _posixsubprocess.fork_exec
 
     error_r, error_w = os.pipe()
+    kept = tuple(sorted({error_w, *map(int, passfds)}))
     try:
         try:
             pid: int = fork_exec(
-                args, [path], True, tuple(sorted(map(int, passfds))), None, None,
+                args, [path], True, kept, None, None,
                 -1, -1, -1, -1, -1, -1, error_r, error_w,
                 False, False, -1, None, None, None, -1, None,
                 getattr(subprocess, "_USE_VFORK", True),

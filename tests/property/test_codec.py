@@ -1,6 +1,7 @@
 """What the engine's channels make of an object equals what pickle makes of it."""
 
 import collections
+import contextlib
 import copyreg
 import enum
 import math
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from sidestep import _sidestep
 from sidestep.reduction import ForkingPickler
 
@@ -431,10 +433,8 @@ def test_numpy_arrays() -> None:
 @example(b"\x14\x01\x12\x00\x01", 0)
 @example(b"\x0a", 1)
 def test_bad_bytes_raise(head: bytes, buffers: int) -> None:
-    try:
+    with contextlib.suppress(pickle.UnpicklingError, UnicodeDecodeError, TypeError):
         _sidestep._codec_loads(head, [bytearray(b"\xff\xfe")] * buffers)
-    except (pickle.UnpicklingError, UnicodeDecodeError, TypeError):
-        pass
 
 
 @given(trees, st.data())
@@ -447,10 +447,8 @@ def test_damaged_messages_raise_or_give_something_else(obj: Any, data: st.DataOb
     noise = data.draw(st.binary(max_size=4))
     damaged = head[:cut] + noise + head[cut + data.draw(st.integers(0, 4)) :]
     if damaged[:1] < b"\x80":
-        try:
+        with contextlib.suppress(pickle.UnpicklingError, UnicodeDecodeError, TypeError):
             _sidestep._codec_loads(damaged, buffers)
-        except (pickle.UnpicklingError, UnicodeDecodeError, TypeError):
-            pass
 
 
 @pytest.mark.parametrize("head", [b"", b"\x00", b"\x7f", b"\x01\x01", b"\x04", b"\x08\x05ab"])

@@ -10,6 +10,7 @@ mod family;
 mod locks;
 mod memory;
 mod message;
+mod pool;
 mod queue;
 mod wait;
 
@@ -20,6 +21,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<memory::Block>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
+    m.add_class::<pool::PoolCore>()?;
     connection::register(m)?;
     codec::register(m)
 }

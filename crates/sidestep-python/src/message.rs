@@ -7,7 +7,6 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
-use sidestep::channel::Queue;
 use sidestep::shm::{Envelope, Ref, family};
 
 use crate::codec::{self, Message};
@@ -22,16 +21,16 @@ pub enum Outgoing {
     Long(Envelope),
 }
 
-/// Serialises `obj`. Runs the program's own code where the object has some: no lock may be held.
+/// Serialises `obj`, short if it takes at most `short` bytes. Runs the program's own code where the object has some: no lock may be held.
 ///
 /// # Errors
 /// What that code or pickle raises; MemoryError at the arena's ceiling.
 #[inline]
-pub fn pack(obj: &Bound<'_, PyAny>) -> PyResult<Outgoing> {
+pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     let taking = Taking::start();
     let message = codec::dumps(obj)?;
     let refs = taking.finish();
-    if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= Queue::INLINE_MAX {
+    if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= short {
         return Ok(Outgoing::Short(message));
     }
     envelope(&message, refs).map(Outgoing::Long)

@@ -73,7 +73,7 @@ impl Queue {
                     }
                 }
                 Outgoing::Long(envelope) => {
-                    match queue.try_put_envelope(0, envelope).map_err(to_py)? {
+                    match queue.try_put_envelope(0, 0, envelope).map_err(to_py)? {
                         Ok(_) => return Ok(true),
                         Err(envelope) => Outgoing::Long(envelope),
                     }
@@ -184,7 +184,7 @@ impl Queue {
     ) -> PyResult<()> {
         let py = slf.py();
         let queue = Self::open(slf)?;
-        let item = match pack(obj) {
+        let item = match pack(obj, Shared::INLINE_MAX) {
             Ok(item) => item,
             Err(error) => {
                 let hook = intern!(py, "_put_failed");
@@ -233,7 +233,7 @@ impl Queue {
         // All are serialised before the first is sent: if one cannot be, none was.
         let mut packed = Vec::new();
         for item in items.try_iter()? {
-            packed.push(pack(&item?)?);
+            packed.push(pack(&item?, Shared::INLINE_MAX)?);
         }
         slf.get().used.store(true, Ordering::Relaxed);
         let mut done = 0;

@@ -12,6 +12,8 @@ mod objects;
 #[cfg(not(loom))]
 pub mod os;
 #[cfg(not(loom))]
+pub mod pool;
+#[cfg(not(loom))]
 pub mod shm;
 
 #[cfg(not(loom))]

@@ -135,7 +135,7 @@ fn an_envelope_keeps_what_it_refers_to_alive() {
     let handle = lock.object().handle();
     let envelope = Envelope::new(family, 4, vec![lock.object().try_clone().unwrap()]).unwrap();
     envelope.write(0, b"lock");
-    assert!(queue.try_put_envelope(7, envelope).unwrap().is_ok());
+    assert!(queue.try_put_envelope(7, 0, envelope).unwrap().is_ok());
     drop(lock);
     let mut buffer = Vec::new();
     let Taken::Envelope {
@@ -161,7 +161,7 @@ fn a_dropped_queue_frees_its_segments_and_envelopes() {
     let lock = SharedLock::new(false).unwrap();
     let handle = lock.object().handle();
     let envelope = Envelope::new(family, 0, vec![lock.object().try_clone().unwrap()]).unwrap();
-    assert!(queue.try_put_envelope(0, envelope).unwrap().is_ok());
+    assert!(queue.try_put_envelope(0, 0, envelope).unwrap().is_ok());
     for _ in 0..10_000 {
         queue.put(&[0; 100]).unwrap();
     }

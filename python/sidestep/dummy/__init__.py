@@ -125,16 +125,12 @@ class Namespace:
 
     def __repr__(self) -> str:
         shown = sorted(
-            f"{name}={value!r}"
-            for name, value in self.__dict__.items()
-            if not name.startswith("_")
+            f"{name}={value!r}" for name, value in self.__dict__.items() if not name.startswith("_")
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def Array(  # noqa: N802 - the name that the interface demands
-    typecode: str, sequence: Iterable[Any], lock: bool = True
-) -> array.array[Any]:
+def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
     """An `array.array`; it has no lock of its own, whatever `lock` says."""
     return array.array(typecode, sequence)
 
@@ -150,7 +146,7 @@ class Value:
         return f"<{type(self).__name__}({self._typecode!r}, {self.value!r})>"
 
 
-def Manager() -> ModuleType:  # noqa: N802
+def Manager() -> ModuleType:
     """This module, which has what a manager has: threads can share any object directly."""
     return sys.modules[__name__]
 
@@ -159,7 +155,7 @@ def shutdown() -> None:
     """Do nothing: there is no server to end. A manager has this method."""
 
 
-def Pool(  # noqa: N802
+def Pool(
     processes: int | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),

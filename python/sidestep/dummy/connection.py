@@ -146,7 +146,7 @@ class Listener:
         self.close()
 
 
-def Client(address: _Items) -> Connection:  # noqa: N802 - the name that the interface demands
+def Client(address: _Items) -> Connection:
     """Call the listener with this address; blocks while its backlog is full."""
     there: _Items = Queue()
     back: _Items = Queue()
@@ -154,7 +154,7 @@ def Client(address: _Items) -> Connection:  # noqa: N802 - the name that the int
     return Connection(back, there)
 
 
-def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: N802
+def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Two connected ends. Both always send and receive, whatever `duplex` says."""
     there: _Items = Queue()
     back: _Items = Queue()

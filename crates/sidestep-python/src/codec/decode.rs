@@ -252,18 +252,16 @@ impl<'a, 'py> Decoder<'a, 'py> {
     /// A key: mostly a short string that was seen before.
     fn key(&mut self, depth: usize) -> Decoded<Bound<'py, PyAny>> {
         if let [STR_1, len, after @ ..] = self.rest
-            && usize::from(*len) <= KEY_BYTES
             && let Some((text, after)) = after.split_at_checked(usize::from(*len))
+            && let Some(text) = Text::new(text)
         {
-            self.rest = after;
-            return KEYS.get(self.py, text).map_or_else(
-                || {
-                    let key = self.str(text)?;
-                    KEYS.put(self.py, text, &key);
-                    Ok(key)
-                },
-                Ok,
-            );
+            let whole = std::mem::replace(&mut self.rest, after);
+            if let Some(key) = KEYS.get(self.py, &text) {
+                return Ok(key);
+            }
+            let key = self.str(&whole[2..][..usize::from(*len)])?;
+            KEYS.put(self.py, text, &key);
+            return Ok(key);
         }
         self.value(depth)
     }
@@ -291,56 +289,63 @@ impl<'a, 'py> Decoder<'a, 'py> {
     }
 }
 
-/// Keys longer than this are not remembered.
-const KEY_BYTES: usize = 23;
-
 /// The keys of dictionaries repeat from message to message: making and hashing them anew is the
 /// dearest part of decoding. One string is remembered per place; a new one pushes it out.
 static KEYS: Keys = Keys([const { GilCell::new(None) }; 256]);
 
-struct Keys([GilCell<Option<Key>>; 256]);
+struct Keys([GilCell<Option<Known>>; 256]);
 
-struct Key {
-    len: u8,
-    text: [u8; KEY_BYTES],
+struct Known {
+    text: Text,
     string: Py<PyAny>,
+}
+
+/// A short text in a form that is quick to compare: padded with zeros, the length in the last byte.
+#[derive(PartialEq, Eq)]
+struct Text([u64; 3]);
+
+impl Text {
+    #[inline]
+    fn new(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 24];
+        bytes[..23].get_mut(..text.len())?.copy_from_slice(text);
+        bytes[23] = text.len() as u8;
+        let (words, _) = bytes.as_chunks::<8>();
+        Some(Self(
+            [0, 1, 2].map(|index| u64::from_ne_bytes(words[index])),
+        ))
+    }
+
+    /// The place, from the top bits of a product: they depend on every bit of the text.
+    #[inline]
+    fn place(&self) -> usize {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 divided by the golden ratio
+        let [a, b, c] = self.0;
+        let mixed = (a.rotate_left(5) ^ b).wrapping_mul(ODD).rotate_left(29) ^ c;
+        (mixed.wrapping_mul(ODD) >> 56) as usize
+    }
 }
 
 impl Keys {
     #[inline]
-    fn place(&self, text: &[u8]) -> &GilCell<Option<Key>> {
-        // Cheap and good enough for names: length, ends and middle.
-        let pick = |index: usize| usize::from(text.get(index).copied().unwrap_or(0));
-        let len = text.len();
-        let mix = len
-            ^ pick(0).wrapping_mul(31)
-            ^ pick(len / 2).wrapping_mul(67)
-            ^ pick(len.wrapping_sub(1)).wrapping_mul(149)
-            ^ pick(len.wrapping_sub(2)).wrapping_mul(211);
-        &self.0[(mix ^ (mix >> 8)) & 0xff]
-    }
-
-    #[inline]
-    fn get<'py>(&self, py: Python<'py>, text: &[u8]) -> Option<Bound<'py, PyAny>> {
-        let place = self.place(text);
-        let key = place.replace(py, None)?;
-        let found = key.text.get(..key.len.into()) == Some(text);
-        let string = found.then(|| key.string.bind(py).clone());
-        place.replace(py, Some(key));
-        string
+    fn get<'py>(&self, py: Python<'py>, text: &Text) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: comparing numbers and taking a reference runs no Python code.
+        match unsafe { self.0[text.place()].peek(py) } {
+            Some(known) if known.text == *text => Some(known.string.bind(py).clone()),
+            _ => None,
+        }
     }
 
     #[cold]
-    fn put(&self, py: Python<'_>, text: &[u8], string: &Bound<'_, PyAny>) {
-        let mut key = Key {
-            len: text.len() as u8,
-            text: [0; KEY_BYTES],
-            string: string.clone().unbind(),
-        };
-        if let Some(place) = key.text.get_mut(..text.len()) {
-            place.copy_from_slice(text);
-            // What was there goes only now, outside of the cell.
-            drop(self.place(text).replace(py, Some(key)));
-        }
+    fn put(&self, py: Python<'_>, text: Text, string: &Bound<'_, PyAny>) {
+        let place = text.place();
+        // What was there goes only now, outside of the cell.
+        drop(self.0[place].replace(
+            py,
+            Some(Known {
+                text,
+                string: string.clone().unbind(),
+            }),
+        ));
     }
 }

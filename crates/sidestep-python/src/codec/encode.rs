@@ -10,6 +10,7 @@
 //! known, the interpreter lock stays held, and no object is created. (The one exception: text with
 //! lone surrogates raises, and then the encoder gives up without another look at its input.)
 
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use pyo3::ffi;
@@ -26,7 +27,7 @@ pub(super) fn encode(obj: &Bound<'_, PyAny>) -> Option<Message> {
         py: obj.py(),
         head: Head::new(),
         buffers: Vec::new(),
-        seen: [ptr::null_mut(); MAX_OBJECTS],
+        seen: [const { MaybeUninit::uninit() }; MAX_OBJECTS],
         seen_len: 0,
         objects: 0,
         scalars: 0,
@@ -50,8 +51,8 @@ struct Encoder<'py> {
     py: Python<'py>,
     head: Head,
     buffers: Vec<OutOfBand>,
-    /// Objects that must not occur a second time.
-    seen: [*mut ffi::PyObject; MAX_OBJECTS],
+    /// Objects that must not occur a second time; the first `seen_len` places are filled.
+    seen: [MaybeUninit<*mut ffi::PyObject>; MAX_OBJECTS],
     seen_len: usize,
     objects: usize,
     scalars: usize,
@@ -122,11 +123,15 @@ impl Encoder<'_> {
 
     /// Gives up on an object that was met before.
     fn once(&mut self, obj: *mut ffi::PyObject) -> Encoded {
-        if self.seen[..self.seen_len].contains(&obj) {
+        let known = self.seen[..self.seen_len].iter().any(|other| {
+            // SAFETY: the places below `seen_len` have been filled.
+            unsafe { other.assume_init() == obj }
+        });
+        if known {
             return Err(GaveUp);
         }
         // `object` has counted it, so there is room; checked all the same.
-        *self.seen.get_mut(self.seen_len).ok_or(GaveUp)? = obj;
+        self.seen.get_mut(self.seen_len).ok_or(GaveUp)?.write(obj);
         self.seen_len += 1;
         Ok(())
     }
@@ -160,15 +165,14 @@ impl Encoder<'_> {
         let mut len = 0;
         // SAFETY: an exact str. The UTF-8 form belongs to it and lives as long.
         let start = unsafe { ffi::PyUnicode_AsUTF8AndSize(obj, &mut len) };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        // From 3.13 on a failure sets the length to -1 as well: look at the pointer first.
         if start.is_null() {
             // Lone surrogates, or no memory: pickle says which.
             // SAFETY: the interpreter lock is held.
             unsafe { ffi::PyErr_Clear() };
             return Err(GaveUp);
         }
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
         unsafe { self.contents(obj, start.cast(), len, [STR_1, STR_4, STR_BUFFER]) }
     }
@@ -180,9 +184,7 @@ impl Encoder<'_> {
         self.object()?;
         // SAFETY: an exact bytes object.
         let (start, len) = unsafe { (ffi::PyBytes_AsString(obj), ffi::PyBytes_Size(obj)) };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         // SAFETY: `len` bytes at `start`, alive and immutable as long as the object.
         unsafe { self.contents(obj, start.cast(), len, [BYTES_1, BYTES_4, BYTES_BUFFER]) }
     }
@@ -200,9 +202,7 @@ impl Encoder<'_> {
                 { ffi::PyByteArray_Size(obj) },
             )
         };
-        let Ok(len) = usize::try_from(len) else {
-            return Err(GaveUp);
-        };
+        let len = usize::try_from(len).map_err(|_| GaveUp)?;
         if len >= OUT_OF_BAND_BYTES {
             let buffer = OutOfBand::from_exporter(&array).map_err(|_| GaveUp)?;
             self.head.push(BYTEARRAY_BUFFER);

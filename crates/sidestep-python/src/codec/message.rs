@@ -63,52 +63,51 @@ impl Head {
 
     #[inline]
     pub(super) fn push(&mut self, byte: u8) {
-        if let Store::Inline { len, bytes } = &mut self.0
-            && *len < INLINE_BYTES
-        {
-            bytes[*len] = byte;
-            *len += 1;
-        } else {
-            self.extend_heap(&[byte]);
-        }
+        self.extend(&[byte]);
     }
 
     /// Appends a tag and a short operand.
     #[inline]
     pub(super) fn tagged<const N: usize>(&mut self, tag: u8, operand: [u8; N]) {
-        if let Store::Inline { len, bytes } = &mut self.0
-            && *len + N < INLINE_BYTES
-        {
-            bytes[*len] = tag;
-            bytes[*len + 1..*len + 1 + N].copy_from_slice(&operand);
-            *len += 1 + N;
-        } else {
-            self.extend_heap(&[tag]);
-            self.extend_heap(&operand);
+        match &mut self.0 {
+            Store::Inline { len, bytes } if *len + N < INLINE_BYTES => {
+                bytes[*len] = tag;
+                bytes[*len + 1..*len + 1 + N].copy_from_slice(&operand);
+                *len += 1 + N;
+            }
+            Store::Heap(bytes) => {
+                bytes.push(tag);
+                bytes.extend_from_slice(&operand);
+            }
+            _ => {
+                let bytes = self.spill(1 + N);
+                bytes.push(tag);
+                bytes.extend_from_slice(&operand);
+            }
         }
     }
 
     #[inline]
     pub(super) fn extend(&mut self, more: &[u8]) {
-        if let Store::Inline { len, bytes } = &mut self.0
-            && more.len() <= INLINE_BYTES - *len
-        {
-            bytes[*len..*len + more.len()].copy_from_slice(more);
-            *len += more.len();
-        } else {
-            self.extend_heap(more);
+        match &mut self.0 {
+            Store::Inline { len, bytes } if more.len() <= INLINE_BYTES - *len => {
+                bytes[*len..*len + more.len()].copy_from_slice(more);
+                *len += more.len();
+            }
+            Store::Heap(bytes) => bytes.extend_from_slice(more),
+            _ => self.spill(more.len()).extend_from_slice(more),
         }
     }
 
+    /// Moves the bytes to the heap, with room for some more.
     #[cold]
-    fn extend_heap(&mut self, more: &[u8]) {
-        if !matches!(self.0, Store::Heap(_)) {
-            let mut bytes = Vec::with_capacity((self.len() + more.len()).max(4 * INLINE_BYTES));
-            bytes.extend_from_slice(self);
-            self.0 = Store::Heap(bytes);
-        }
-        if let Store::Heap(bytes) = &mut self.0 {
-            bytes.extend_from_slice(more);
+    fn spill(&mut self, more: usize) -> &mut Vec<u8> {
+        let mut heap = Vec::with_capacity((self.len() + more).max(8 * INLINE_BYTES));
+        heap.extend_from_slice(self);
+        self.0 = Store::Heap(heap);
+        match &mut self.0 {
+            Store::Heap(heap) => heap,
+            _ => unreachable!("it was put there in the line above"),
         }
     }
 }

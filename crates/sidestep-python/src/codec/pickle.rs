@@ -31,7 +31,7 @@ pub(super) fn dumps(obj: &Bound<'_, PyAny>) -> PyResult<Message> {
     };
     // After an error the pickler goes, with all that its memo holds.
     call(pickler.dump.bind(py), obj)?;
-    let message = pickler.sink.bind(py).borrow_mut().take(py);
+    let message = pickler.sink.bind(py).try_borrow_mut()?.take(py);
     if message.head.len() <= KEEP_BYTES {
         pickler.clear_memo.bind(py).call0()?;
         // Another one may have come back first: one is enough.

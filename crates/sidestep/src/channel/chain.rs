@@ -30,6 +30,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// |-------------|-----------------------------------|---------------------------------------------|
 /// | `max_items` | creator, once                     | most items at once; 0: no limit             |
 /// | `max_bytes` | creator, once                     | most unread bytes; 0: no limit              |
+/// | `closed`    | who closes, once                  | 1: nothing more is to come                  |
 /// | `put_lock`  | see [`Mutex`]                     | producers                                   |
 /// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
@@ -79,6 +80,7 @@ impl<T> core::ops::Deref for Line<T> {
 struct Limits {
     max_items: AtomicU64,
     max_bytes: AtomicU64,
+    closed: AtomicU64,
 }
 
 #[repr(C)]
@@ -190,6 +192,8 @@ pub enum Taken {
         envelope: EnvelopeBox,
         /// The tag that it was put with.
         tag: u8,
+        /// The word that it was put with.
+        word: u64,
         /// Its number among all items ever taken, wrapping.
         number: u32,
     },
@@ -214,6 +218,18 @@ impl Chain {
     pub(crate) fn init(&self, max_items: u64, max_bytes: u64) {
         self.limits.max_items.store(max_items, Ordering::Relaxed);
         self.limits.max_bytes.store(max_bytes, Ordering::Relaxed);
+    }
+
+    /// Says that nothing more is to come: consumers that find the chain empty stop waiting.
+    pub(crate) fn close(&self) {
+        self.limits.closed.store(1, Ordering::SeqCst);
+        self.waiting.items.wake_all();
+        self.waiting.space.wake_all();
+    }
+
+    /// Whether the chain was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.limits.closed.load(Ordering::SeqCst) != 0
     }
 
     /// The gate at which consumers sleep.
@@ -435,6 +451,7 @@ impl Chain {
         family: &'static Family,
         own: u64,
         tag: u8,
+        word: u64,
         envelope: Envelope,
     ) -> Result<core::result::Result<u32, Envelope>> {
         self.lock_producers(family);
@@ -444,10 +461,10 @@ impl Chain {
             self.producer.put_lock.unlock();
             return Ok(Err(envelope));
         }
-        let placed = self.place(family, own, 8).and_then(|(at, position)| {
+        let placed = self.place(family, own, 16).and_then(|(at, position)| {
             let number = count(self.producer.tail.load(Ordering::Relaxed));
             let start = at + block::HEADER + position;
-            let end = position + footprint(8);
+            let end = position + footprint(16);
             let entry = envelope.as_ref().entry_word();
             let object = envelope.as_ref().at();
             family
@@ -455,10 +472,11 @@ impl Chain {
                 .store(0, Ordering::Relaxed);
             family.transact(|txn| {
                 txn.set(start + 8, object);
+                txn.set(start + 16, word);
                 txn.set(own + TAIL, cursor(end, number.wrapping_add(1)));
                 txn.set(entry, 0);
                 // [chain-publish] Last of the words to be written.
-                txn.set(start, header(ENVELOPE, 8, tag));
+                txn.set(start, header(ENVELOPE, 16, tag));
                 Ok(())
             })?;
             Ok(number)
@@ -619,10 +637,12 @@ impl Chain {
                 }
                 Ok(())
             })?;
+            let word = family.word(start + 16).load(Ordering::Relaxed);
             let envelope = EnvelopeBox(Envelope::arrived(Ref::arrived(family, object, entry)));
             return Ok(Taken::Envelope {
                 envelope,
                 tag,
+                word,
                 number,
             });
         }

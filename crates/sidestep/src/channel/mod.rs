@@ -5,6 +5,6 @@ pub mod pipe;
 mod queue;
 pub mod stream;
 
-pub(crate) use chain::{Chain, take_apart};
+pub(crate) use chain::{Chain, NOTED, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
 pub use queue::{Queue, QueueOptions};

@@ -132,17 +132,29 @@ impl Queue {
             .put_many(self.family(), self.object.payload(), tag, messages)
     }
 
-    /// Puts a message with references, or a long one; gives it back if there is no room.
+    /// Puts a message with references, or a long one, and a word beside it; gives it back if there is
+    /// no room.
     ///
     /// # Errors
     /// The arena is at its ceiling: nothing was put.
     pub fn try_put_envelope(
         &self,
         tag: u8,
+        word: u64,
         envelope: Envelope,
     ) -> Result<core::result::Result<u32, Envelope>> {
         self.chain
-            .put_envelope(self.family(), self.object.payload(), tag, envelope)
+            .put_envelope(self.family(), self.object.payload(), tag, word, envelope)
+    }
+
+    /// Says that nothing more is to come: whoever waits for items, or will, is told at once.
+    pub fn close(&self) {
+        self.chain.close();
+    }
+
+    /// Whether [`Queue::close`] was called by any process.
+    pub fn is_closed(&self) -> bool {
+        self.chain.is_closed()
     }
 
     /// Takes the oldest message, if there is one; a short one is appended to `to`.
@@ -167,7 +179,7 @@ impl Queue {
             .take_many(self.family(), self.object.payload(), limit, buffer, ends);
     }
 
-    /// Waits until there may be an item; the caller then tries to take it.
+    /// Waits until there may be an item, or the queue is closed; the caller then tries to take one.
     pub fn wait_items(&self, deadline: Deadline) -> Wait {
         let started = Instant::now();
         let worth_it = self.recent_wait_ns.load(Ordering::Relaxed) <= SPIN_FOR.as_nanos() as u32;
@@ -182,7 +194,7 @@ impl Queue {
                 }
             }
         }
-        let ready = || self.chain.may_have_items(self.family());
+        let ready = || self.chain.may_have_items(self.family()) || self.chain.is_closed();
         let wait = sleep_until(self.chain.items(), deadline, ready);
         self.note_wait(started);
         wait
@@ -260,14 +272,15 @@ impl Queue {
         }
         let mut envelope = Envelope::new(self.family(), message.len() as u64, Vec::new())?;
         envelope.write(0, message);
-        while let Err(back) = self.try_put_envelope(0, envelope)? {
+        while let Err(back) = self.try_put_envelope(0, 0, envelope)? {
             envelope = back;
             let _ = self.wait_space(Deadline::NEVER);
         }
         Ok(())
     }
 
-    /// Takes the oldest message, waiting for it for at most `limit`; `None` when the time is up.
+    /// Takes the oldest message, waiting for it for at most `limit`; `None` when the time is up
+    /// or the queue is closed and empty.
     ///
     /// # Errors
     /// No memory to hold the message: it stays in the queue.
@@ -288,6 +301,7 @@ impl Queue {
             }
             match self.wait_items(deadline) {
                 Wait::TimedOut => return Ok(None),
+                _ if self.is_closed() && self.is_empty() => return Ok(None),
                 _ => self.pass_on(),
             }
         }

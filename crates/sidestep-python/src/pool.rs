@@ -1,0 +1,189 @@
+//! `PoolCore`: the shared parts of a pool, with objects as tasks and results.
+
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use sidestep::os::clock::Deadline;
+use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle};
+use sidestep::sync::Wait;
+
+use crate::codec;
+use crate::error::to_py;
+use crate::family::{Name, export, handle};
+use crate::message::{Outgoing, pack, unpack};
+use crate::wait::{deadline, wait};
+
+/// The shared parts of a pool.
+#[pyclass(module = "sidestep._sidestep", frozen)]
+pub struct PoolCore {
+    inner: OnceLock<Pool>,
+}
+
+fn name(handle: sidestep::shm::Handle) -> Name {
+    (handle.offset, handle.generation)
+}
+
+/// Packs and sends; a short message that is too long for the pool's frame goes as an envelope.
+fn send<T>(
+    obj: &Bound<'_, PyAny>,
+    to: impl FnOnce(Parcel<'_>) -> sidestep::Result<T>,
+) -> PyResult<T> {
+    match pack(obj, Pool::SHORT)? {
+        Outgoing::Short(message) => to(Parcel::Short(&message.head)),
+        Outgoing::Long(envelope) => to(Parcel::Long(envelope)),
+    }
+    .map_err(to_py)
+}
+
+/// The object in a delivery, or the exception that rebuilding it raised.
+fn open<'py>(
+    py: Python<'py>,
+    buffer: &[u8],
+    delivery: Delivery,
+) -> (u32, PyResult<Bound<'py, PyAny>>) {
+    match delivery {
+        Delivery::Short { number } => (number, codec::loads(py, buffer, Vec::new())),
+        Delivery::Long { number, envelope } => (number, unpack(py, &envelope)),
+    }
+}
+
+type Opened<'py> = (u32, bool, Bound<'py, PyAny>);
+
+fn opened<'py>(
+    py: Python<'py>,
+    (number, object): (u32, PyResult<Bound<'py, PyAny>>),
+) -> Opened<'py> {
+    match object {
+        Ok(object) => (number, true, object),
+        Err(error) => (
+            number,
+            false,
+            error.into_value(py).into_bound(py).into_any(),
+        ),
+    }
+}
+
+impl PoolCore {
+    fn pool(&self) -> PyResult<&Pool> {
+        self.inner
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the pool is not initialised"))
+    }
+}
+
+#[pymethods]
+impl PoolCore {
+    /// A core for at most `lines` workers at once.
+    #[new]
+    fn new(lines: u32) -> PyResult<Self> {
+        Ok(Self {
+            inner: OnceLock::from(Pool::new(lines).map_err(to_py)?),
+        })
+    }
+
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<(Name, Name, Name, u32)> {
+        let pool = slf.get().pool()?;
+        for object in pool.objects() {
+            export(object, slf.as_any())?;
+        }
+        let handle = pool.handle();
+        Ok((
+            name(handle.tasks),
+            name(handle.results),
+            name(handle.board),
+            handle.lines,
+        ))
+    }
+
+    #[staticmethod]
+    fn _attach(names: (Name, Name, Name, u32)) -> PyResult<Self> {
+        let (tasks, results, board, lines) = names;
+        let handle = PoolHandle {
+            tasks: handle(tasks),
+            results: handle(results),
+            board: handle(board),
+            lines,
+        };
+        Ok(Self {
+            inner: OnceLock::from(Pool::from_handle(handle).map_err(to_py)?),
+        })
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, ((Name, Name, Name, u32),))> {
+        let attach = slf.get_type().getattr("_attach")?;
+        Ok((attach, (Self::_export(slf)?,)))
+    }
+
+    /// Submits a task: its number.
+    fn submit(&self, task: &Bound<'_, PyAny>) -> PyResult<u32> {
+        let pool = self.pool()?;
+        send(task, |parcel| pool.submit(parcel))
+    }
+
+    /// Takes a task for `worker`, waiting for one: its number, whether it could be rebuilt, and
+    /// the task or the exception. None when the pool is closed and nothing is left.
+    fn take<'py>(&self, py: Python<'py>, worker: u32) -> PyResult<Option<Opened<'py>>> {
+        let pool = self.pool()?;
+        let mut buffer = Vec::new();
+        loop {
+            let taken = pool.take(worker, &mut buffer).map_err(to_py)?;
+            if let Some(delivery) = taken {
+                pool.pass_on_tasks();
+                return Ok(Some(opened(py, open(py, &buffer, delivery))));
+            }
+            if pool.is_closed() && pool.waiting() == 0 {
+                return Ok(None);
+            }
+            let _ = wait(py, || pool.wait_task(Deadline::NEVER))?;
+        }
+    }
+
+    /// Reports what came of task `number`.
+    fn finish(&self, worker: u32, number: u32, result: &Bound<'_, PyAny>) -> PyResult<()> {
+        let pool = self.pool()?;
+        send(result, |parcel| pool.finish(worker, number, parcel))
+    }
+
+    /// Takes the results that are there, waiting for one for at most `timeout` seconds.
+    fn collect<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+        let pool = self.pool()?;
+        let list = PyList::empty(py);
+        let deadline = deadline(timeout)?;
+        let mut buffer = Vec::new();
+        loop {
+            while list.len() < 256 {
+                buffer.clear();
+                let Some(delivery) = pool.collect(&mut buffer).map_err(to_py)? else {
+                    break;
+                };
+                list.append(opened(py, open(py, &buffer, delivery)))?;
+            }
+            if !list.is_empty() {
+                return Ok(list);
+            }
+            if wait(py, || pool.wait_result(deadline))? == Wait::TimedOut {
+                return Ok(list);
+            }
+        }
+    }
+
+    /// `worker` is dead and all results were collected: the number of the task it ran, or None.
+    fn lost(&self, worker: u32) -> PyResult<Option<u32>> {
+        Ok(self.pool()?.lost(worker))
+    }
+
+    /// How many tasks the workers of this line have done.
+    fn done(&self, worker: u32) -> PyResult<u64> {
+        Ok(self.pool()?.done(worker))
+    }
+
+    /// No task will come any more: workers that find none stop.
+    fn close(&self) -> PyResult<()> {
+        self.pool()?.close();
+        Ok(())
+    }
+}

@@ -1,0 +1,955 @@
+"""Pools of worker processes, on the engine's tasks, results and board.
+
+Whoever submits serialises a task and puts it into the arena; workers take tasks from there
+directly. One thread of the parent, the handler, takes the results, runs callbacks, and looks
+after the workers: a dead one is replaced, and the one task that it was running is reported as
+lost. `ThreadPool` is the same pool with threads, and with tasks that are not serialised.
+"""
+
+import collections
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType, GenericAlias
+from typing import Any, Protocol, Self
+
+from . import _sidestep, context, process, reduction, util
+
+__all__ = ["Pool", "ThreadPool"]
+
+INIT = "INIT"
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+
+TimeoutError = context.TimeoutError
+
+#: How long the handler waits for results before it looks at the workers, in seconds.
+_LOOK_EVERY = 0.1
+
+
+# --- errors that cross the border -------------------------------------------------------------
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error that a worker raised: its traceback there, as text."""
+
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
+
+    def __str__(self) -> str:
+        return self.tb
+
+
+class MaybeEncodingError(Exception):
+    """A result, or an exception, could not be brought from the worker to the parent."""
+
+    def __init__(self, exc: object, value: object) -> None:
+        self.exc = exc if isinstance(exc, str) else repr(exc)
+        self.value = value if isinstance(value, str) else _safe_repr(value)
+        super().__init__(self.exc, self.value)
+
+    def __str__(self) -> str:
+        return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
+
+class WorkerLostError(context.ProcessError):
+    """The worker process ended while it was running the task; every other task goes on.
+
+    Attributes:
+        pid: The worker's process id.
+        exitcode: How it ended; negative is the number of a signal.
+    """
+
+    def __init__(self, message: str, pid: int | None = None, exitcode: int | None = None) -> None:
+        super().__init__(message, pid, exitcode)
+        self.message, self.pid, self.exitcode = message, pid, exitcode
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__} object whose repr() failed>"
+
+
+class _Failure:
+    """What a worker reports of an exception: its pickle, and its text should that fail."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.text = "".join(traceback.format_exception(error))
+        self.summary = _safe_repr(error)
+        error.__traceback__ = None
+        try:
+            self.pickle: bytes | None = bytes(reduction.ForkingPickler.dumps(error))
+            self.reason = ""
+        except Exception as reason:
+            self.pickle, self.reason = None, _safe_repr(reason)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild_failure, (self.pickle, self.text, self.summary, self.reason)
+
+
+def _rebuild_failure(
+    pickle: bytes | None, text: str, summary: str, reason: str
+) -> BaseException:
+    if pickle is not None:
+        try:
+            error = reduction.ForkingPickler.loads(pickle)
+            if isinstance(error, BaseException):
+                error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+                return error
+            reason = f"its class makes a {type(error).__name__} of it, which is no exception"
+        except Exception as failed:
+            reason = _safe_repr(failed)
+    error = MaybeEncodingError(reason, summary)
+    error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    return error
+
+
+# --- what workers do ----------------------------------------------------------------------------
+
+
+class _Core(Protocol):
+    """The shared parts of a pool: the engine's, or those of a pool of threads."""
+
+    def submit(self, task: Any) -> int: ...
+    def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
+    def finish(self, worker: int, number: int, result: Any) -> None: ...
+    def collect(self, timeout: float | None) -> list[tuple[int, bool, Any]]: ...
+    def lost(self, worker: int) -> int | None: ...
+    def close(self) -> None: ...
+
+
+def mapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
+    """Call the function with each item of a chunk."""
+    function, items = call
+    return [function(item) for item in items]
+
+
+def starmapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
+    """Call the function with each item of a chunk as its arguments."""
+    function, items = call
+    return [function(*item) for item in items]
+
+
+def worker(
+    core: _Core,
+    line: int,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    maxtasks: int | None = None,
+    failure: Callable[[BaseException], Any] = _Failure,
+) -> None:
+    """Run tasks until the pool is closed, or `maxtasks` of them."""
+    if initializer is not None:
+        initializer(*initargs)
+    for _ in itertools.count() if maxtasks is None else range(maxtasks):
+        taken = core.take(line)
+        if taken is None:
+            break
+        number, rebuilt, task = taken
+        del taken
+        result: Any
+        try:
+            if not rebuilt:
+                raise task
+            function, args, kwargs = task
+            result = (True, function(*args, **kwargs))
+            function = args = kwargs = None
+        except Exception as error:
+            result = (False, failure(error))
+        task = None
+        try:
+            core.finish(line, number, result)
+        except Exception as error:
+            core.finish(line, number, (False, failure(MaybeEncodingError(error, result[1]))))
+        result = None
+
+
+# --- results in the parent ------------------------------------------------------------------------
+
+
+class ApplyResult:
+    """The result of an asynchronous call, to come."""
+
+    def __init__(
+        self,
+        pool: "Pool",
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self._pool: Pool | None = pool
+        self._event = threading.Event()
+        self._callback = callback
+        self._error_callback = error_callback
+        self._success = False
+        self._value: Any = None
+        pool._crew.jobs.add(self)
+
+    def ready(self) -> bool:
+        """Tell whether the call has ended."""
+        return self._event.is_set()
+
+    def successful(self) -> bool:
+        """Tell whether the call ended without an exception.
+
+        Raises:
+            ValueError: It has not ended.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, for at most `timeout` seconds."""
+        self._event.wait(timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the result, or raise the call's exception.
+
+        Raises:
+            TimeoutError: It has not ended within `timeout` seconds.
+        """
+        if not self._event.wait(timeout):
+            raise TimeoutError(f"the call has not ended within {timeout} seconds")
+        if self._success:
+            return self._value
+        try:
+            raise self._value
+        finally:
+            del self
+
+    def _tasks(self) -> int:
+        return 1
+
+    def _set(self, index: int, success: bool, value: Any) -> None:
+        self._finish(success, value)
+
+    def _finish(self, success: bool, value: Any) -> None:
+        if self._event.is_set():
+            return
+        self._success, self._value = success, value
+        callback: Callable[[Any], object] | None
+        callback = self._callback if success else self._error_callback
+        pool, self._pool = self._pool, None
+        self._callback = self._error_callback = None
+        if pool is not None:
+            pool._crew.jobs.discard(self)
+        try:
+            if callback is not None:
+                callback(value)
+        finally:
+            self._event.set()
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """The results of a map, to come: a list in the order of the items."""
+
+    def __init__(
+        self,
+        pool: "Pool",
+        chunksize: int,
+        length: int,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self._chunksize = chunksize
+        self._values: list[Any] = [None] * length
+        self._left = -(-length // chunksize) if length else 0
+        self._error: BaseException | None = None
+        if not length:
+            self._callback = None
+            self._finish(True, [])
+
+    def _set(self, index: int, success: bool, value: Any) -> None:
+        if success:
+            start = index * self._chunksize
+            self._values[start : start + self._chunksize] = value
+        elif self._error is None:
+            self._error = value
+        self._left -= 1
+        if self._left == 0:
+            if self._error is None:
+                self._finish(True, self._values)
+            else:
+                self._finish(False, self._error)
+
+
+class IMapIterator:
+    """The results of a lazy map, in the order of the items, as they come."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool: Pool | None = pool
+        self._changed = threading.Condition(threading.Lock())
+        self._items: collections.deque[tuple[bool, Any]] = collections.deque()
+        self._early: dict[int, tuple[bool, Any]] = {}
+        self._next_index = 0
+        self._length: int | None = None
+        pool._crew.jobs.add(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """Return the next result, or raise its exception.
+
+        Raises:
+            StopIteration: There are no more.
+            TimeoutError: It has not come within `timeout` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self._items:
+                if self._next_index == self._length:
+                    self._pool = None
+                    raise StopIteration
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"no result has come within {timeout} seconds")
+                self._changed.wait(left)
+            success, value = self._items.popleft()
+        if success:
+            return value
+        raise value
+
+    __next__ = next
+
+    def _set(self, index: int, success: bool, value: Any) -> None:
+        with self._changed:
+            self._early[index] = (success, value)
+            while self._next_index in self._early:
+                self._items.append(self._early.pop(self._next_index))
+                self._next_index += 1
+            self._settle()
+
+    def _set_length(self, length: int) -> None:
+        with self._changed:
+            self._length = length
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._next_index == self._length and self._pool is not None:
+            self._pool._crew.jobs.discard(self)
+            self._pool = None
+        self._changed.notify_all()
+
+    def _finish(self, success: bool, value: Any) -> None:
+        """End early, with an error."""
+        with self._changed:
+            self._early.clear()
+            self._items.append((success, value))
+            self._length = self._next_index = max(self._next_index, self._length or 0)
+            self._settle()
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """The results of a lazy map as they come, in any order."""
+
+    def _set(self, index: int, success: bool, value: Any) -> None:
+        with self._changed:
+            self._items.append((success, value))
+            self._next_index += 1
+            self._settle()
+
+
+# --- the workers and who looks after them ---------------------------------------------------------
+
+
+class _Crew:
+    """What the handler needs: all of a pool but the pool, so that a dropped pool can end."""
+
+    def __init__(self, core: _Core, lines: int, start: Callable[[int], Any]) -> None:
+        self.core = core
+        self.size = lines
+        self.start = start
+        self.workers: list[Any] = []
+        self.lines: dict[int, Any] = {}
+        self.state = INIT
+        self.jobs: set[Any] = set()
+        #: The task behind each number that was submitted and not yet reported.
+        self.open: dict[int, tuple[Any, int]] = {}
+        self.next_number = 0
+        self.submitting = threading.Lock()
+        self.repairing = threading.RLock()
+        self.feeding = 0
+        self.broken_starts = 0
+
+    def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
+        """Give a task to the workers; its result goes to `job`."""
+        with self.submitting:
+            number = self.next_number
+            self.open[number] = (job, index)
+            try:
+                self.core.submit(task)
+            except BaseException:
+                del self.open[number]
+                raise
+            self.next_number = (number + 1) & 0xFFFF_FFFF
+
+    def deliver(self, number: int, rebuilt: bool, result: Any) -> None:
+        """Hand a result to its job. Callbacks run here."""
+        entry = self.open.pop(number, None)
+        if entry is None:
+            return
+        job, index = entry
+        if rebuilt:
+            success, value = result
+        else:
+            success, value = False, MaybeEncodingError(result, "the result of a task")
+        try:
+            job._set(index, success, value)
+        except Exception:
+            traceback.print_exc()
+
+    def fill(self) -> None:
+        """Start workers until there are as many as there should be."""
+        with self.repairing:
+            for line in range(self.size):
+                if line not in self.lines:
+                    fresh = self.start(line)
+                    self.lines[line] = fresh
+                    self.workers.append(fresh)
+
+    def dismiss_dead(self) -> bool:
+        """Forget workers that have ended, and report the tasks that they took along."""
+        with self.repairing:
+            dead = [(line, w) for line, w in self.lines.items() if w.exitcode is not None]
+            if not dead:
+                return False
+            # What they reported before they died comes first.
+            while results := self.core.collect(0):
+                for result in results:
+                    self.deliver(*result)
+            for line, gone in dead:
+                lost = self.core.lost(line)
+                del self.lines[line]
+                self.workers.remove(gone)
+                gone.join()
+                if lost is not None:
+                    self.deliver(lost, True, (False, _lost(gone)))
+            return True
+
+    def handle(self) -> None:
+        """The handler's life: results, callbacks, workers."""
+        looked = time.monotonic()
+        while self.state != TERMINATE:
+            for result in self.core.collect(_LOOK_EVERY):
+                self.deliver(*result)
+            done = self.state == CLOSE and not self.open and not self.feeding
+            if done:
+                self.core.close()
+                break
+            if time.monotonic() - looked >= _LOOK_EVERY:
+                looked = time.monotonic()
+                self.look_after()
+        while self.state == CLOSE and self.lines:
+            for gone in list(self.lines.values()):
+                gone.join(_LOOK_EVERY)
+            self.dismiss_dead()
+
+    def look_after(self) -> None:
+        """Replace the dead."""
+        if not self.dismiss_dead() or self.state not in (RUN, CLOSE):
+            return
+        if self.state == CLOSE and not self.open and not self.feeding:
+            return
+        try:
+            self.fill()
+        except Exception as error:
+            # No process could be started: what waits for one would wait for ever if all are gone.
+            if not self.lines:
+                self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End every job that is still open with an error."""
+        self.open.clear()
+        for job in list(self.jobs):
+            try:
+                job._finish(False, error)
+            except Exception:
+                traceback.print_exc()
+
+    def terminate(self) -> None:
+        """End the workers at once, and all jobs with an error."""
+        self.state = TERMINATE
+        self.core.close()
+        with self.repairing:
+            for gone in self.workers:
+                if gone.exitcode is None:
+                    gone.terminate()
+            for gone in self.workers:
+                gone.join()
+        self.fail(context.ProcessError("the pool was terminated before the task was done"))
+
+
+def _lost(gone: Any) -> WorkerLostError:
+    code = gone.exitcode
+    how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
+    return WorkerLostError(
+        f"worker {gone.name} (process {gone.pid}) ended while it ran this task, {how}",
+        gone.pid,
+        code,
+    )
+
+
+def _drop(crew: _Crew) -> None:
+    crew.terminate()
+
+
+# --- the pool ---------------------------------------------------------------------------------------
+
+
+class Pool:
+    """Worker processes that call functions.
+
+    If a worker dies, the task that it was running ends with `WorkerLostError`; the worker is
+    replaced and all other tasks go on. If the parent dies, so do the workers.
+    """
+
+    _wrap_exception = True
+    _crew_type = _Crew
+    _failure: Callable[[BaseException], Any] = _Failure
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make a worker's process."""
+        return ctx.Process(*args, **kwargs)
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        self._state = INIT
+        self._ctx = context or self._default_context()
+        self._processes = processes if processes is not None else _processors()
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self._maxtasksperchild = maxtasksperchild
+        if self._processes < 1:
+            raise ValueError(f"a pool needs at least 1 process, not {self._processes}")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError(
+                f"maxtasksperchild must be a positive int or None, not {maxtasksperchild!r}"
+            )
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        core = self._make_core()
+        arguments = (initializer, self._initargs, maxtasksperchild, self._failure)
+        starter = _Starter(type(self), self._ctx, core, arguments)
+        self._crew = self._crew_type(core, self._processes, starter)
+        self._pool = self._crew.workers
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            self._crew.core.close()
+            for started in self._pool:
+                if started.exitcode is None:
+                    started.terminate()
+            for started in self._pool:
+                started.join()
+            raise
+        self._crew.state = RUN
+        # Daemonic, and knows the crew only: it neither keeps the program nor the pool alive.
+        self._handler = threading.Thread(
+            target=self._crew.handle, name="sidestep-pool-handler", daemon=True
+        )
+        self._handler.start()
+        self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
+        self._state = RUN
+
+    def _default_context(self) -> Any:
+        return context._default_context.get_context()
+
+    def _make_core(self) -> _Core:
+        return _sidestep.PoolCore(self._processes)
+
+    def _repopulate_pool(self) -> None:
+        self._crew.dismiss_dead()
+        self._crew.fill()
+
+    def __del__(self, _warn: Any = warnings.warn, RUN: str = RUN) -> None:
+        if getattr(self, "_state", None) == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+            crew = getattr(self, "_crew", None)
+            if crew is not None and crew.state == RUN:
+                # The finalizer's weak reference ends the workers.
+                crew.state = CLOSE
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{name} state={self._state} pool_size={len(getattr(self, '_pool', ()))}>"
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError(
+            "pool objects cannot be passed between processes or pickled"
+        )
+
+    # --- calls
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def apply(
+        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] = {}
+    ) -> Any:
+        """Call `func(*args, **kwds)` in a worker and return its result."""
+        return self.apply_async(func, args, kwds).get()
+
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
+        """Call `func` with each item, in chunks; return the results in order."""
+        return self._map_async(func, iterable, mapstar, chunksize).get()  # type: ignore[no-any-return]
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[Any]:
+        """As `map`; each item holds the arguments of a call."""
+        return self._map_async(func, iterable, starmapstar, chunksize).get()  # type: ignore[no-any-return]
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: dict[str, Any] = {},
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> ApplyResult:
+        """Have `func(*args, **kwds)` called in a worker.
+
+        `callback` gets the result, `error_callback` the exception, in a thread of this process.
+        A task that cannot be serialised ends with that error.
+        """
+        self._check_running()
+        result = ApplyResult(self, callback, error_callback)
+        self._submit(result, 0, (func, tuple(args), dict(kwds)))
+        return result
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """As `map`, but return at once what the results will come by."""
+        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        """As `starmap`, but return at once what the results will come by."""
+        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
+
+    def imap(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> Iterator[Any]:
+        """Call `func` with each item; return an iterator over the results, in order."""
+        return self._imap(IMapIterator, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> Iterator[Any]:
+        """Call `func` with each item; return an iterator over the results as they come."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+
+    def _submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
+        try:
+            self._crew.submit(job, index, task)
+        except Exception as error:
+            job._set(index, False, error)
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mapper: Callable[..., Any],
+        chunksize: int | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult:
+        self._check_running()
+        items = iterable if hasattr(iterable, "__len__") else list(iterable)
+        length = len(items)  # type: ignore[arg-type]
+        if chunksize is None:
+            chunksize = -(-length // (self._processes * 4))
+        if chunksize < 1:
+            if length:
+                raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
+            chunksize = 1
+        result = MapResult(self, chunksize, length, callback, error_callback)
+        for index, chunk in enumerate(_chunks(items, chunksize)):
+            self._submit(result, index, (mapper, ((func, chunk),), {}))
+        return result
+
+    def _imap(
+        self,
+        kind: type[IMapIterator],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+    ) -> Iterator[Any]:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
+        results = kind(self)
+        self._feed(_Feed(self._crew, results, func, iterable, chunksize))
+        if chunksize == 1:
+            return results
+        return (item for chunk in results for item in chunk)
+
+    def _feed(self, feed: "_Feed") -> None:
+        """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
+        self._crew.feeding += 1
+        if self._feeder is None:
+            self._feeder = queue.SimpleQueue()
+            threading.Thread(
+                target=_feed_all,
+                args=(self._feeder,),
+                name="sidestep-pool-feeder",
+                daemon=True,
+            ).start()
+            weakref.finalize(self, self._feeder.put, None)
+        self._feeder.put(feed)
+
+    # --- the end
+
+    def close(self) -> None:
+        """Take no more tasks; workers end when all are done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._crew.state = CLOSE
+
+    def terminate(self) -> None:
+        """End the workers at once; tasks that are not done end with an error."""
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self) -> None:
+        """Wait until the workers have ended.
+
+        Raises:
+            ValueError: Neither `close` nor `terminate` was called.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running: call close() or terminate() before join()")
+        self._handler.join()
+        for gone in list(self._pool):
+            gone.join()
+
+    def __enter__(self) -> Self:
+        self._check_running()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.terminate()
+
+
+class _Starter:
+    """Starts workers, without a reference to the pool."""
+
+    def __init__(
+        self,
+        pool: type[Pool],
+        ctx: Any,
+        core: _Core,
+        arguments: tuple[Any, ...],
+    ) -> None:
+        self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
+
+    def __call__(self, line: int) -> Any:
+        fresh = self.pool.Process(
+            self.ctx, target=worker, args=(self.core, line, *self.arguments)
+        )
+        fresh.name = fresh.name.replace("Process", "PoolWorker")
+        fresh.daemon = True
+        fresh.start()
+        return fresh
+
+
+class _Feed:
+    """One lazy map: its items, and where its results go."""
+
+    def __init__(
+        self,
+        crew: _Crew,
+        results: IMapIterator,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+    ) -> None:
+        self.crew, self.results = crew, results
+        self.func, self.iterable, self.chunksize = func, iterable, chunksize
+
+    def __call__(self) -> None:
+        count = 0
+        try:
+            for count, task in enumerate(self._make_tasks(), 1):
+                if self.crew.state == TERMINATE:
+                    return
+                try:
+                    self.crew.submit(self.results, count - 1, task)
+                except Exception as error:
+                    self.results._set(count - 1, False, error)
+        except BaseException as error:
+            # The iterable failed: what came before is delivered, then this.
+            self.results._set(count, False, error)
+            count += 1
+        finally:
+            self.results._set_length(count)
+            self.crew.feeding -= 1
+
+    def _make_tasks(self) -> Iterator[tuple[Any, ...]]:
+        if self.chunksize == 1:
+            for item in self.iterable:
+                yield self.func, (item,), {}
+        else:
+            for chunk in _chunks(self.iterable, self.chunksize):
+                yield mapstar, ((self.func, chunk),), {}
+
+
+def _feed_all(feeds: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (feed := feeds.get()) is not None:
+        feed()
+        del feed
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    iterator = iter(items)
+    while chunk := tuple(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _processors() -> int:
+    count = getattr(os, "process_cpu_count", os.cpu_count)
+    return count() or 1
+
+
+# --- the same with threads --------------------------------------------------------------------------
+
+
+class _LocalCore:
+    """The core of a pool of threads: tasks and results are passed by reference."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[int, bool, Any]] = queue.SimpleQueue()
+        self._count = 0
+
+    def submit(self, task: Any) -> int:
+        number, self._count = self._count, (self._count + 1) & 0xFFFF_FFFF
+        self._tasks.put((number, task))
+        return number
+
+    def take(self, worker: int) -> tuple[int, bool, Any] | None:
+        taken = self._tasks.get()
+        if taken is None:
+            # The word for all: pass it on.
+            self._tasks.put(None)
+            return None
+        return taken[0], True, taken[1]
+
+    def finish(self, worker: int, number: int, result: Any) -> None:
+        self._results.put((number, True, result))
+
+    def collect(self, timeout: float | None) -> list[tuple[int, bool, Any]]:
+        found: list[tuple[int, bool, Any]] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._results.get(timeout != 0, timeout))
+            while len(found) < 256:
+                found.append(self._results.get_nowait())
+        return found
+
+    def lost(self, worker: int) -> int | None:
+        return None
+
+    def close(self) -> None:
+        self._tasks.put(None)
+
+    def discard(self) -> None:
+        """Forget the tasks that nobody has taken."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+
+
+def _as_it_is(error: BaseException) -> BaseException:
+    return error
+
+
+class _ThreadCrew(_Crew):
+    def terminate(self) -> None:
+        """Have the threads end after the tasks that they are running, which cannot be stopped."""
+        self.state = TERMINATE
+        assert isinstance(self.core, _LocalCore)
+        self.core.discard()
+        self.core.close()
+        self.fail(context.ProcessError("the pool was terminated before the task was done"))
+
+
+class ThreadPool(Pool):
+    """A pool of threads with the interface of `Pool`."""
+
+    _crew_type = _ThreadCrew
+    _failure = staticmethod(_as_it_is)
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        super().__init__(processes, initializer, initargs)
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make a worker's thread."""
+        from .dummy import Process
+
+        return Process(*args, **kwargs)
+
+    def _make_core(self) -> _Core:
+        return _LocalCore()

@@ -1,0 +1,378 @@
+"""Contexts, the choice of a start method, and the fork server's life."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sidestep
+from sidestep import context, forkserver, process, util
+
+# Children are given our sys.path, and so find the module by its name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import process_children as children
+from test_process import open_gate, run, told, wait_for
+
+METHODS = ("fork", "spawn", "forkserver")
+
+
+def python(program: str, *flags: str) -> str:
+    """Run a program in an interpreter of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+# --- contexts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_context_of_a_method_is_fixed(method: str) -> None:
+    ctx = sidestep.get_context(method)
+    assert ctx.get_start_method() == method
+    assert ctx.get_context() is ctx
+    assert sidestep.get_context(method) is ctx
+    assert ctx.Process.__name__.lower() == f"{method}process"
+    assert isinstance(ctx, context.BaseContext)
+    with pytest.raises(ValueError, match="cannot set start method"):
+        ctx.set_start_method("spawn")
+
+
+def test_unknown_method_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="cannot find context for 'thread'; there are fork, spawn"):
+        sidestep.get_context("thread")
+    with pytest.raises(ValueError, match="cannot find context"):
+        sidestep.set_start_method("thread", force=True)
+
+
+def test_start_method_is_set_once() -> None:
+    program = """
+        import sidestep
+        assert sidestep.get_start_method(allow_none=True) is None
+        sidestep.set_start_method("spawn")
+        assert sidestep.get_start_method() == "spawn"
+        assert type(sidestep.get_context()).__name__ == "SpawnContext"
+        try:
+            sidestep.set_start_method("fork")
+        except RuntimeError as error:
+            print(error)
+        sidestep.set_start_method("forkserver", force=True)
+        print(sidestep.get_start_method())
+        sidestep.set_start_method(None, force=True)
+        print(sidestep.get_start_method(allow_none=True))
+    """
+    assert python(program) == "context has already been set\nforkserver\nNone\n"
+
+
+def test_defaults_are_those_of_the_interpreters_own_package() -> None:
+    program = """
+        import {} as mp
+        print(mp.get_all_start_methods(), mp.get_start_method())
+    """
+    assert python(program.format("sidestep")) == python(program.format("multiprocessing"))
+
+
+def test_public_names_are_those_of_the_interpreters_own_package() -> None:
+    import multiprocessing
+
+    assert set(multiprocessing.__all__) <= set(sidestep.__all__)
+    assert all(hasattr(sidestep, name) for name in sidestep.__all__)
+    assert len(set(sidestep.__all__)) == len(sidestep.__all__)
+
+
+def test_import_creates_nothing_and_leaves_the_original_alone() -> None:
+    program = """
+        import os, sys, threading
+        fds = len(os.listdir("/proc/self/fd"))
+        import sidestep
+        print(len(os.listdir("/proc/self/fd")) - fds, len(os.listdir("/proc/self/task")))
+        print("multiprocessing" in sys.modules, "logging" in sys.modules)
+        print(sorted(name for name in sys.modules if name.startswith("sidestep.")))
+    """
+    lines = python(program).splitlines()
+    assert lines[:2] == ["0 1", "False False"]
+    assert lines[2] == "['sidestep.context', 'sidestep.process', 'sidestep.reduction']"
+
+
+def test_cpu_count_is_the_systems() -> None:
+    assert sidestep.cpu_count() == os.cpu_count()
+
+
+def test_reducer_can_be_replaced(tmp_path: Path) -> None:
+    ctx = sidestep.get_context("spawn")
+    original: Any = ctx.reducer
+    dumped = []
+
+    class Noting:
+        @staticmethod
+        def dump(obj: object, file: Any, protocol: int | None = None) -> None:
+            dumped.append(type(obj).__name__)
+            original.dump(obj, file, protocol)
+
+    ctx.reducer = Noting  # type: ignore[assignment]
+    try:
+        assert run(ctx, children.nothing).exitcode == 0
+    finally:
+        ctx.reducer = original
+    assert dumped == ["dict", "SpawnProcess"]
+
+
+def test_contexts_of_other_packages_can_be_added() -> None:
+    class Loud(context.SpawnContext):
+        _name = "loud"
+
+    context._concrete_contexts["loud"] = Loud()
+    try:
+        assert sidestep.get_context("loud").get_start_method() == "loud"
+    finally:
+        del context._concrete_contexts["loud"]
+
+
+@pytest.mark.parametrize("outer", METHODS)
+@pytest.mark.parametrize("inner", METHODS)
+def test_children_start_children(outer: str, inner: str, tmp_path: Path) -> None:
+    child = sidestep.get_context(outer).Process(
+        target=children.nest, args=(tmp_path / "told", inner, 2)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert told(tmp_path / "told") == [*child._identity, 1, 1]
+
+
+def test_logging_tells_the_life_of_a_child() -> None:
+    program = """
+        import sidestep, logging
+        if __name__ == "__main__":
+            logger = sidestep.log_to_stderr(logging.INFO)
+            assert logger is sidestep.get_logger()
+            child = sidestep.get_context("spawn").Process(name="Kid", target=print)
+            child.start()
+            child.join()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == [
+        "[INFO/Kid] child process calling self.run()",
+        "[INFO/Kid] process exiting with exitcode 0",
+        "[INFO/Kid] process shutting down",
+        "[INFO/MainProcess] process shutting down",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exit_terminates_daemons_and_waits_for_the_others(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import signal, sys
+            from pathlib import Path
+            import sidestep
+
+            def daemon(path):
+                path.touch()
+                while True:
+                    signal.pause()
+
+            def other(path, word):
+                path.read_bytes()
+                sys.stdout.write(word); sys.stdout.flush()
+
+            if __name__ == "__main__":
+                here = Path(sys.argv[1])
+                ctx = sidestep.get_context("{method}")
+                children = [
+                    ctx.Process(target=daemon, args=(here / "ready",), daemon=True),
+                    ctx.Process(target=other, args=(here / "gate", "waited ")),
+                ]
+                for child in children:
+                    child.start()
+                while not (here / "ready").exists():
+                    pass
+                (here / "gate").write_bytes(b"")
+                sys.stdout.write("leaving "); sys.stdout.flush()
+        """)
+    )
+    os.mkfifo(tmp_path / "gate")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.split()) == ["leaving", "waited"]
+
+
+# --- the fork server ------------------------------------------------------------------------
+
+SERVER = sidestep.get_context("forkserver")
+
+
+def kill_server(signum: int) -> int:
+    """Send the server a signal and wait until it has ended of it."""
+    pid = forkserver._forkserver._forkserver_pid
+    assert pid is not None
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signum)
+    util._wait_readable(pidfd)
+    os.close(pidfd)
+    return pid
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_server_is_started_again(signum: int) -> None:
+    assert run(SERVER, children.leave, 3).exitcode == 3
+    before = kill_server(signum)
+    assert run(SERVER, children.leave, 4).exitcode == 4
+    assert forkserver._forkserver._forkserver_pid != before
+
+
+def test_server_does_not_mind_ctrl_c() -> None:
+    forkserver.ensure_running()
+    assert run(SERVER, children.nothing).exitcode == 0
+    pid = forkserver._forkserver._forkserver_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGINT)
+    assert run(SERVER, children.leave, 6).exitcode == 6
+    assert forkserver._forkserver._forkserver_pid == pid
+
+
+def test_server_that_does_not_come_up_is_an_error_of_start() -> None:
+    forkserver._forkserver._stop()
+    sidestep.set_executable("/bin/false")
+    try:
+        with pytest.raises(EOFError, match="the fork server ended before"):
+            SERVER.Process(target=children.nothing).start()
+    finally:
+        sidestep.set_executable(sys.executable)
+    assert run(SERVER, children.nothing).exitcode == 0
+
+
+def test_child_survives_its_server_and_its_exit_code_does_not(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    child = SERVER.Process(target=children.wait_until_closed, args=(gate, tmp_path / "ready"))
+    child.start()
+    wait_for(tmp_path / "ready")
+    kill_server(signal.SIGKILL)
+    assert child.is_alive()
+    assert child.exitcode is None
+    open_gate(gate)
+    child.join()
+    assert not child.is_alive()
+    assert child.exitcode == 255
+
+
+def test_server_ends_with_its_last_client(tmp_path: Path) -> None:
+    program = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import sidestep, process_children
+        from sidestep import forkserver
+        child = sidestep.get_context("forkserver").Process(target=process_children.nothing)
+        child.start()
+        child.join()
+        print(forkserver._forkserver._forkserver_pid)
+    """
+    pid = int(python(program))
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    util._wait_readable(pidfd)
+    os.close(pidfd)
+
+
+def test_many_children_at_once(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    crowd = [SERVER.Process(target=children.leave, args=(number,)) for number in range(20)]
+    for child in crowd:
+        child.start()
+    assert len({child.pid for child in crowd}) == 20
+    for child in crowd:
+        child.join()
+    assert [child.exitcode for child in crowd] == list(range(20))
+
+
+def test_server_imports_what_it_is_told_before_the_first_child(tmp_path: Path) -> None:
+    (tmp_path / "preloaded_module.py").write_text("import os\npid = os.getpid()\n")
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, sys
+            import sidestep
+
+            imported_by = os.getpid()
+
+            def child():
+                import preloaded_module
+                print(preloaded_module.pid == os.getppid(), imported_by == os.getppid())
+
+            if __name__ == "__main__":
+                ctx = sidestep.get_context("forkserver")
+                ctx.set_forkserver_preload(["__main__", "preloaded_module", "not_there"])
+                for _ in range(2):
+                    process = ctx.Process(target=child)
+                    process.start()
+                    process.join()
+                    print(process.exitcode, flush=True)
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert (done.stdout, done.stderr) == ("True True\n0\n" * 2, "")
+
+
+def test_preload_takes_names_only() -> None:
+    with pytest.raises(TypeError, match="module_names must be a list of strings"):
+        SERVER.set_forkserver_preload([1, 2])  # type: ignore[list-item]
+
+
+def test_default_time_limit_of_sockets_does_not_matter() -> None:
+    import socket
+
+    forkserver._forkserver._stop()
+    socket.setdefaulttimeout(0.000001)
+    try:
+        child = run(SERVER, children.leave, 2)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert child.exitcode == 2
+
+
+def test_more_descriptors_than_fit_one_message(tmp_path: Path) -> None:
+    from sidestep.reduction import DupFd
+
+    class Many:
+        """Three hundred times the same file."""
+
+        def __reduce__(self) -> Any:
+            fd = os.open(os.devnull, os.O_RDONLY)
+            opened.append(fd)
+            return children.count, (tuple(DupFd(fd) for _ in range(300)), tmp_path / "told")
+
+    opened: list[int] = []
+    try:
+        assert run(SERVER, children.nothing, Many()).exitcode == 0
+    finally:
+        for fd in opened:
+            os.close(fd)
+    assert told(tmp_path / "told") == 300
+
+
+def test_process_state_of_the_main_process_is_its_own() -> None:
+    assert process.current_process()._identity == ()
+    assert process._parent_process is None
