@@ -102,9 +102,7 @@ def test_stranger_gets_nothing(ends: tuple[int, int]) -> None:
 
 
 def sharer_threads() -> list[threading.Thread]:
-    return [
-        thread for thread in threading.enumerate() if thread.name == "sidestep-resource-sharer"
-    ]
+    return [thread for thread in threading.enumerate() if thread.name == "sidestep-resource-sharer"]
 
 
 def test_thread_is_lazy_named_and_stops(ends: tuple[int, int]) -> None:

@@ -252,9 +252,7 @@ SharedMemory(sys.argv[1], track=sys.argv[2] == "tracked").close()
 
 
 @pytest.mark.parametrize("tracked", ["tracked", "untracked"])
-def test_segment_survives_another_program_that_opened_it(
-    block: SharedMemory, tracked: str
-) -> None:
+def test_segment_survives_another_program_that_opened_it(block: SharedMemory, tracked: str) -> None:
     program = run_program(OPEN_SEGMENT, block.name, tracked)
     assert program.returncode == 0
     assert ("1 leaked shared_memory objects" in program.stderr) == (tracked == "tracked")

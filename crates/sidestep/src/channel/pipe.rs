@@ -331,7 +331,7 @@ impl End {
                 let len = envelope.len();
                 if let Err(back) = self
                     .outgoing
-                    .put_envelope(self.family(), own, tag, envelope)?
+                    .put_envelope(self.family(), own, tag, 0, envelope)?
                 {
                     return Ok(Some(Message::Long(back)));
                 }
