@@ -1,5 +1,6 @@
 # make demo     photographs in parallel (PHOTOS=folder takes your own)
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
+#               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make clean    remove everything that these have made
@@ -20,6 +21,7 @@ endif
 PHOTOS ?=
 BENCH ?=
 PYTEST ?=
+export PYTEST
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +42,7 @@ demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
 
 test: $(VENV)/.with-test
-	@PYTEST_ARGUMENTS='$(PYTEST)' MAKE='$(MAKE)' scripts/test $(VENV) $(strip $(OTHERS))
+	@MAKE='$(MAKE)' scripts/test $(VENV) $(strip $(OTHERS))
 
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)

@@ -10,9 +10,8 @@ reading is safe.
 
 from typing import Any
 
-from sidestep.queues import Queue
-
 import sidestep as multiprocessing
+from sidestep.queues import Queue
 
 PARCELS: dict[str, Any] = {
     "ann": 42,

@@ -11,9 +11,8 @@ until the first has finished and flushed what it printed.
 import sys
 from typing import Any
 
-from sidestep.synchronize import Lock
-
 import sidestep as multiprocessing
+from sidestep.synchronize import Lock
 
 STEP = 300
 

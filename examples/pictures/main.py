@@ -26,7 +26,7 @@ from report import Run, contact_sheet, timeline
 
 # The sample photographs are small, so they are enlarged to prints: enough work to see a
 # difference. Photographs of a camera are work enough at the sizes of a web page.
-PRINTS_OF_SAMPLES = (2400, 1800, 1200, 800)
+PRINTS_OF_SAMPLES = (2000, 1600, 1200, 800)
 PRINTS_OF_PHOTOS = (1600, 800)
 
 

@@ -243,7 +243,6 @@ class Server:
 
     def serve_forever(self) -> NoReturn:
         """Serve until a client asks for the end, then leave the process by SystemExit."""
-        self.stop_event.clear()
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
         threading.Thread(target=self.accepter, name="manager-accepter", daemon=True).start()
         try:

@@ -21,7 +21,7 @@ only the killed one knew are not cleaned up.
 
 from __future__ import annotations
 
-import _posixshmem  # type: ignore[import-not-found]
+import _posixshmem
 import contextlib
 import os
 import signal

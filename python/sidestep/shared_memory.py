@@ -8,7 +8,7 @@ the resource tracker does so for a program that was killed.
 
 from __future__ import annotations
 
-import _posixshmem  # type: ignore[import-not-found]
+import _posixshmem
 import contextlib
 import mmap
 import os

@@ -463,6 +463,18 @@ def test_lambdas_and_closures_are_handed_over_by_value(
     assert told(path) == 3
 
 
+def test_closure_takes_shared_objects_along(ctx: context.BaseContext) -> None:
+    lock, (receiver, sender) = ctx.Lock(), ctx.Pipe(duplex=False)
+    with receiver, sender:
+
+        def inner() -> None:
+            sender.send(lock.acquire(block=False))
+
+        with lock:
+            assert run(ctx, inner).exitcode == 0
+        assert receiver.recv() is False
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_argument_that_cannot_be_pickled_leaves_nothing_started(method: str) -> None:
     child = sidestep.get_context(method).Process(target=children.nothing, args=(threading.Lock(),))

@@ -126,13 +126,13 @@ trees = st.recursive(
 
 
 @given(trees)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 def test_equals_what_pickle_gives(obj: Any) -> None:
     check(obj)
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_keeps_shared_and_cyclic_references(data: st.DataObject) -> None:
     pool: list[Any] = [[], {}, bytearray(b"x"), [1], {"a": 2}, SubList()]
     for _ in range(data.draw(st.integers(1, 8))):
@@ -424,7 +424,7 @@ def test_numpy_arrays() -> None:
 
 
 @given(st.binary(max_size=60).filter(lambda head: head[:1] < b"\x80"), st.integers(0, 3))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @example(b"", 0)
 @example(b"\x11\xff\xff\xff\xff", 0)
 @example(b"\x13\xff\xff\xff\x7f\x01", 0)
@@ -438,7 +438,7 @@ def test_bad_bytes_raise(head: bytes, buffers: int) -> None:
 
 
 @given(trees, st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_damaged_messages_raise_or_give_something_else(obj: Any, data: st.DataObject) -> None:
     head, buffers = _sidestep._codec_dumps(obj)
     if head[0] >= PICKLE:

@@ -1,0 +1,547 @@
+"""Managers: referents in a server, proxies in any process, and what is left when one dies."""
+
+import array
+import os
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sidestep
+from sidestep import managers
+from sidestep.context import AuthenticationError, ProcessError
+from sidestep.managers import (
+    BaseManager,
+    BaseProxy,
+    RemoteError,
+    SharedMemoryManager,
+    SyncManager,
+    Token,
+)
+from sidestep.shared_memory import ShareableList, SharedMemory
+
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+@pytest.fixture(params=METHODS)
+def ctx(request: pytest.FixtureRequest) -> Any:
+    return sidestep.get_context(request.param)
+
+
+@pytest.fixture
+def manager() -> Iterator[Any]:
+    with SyncManager(ctx=sidestep.get_context("fork")) as started:
+        yield started
+    started.join()  # lets go of the process, and of its sentinel
+
+
+class Counter:
+    def __init__(self, start: int = 0) -> None:
+        self.value = start
+
+    def add(self, amount: int = 1) -> int:
+        self.value += amount
+        return self.value
+
+    def fail(self) -> None:
+        raise LookupError("nothing there")
+
+    def make_lock(self) -> Any:
+        return threading.Lock()
+
+    def _secret(self) -> str:
+        return "told"
+
+
+class CounterProxy(BaseProxy):
+    _exposed_ = ("add", "_secret")
+
+    def add(self, amount: int = 1) -> Any:
+        return self._callmethod("add", (amount,))
+
+
+def squares(count: int) -> Iterator[int]:
+    return (number * number for number in range(count))
+
+
+class OurManager(BaseManager):
+    pass
+
+
+OurManager.register("Counter", Counter)
+OurManager.register("SecretCounter", Counter, exposed=("add", "_secret"))
+OurManager.register("ProxiedCounter", Counter, CounterProxy)
+OurManager.register("squares", squares, managers.IteratorProxy)
+OurManager.register("pair", lambda: (1, 2))
+
+
+# --- types of one's own -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours() -> Iterator[Any]:
+    with OurManager(ctx=sidestep.get_context("fork")) as started:
+        yield started
+    started.join()  # lets go of the process, and of its sentinel
+
+
+def test_public_methods_are_exposed_unless_others_are_named(ours: Any) -> None:
+    counter, secret = ours.Counter(5), ours.SecretCounter()
+    assert counter.add(2) == 7
+    assert not hasattr(counter, "_secret")
+    assert secret._secret() == "told"
+    assert not hasattr(secret, "fail")
+    with pytest.raises(RemoteError, match="not among those exposed"):
+        counter._callmethod("_secret")
+
+
+def test_proxy_class_decides(ours: Any) -> None:
+    counter = ours.ProxiedCounter()
+    assert isinstance(counter, CounterProxy)
+    assert counter.add(amount=3) == 3
+    assert list(ours.squares(4)) == [0, 1, 4, 9]
+
+
+def test_error_comes_with_the_servers_traceback(ours: Any) -> None:
+    with pytest.raises(LookupError, match="nothing there") as caught:
+        ours.Counter().fail()
+    (note,) = caught.value.__notes__
+    assert "in fail" in note
+
+
+def test_result_that_cannot_be_pickled_is_a_remote_error(ours: Any) -> None:
+    counter = ours.Counter()
+    with pytest.raises(RemoteError, match="Unserializable"):
+        counter.make_lock()
+    assert counter.add() == 1, "the connection still works"
+
+
+def test_bad_arguments_are_errors_of_the_method(ours: Any) -> None:
+    with pytest.raises(TypeError):
+        ours.Counter().add(1, 2, 3)
+    with pytest.raises(RemoteError, match="TypeError"):
+        ours.Counter(1, 2, 3)
+
+
+def test_registering_does_not_reach_other_classes() -> None:
+    class Another(OurManager):
+        pass
+
+    Another.register("extra", Counter)
+    assert hasattr(Another, "Counter")
+    assert not hasattr(OurManager, "extra")
+    with pytest.raises(TypeError, match="not text"):
+        Another.register("wrong", Counter, method_to_typeid={"add": 1})  # type: ignore[dict-item]
+
+
+# --- life of the server -----------------------------------------------------------------------
+
+
+def set_marker(items: Any) -> None:
+    items.append(os.getpid())
+
+
+def test_started_server_serves_and_ends(ctx: Any) -> None:
+    with SyncManager(ctx=ctx) as manager:
+        items = manager.list([1, 2])
+        child = ctx.Process(target=set_marker, args=(items,))
+        child.start()
+        child.join()
+        assert list(items) == [1, 2, child.pid]
+        server = manager._process
+        assert server.name.startswith("SyncManager-")
+        assert manager._number_of_objects() == 1
+        assert "refcount=1" in manager._debug_info()
+        del items
+        assert manager._number_of_objects() == 0
+    assert server.exitcode == 0
+
+
+def test_manager_is_started_once() -> None:
+    manager = SyncManager(ctx=sidestep.get_context("fork"))
+    with manager:
+        with pytest.raises(ProcessError, match="already"):
+            manager.start()
+        with pytest.raises(ProcessError, match="already"):
+            manager.get_server()
+        manager.join(0)
+    manager.shutdown()
+    with pytest.raises(ProcessError, match="shut down"):
+        manager.start()
+    with pytest.raises(ProcessError, match="shut down"), manager:
+        pass
+    manager.join()
+    assert manager._process is None
+
+
+def refuse() -> None:
+    raise FileNotFoundError("no settings")
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def test_failed_start_says_why(ctx: Any) -> None:
+    with pytest.raises(TypeError, match="callable"):
+        SyncManager(ctx=ctx).start(initializer=3)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no settings"):
+        SyncManager(ctx=ctx).start(initializer=refuse)
+    with pytest.raises(EOFError, match="exit code 7"):
+        SyncManager(ctx=ctx).start(initializer=leave)
+
+
+def test_taken_address_is_an_os_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        with pytest.raises(OSError, match="in use"):
+            SyncManager(address, ctx=sidestep.get_context("fork")).start()
+
+
+def test_calls_fail_when_the_server_was_killed(manager: Any) -> None:
+    items = manager.list()
+    items.append(1)
+    manager._process.kill()
+    manager._process.join()
+    with pytest.raises((EOFError, OSError)):
+        items.append(2)
+    assert "failed" in str(items)
+
+
+ORPHAN_SERVER = """
+import os, signal, sys
+import sidestep
+if __name__ == "__main__":
+    manager = sidestep.get_context(sys.argv[1]).Manager()
+    print(manager._process.pid, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_server_ends_with_a_killed_parent(method: str, tmp_path: Any) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ORPHAN_SERVER)
+    with subprocess.Popen(
+        [sys.executable, str(script), method],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None and program.stdout is not None
+        server = os.pidfd_open(int(program.stdout.readline()))
+        program.stdin.write("\n")
+        program.stdin.flush()
+        ended, _, _ = select.select([server], [], [], 30)
+        os.close(server)
+    assert program.returncode == -signal.SIGKILL
+    assert ended
+
+
+def test_server_ignores_ctrl_c(manager: Any) -> None:
+    os.kill(manager._process.pid, signal.SIGINT)
+    assert manager.list([1])[0] == 1
+
+
+def test_other_managers_connect_with_the_right_key(manager: Any) -> None:
+    second: Any = SyncManager(manager.address, authkey=manager._authkey)
+    second.connect()
+    event = second.Event()
+    event.set()
+    assert event.is_set()
+    del event
+    with pytest.raises(AuthenticationError):
+        SyncManager(manager.address, authkey=b"wrong").connect()
+    with pytest.raises(TypeError, match="bytes"):
+        managers.Server({}, None, "text", "pickle")  # type: ignore[arg-type]
+
+
+# --- the types of a SyncManager ---------------------------------------------------------------
+
+
+def test_containers(manager: Any) -> None:
+    items = manager.list("ab")
+    items += ["c"]
+    items *= 2
+    items.extend([1])
+    assert items[1:3] == ["b", "c"]
+    assert (len(items), "c" in items, items.count("a")) == (7, True, 2)
+    assert str(items) == "['a', 'b', 'c', 'a', 'b', 'c', 1]"
+    assert repr(items).startswith("<ListProxy object, typeid 'list' at 0x")
+    table = manager.dict(a=1)
+    table["b"] = 2
+    assert sorted(table) == ["a", "b"]
+    assert table.copy() == {"a": 1, "b": 2}
+    assert sorted(table.keys()) == ["a", "b"]
+    assert table.items() == [("a", 1), ("b", 2)]
+    numbers = manager.Array("i", [1, 2])
+    numbers[0] = 5
+    assert numbers[:] == array.array("i", [5, 2])
+    value = manager.Value("d", 1.5)
+    value.value += 1
+    assert value.get() == 2.5
+    space = manager.Namespace(x=1)
+    space.y = 2
+    del space.x
+    space._own = 3
+    assert str(space) == "Namespace(y=2)"
+    with pytest.raises(AttributeError):
+        _ = space.x
+
+
+def test_locks_and_queues(manager: Any) -> None:
+    lock = manager.Lock()
+    with lock:
+        assert not lock.acquire(False)
+        assert not lock.acquire(True, 0.01)
+    semaphore = manager.BoundedSemaphore(1)
+    with pytest.raises(ValueError, match="released"):
+        semaphore.release()
+    condition = manager.Condition()
+    with condition:
+        assert not condition.wait_for(lambda: False, 0.01)
+        assert condition.wait_for(lambda: "yes") == "yes"
+        condition.notify_all()
+    barrier = manager.Barrier(1)
+    assert (barrier.wait(), barrier.parties, barrier.n_waiting, barrier.broken) == (0, 1, 0, False)
+    items = manager.Queue(1)
+    items.put(1)
+    with pytest.raises(queue.Full):
+        items.put_nowait(2)
+    assert items.get() == 1
+    with pytest.raises(queue.Empty):
+        items.get(timeout=0.01)
+
+
+def wait_for_event(event: Any, items: Any) -> None:
+    event.wait()
+    items.put("woken")
+
+
+def test_event_wakes_another_process(ctx: Any, manager: Any) -> None:
+    event, items = manager.Event(), manager.Queue()
+    child = ctx.Process(target=wait_for_event, args=(event, items))
+    child.start()
+    event.set()
+    assert items.get() == "woken"
+    child.join()
+
+
+def test_pool_in_the_server(manager: Any) -> None:
+    pytest.importorskip("sidestep.pool")
+    with manager.Pool(2) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+        assert pool.apply_async(abs, (-3,)).get() == 3
+        assert list(pool.imap(abs, [-4, 5])) == [4, 5]
+
+
+# --- references -------------------------------------------------------------------------------
+
+
+def test_inner_proxies_keep_their_referents_and_let_go(manager: Any) -> None:
+    outer = manager.list()
+    inner = manager.list([1])
+    outer.append(inner)
+    del inner
+    assert manager._number_of_objects() == 1
+    again = outer[0]
+    again.append(2)
+    assert outer[0][1] == 2
+    assert manager._number_of_objects() == 2
+    del again
+    taken = outer.pop()
+    assert str(taken) == "[1, 2]"
+    del taken
+    outer.append(outer)
+    assert outer[0][0]._id == outer._id
+
+
+def test_server_drops_what_only_inner_proxies_held() -> None:
+    class Registered(BaseManager):
+        pass
+
+    Registered.register("list", list, managers.ListProxy)
+    with Registered(ctx=sidestep.get_context("fork")) as manager:
+        outer: Any = manager.list()  # type: ignore[attr-defined]
+        for _ in range(3):
+            outer.append(manager.list(range(1000)))  # type: ignore[attr-defined]
+        assert manager._number_of_objects() == 1
+        outer.clear()
+        assert outer.copy() == []
+
+
+def test_server_counts_references_by_itself() -> None:
+    registry: Any = {"list": (list, ("append",), None, managers.ListProxy)}
+    server = managers.Server(registry, None, b"key", "pickle")
+    try:
+        ident, exposed = server.create(None, "list", [1])
+        assert exposed == ("append",)
+        server._hold(ident)
+        server.incref(None, ident)
+        server.decref(None, ident)
+        server.decref(None, ident)
+        assert server.number_of_objects(None) == 0
+        assert server._record(ident)[0] == [1], "the inner proxy still holds it"
+        server.incref(None, ident)
+        assert server.number_of_objects(None) == 1
+        server.decref(None, ident)
+        server._freed.append(ident)
+        server._settle_freed()
+        for call in (server.incref, server.decref):
+            with pytest.raises(KeyError, match="no object with id"):
+                call(None, ident)
+    finally:
+        server.listener.close()
+
+
+def test_proxy_without_a_manager_cannot_make_further_ones(manager: Any) -> None:
+    table = manager.dict(a=1)
+    bare = managers.DictProxy(table._token, "pickle", authkey=manager._authkey)
+    assert bare["a"] == 1
+    with pytest.raises(RuntimeError, match="needs the manager"):
+        iter(bare)
+    assert manager._number_of_objects() == 1
+
+
+def test_threads_have_connections_of_their_own(manager: Any) -> None:
+    items = manager.list()
+
+    def fill(number: int) -> None:
+        for _ in range(20):
+            items.append(number)
+        items._tls.connection.close()
+
+    threads = [threading.Thread(target=fill, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [items.count(number) for number in range(4)] == [20] * 4
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+def test_unknown_and_wrong_replies_are_errors() -> None:
+    assert isinstance(managers.convert_to_error("#NONSENSE", 1), ValueError)
+    assert isinstance(managers.convert_to_error("#TRACEBACK", 1), TypeError)
+    assert "Unserializable" in str(managers.convert_to_error("#UNSERIALIZABLE", "text\n"))
+    assert "KeyError" in str(managers.convert_to_error("#ERROR", {"KeyError": 1}))
+
+
+def test_server_refuses_calls_that_are_not_public(manager: Any) -> None:
+    with pytest.raises(RemoteError, match="is no call of a manager's server"):
+        managers._call_server(manager._Client, manager.address, manager._authkey, "serve_forever")
+
+
+def test_xml_carries_simple_values() -> None:
+    manager: Any = SyncManager(
+        ("127.0.0.1", 0), serializer="xmlrpclib", ctx=sidestep.get_context("fork")
+    )
+    with manager:
+        items = manager.Queue()
+        items.put((1, "two", None))
+        assert items.get() == [1, "two", None]
+        del items
+
+
+STANDARD_CLIENT = """
+import sys
+from multiprocessing.managers import SyncManager
+manager = SyncManager(sys.argv[1], authkey=b"the key")
+manager.connect()
+table = manager.dict(a=1)
+table["b"] = 2
+print(sorted(table.items()), sorted(table), len(table))
+try:
+    table["c"]
+except KeyError as error:
+    print(error)
+"""
+
+STANDARD_SERVER = """
+import sys
+from multiprocessing.managers import SyncManager
+manager = SyncManager(authkey=b"the key")
+manager.start()
+print(manager.address, flush=True)
+sys.stdin.readline()
+manager.shutdown()
+"""
+
+
+def test_standard_library_client_of_our_server() -> None:
+    manager = SyncManager(authkey=b"the key", ctx=sidestep.get_context("fork"))
+    with manager:
+        client = subprocess.run(
+            [sys.executable, "-c", STANDARD_CLIENT, manager.address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert client.stdout == "[('a', 1), ('b', 2)] ['a', 'b'] 2\n'c'\n", client.stderr
+        assert manager._number_of_objects() == 0
+
+
+def test_our_client_of_a_standard_library_server() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STANDARD_SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None and server.stdout is not None
+        manager: Any = SyncManager(server.stdout.readline().strip(), authkey=b"the key")
+        manager.connect()
+        table = manager.dict(a=1)
+        table["b"] = 2
+        assert sorted(table.items()) == [("a", 1), ("b", 2)]
+        with pytest.raises(KeyError):
+            table["c"]
+        with manager.Lock():
+            pass
+        del table
+        assert manager._number_of_objects() == 0
+        server.stdin.write("\n")
+    assert server.returncode == 0
+
+
+def test_token_shows_what_it_is() -> None:
+    assert repr(Token("list", "/tmp/x", "ff")) == "Token(typeid='list', address='/tmp/x', id='ff')"
+
+
+# --- shared memory ----------------------------------------------------------------------------
+
+
+def test_shared_memory_goes_with_its_manager(ctx: Any) -> None:
+    with SharedMemoryManager(ctx=ctx) as manager:
+        block = manager.SharedMemory(size=16)
+        items = manager.ShareableList([1, "two"])
+        other = SharedMemory(block.name)
+        block.buf[0] = 9
+        assert other.buf[0] == 9
+        names = [block.name, items.shm.name]
+        for memory in (other, block, items.shm):
+            memory.close()
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)
+    with pytest.raises(FileNotFoundError):
+        ShareableList(name=names[1])
+
+
+def test_blocks_that_are_gone_do_not_hinder_the_end() -> None:
+    with SharedMemoryManager(ctx=sidestep.get_context("fork")) as manager:
+        block = manager.SharedMemory(size=16)
+        block.close()
+        block.unlink()
+        server = manager._process
+    assert server.exitcode == 0
