@@ -26,7 +26,7 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use sidestep::channel::pipe::{End, INLINE_MAX, Message, PipeError, Ready, Received};
+use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
 use sidestep::os::socket;
@@ -201,7 +201,7 @@ impl Connection {
         let len = message.len();
         loop {
             message = match end.try_send(sink, tag, message) {
-                Ok(None) => return Ok(true),
+                Ok(None) => break,
                 Ok(Some(back)) => back,
                 Err(PipeError::Stream) => return Ok(false),
                 Err(error) => return Err(pipe_error(py, error)),
@@ -210,6 +210,13 @@ impl Connection {
             // However quickly there is room again: Ctrl-C must get through.
             py.check_signals()?;
         }
+        // A message above the bound is not buffered: as on a socket, the sender stays until the
+        // receiver has it.
+        while len > MAX_UNREAD && !end.has_room() {
+            until_done(py, || end.wait_room(sink, 0)).map_err(|error| error.into_py(py))?;
+            py.check_signals()?;
+        }
+        Ok(true)
     }
 
     /// Receives the next message, from wherever it comes.
@@ -507,7 +514,7 @@ impl Connection {
         let py = slf.py();
         slf.get().sink(py)?;
         if let Some(end) = slf.get().end() {
-            let sent = match message::pack(obj)? {
+            let sent = match message::pack(obj, INLINE_MAX)? {
                 Outgoing::Short(object) => {
                     let parts: [&[u8]; 1] = [&object.head];
                     let message = Message::Short(&parts);

@@ -60,7 +60,7 @@ use crate::shm::{Envelope, Family, Handle, Kind, Ref, Txn, family};
 use crate::sync::SLICE;
 
 /// Unread bytes of a direction above which senders wait.
-const MAX_UNREAD: u64 = 1 << 20;
+pub const MAX_UNREAD: u64 = 1 << 20;
 
 /// The byte that wakes. Descriptors travel with other bytes.
 const BELL: u8 = 0xb5;
@@ -329,9 +329,9 @@ impl End {
                     return Ok(Some(Message::Long(envelope)));
                 }
                 let len = envelope.len();
-                if let Err(back) = self
-                    .outgoing
-                    .put_envelope(self.family(), own, tag, 0, envelope)?
+                if let Err(back) =
+                    self.outgoing
+                        .put_envelope(self.family(), own, tag, 0, envelope)?
                 {
                     return Ok(Some(Message::Long(back)));
                 }
@@ -340,6 +340,12 @@ impl End {
         }
         self.ring(socket)?;
         Ok(None)
+    }
+
+    /// Whether unread messages leave room for one more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.outgoing.may_have_room() && self.has_room_for_long()
     }
 
     fn has_room_for_long(&self) -> bool {
