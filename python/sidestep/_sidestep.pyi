@@ -101,6 +101,12 @@ class Connection:
         """Messages travel through shared memory."""
     def _probe(self) -> bool:
         """`recv` would return, or raise EOFError, at once."""
+    def _export(self) -> tuple[int, int, int]:
+        """As `_place`, keeping the pipe alive as handles of shared objects in flight are.
+
+        Raises:
+            RuntimeError: Outside of a collector and of a channel.
+        """
     def _hold(self) -> object:
         """Keeps the pipe in shared memory alive, without its sockets, until it is freed."""
     def _place(self) -> tuple[int, int, int]:

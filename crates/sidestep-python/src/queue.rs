@@ -64,6 +64,7 @@ impl Queue {
         deadline: Deadline,
     ) -> PyResult<bool> {
         let mut item = item;
+        let len = item.len();
         loop {
             item = match item {
                 Outgoing::Short(message) => {
@@ -79,7 +80,7 @@ impl Queue {
                     }
                 }
             };
-            if !block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut {
+            if !block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut {
                 return Ok(false);
             }
         }
@@ -249,8 +250,9 @@ impl Queue {
             while sent < run.len() {
                 let heads = run[sent..].iter().map(|message| &*message.head);
                 sent += queue.try_put_many(0, heads).map_err(to_py)?;
+                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
                 if sent < run.len()
-                    && (!block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut)
+                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
                 {
                     return Ok(done + sent);
                 }

@@ -263,6 +263,10 @@ impl Pool {
 fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
     let word = u64::from(number);
     let mut parcel = parcel;
+    let len = match &parcel {
+        Parcel::Short(bytes) => bytes.len() as u64,
+        Parcel::Long(envelope) => envelope.len(),
+    };
     loop {
         parcel = match parcel {
             Parcel::Short(bytes) => {
@@ -277,6 +281,6 @@ fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
                 Err(envelope) => Parcel::Long(envelope),
             },
         };
-        let _ = queue.wait_space(Deadline::NEVER);
+        let _ = queue.wait_space(len, Deadline::NEVER);
     }
 }
