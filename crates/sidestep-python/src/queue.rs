@@ -185,6 +185,12 @@ impl Queue {
     ) -> PyResult<()> {
         let py = slf.py();
         let queue = Self::open(slf)?;
+        if let Some(item) = codec::short(obj)
+            && let Put::Done(_) = queue.try_put(0, &[item.as_slice()]).map_err(to_py)?
+        {
+            slf.get().used.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
         let item = match pack(obj, Shared::INLINE_MAX) {
             Ok(item) => item,
             Err(error) => {
