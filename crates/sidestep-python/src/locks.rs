@@ -57,18 +57,32 @@ impl Lock {
     #[inline]
     fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let lock = self.lock()?;
-        let (family, thread) = (lock.family(), thread());
-        let mut done = lock.try_acquire(family, thread);
-        if done.is_none() {
-            if !block {
-                return Ok(false);
-            }
-            let deadline = deadline(timeout)?;
-            done = Some(wait(py, || lock.acquire(family, thread, left(deadline)))?);
-        }
-        match done {
+        match lock.try_acquire(lock.family(), thread()) {
             Some(Wait::Ready) => Ok(true),
-            Some(Wait::Abandoned(owner)) => Err(abandoned(py, family, owner, "lock")),
+            None if !block => Ok(false),
+            done => Self::take_slowly(py, lock, done, timeout),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_slowly(
+        py: Python<'_>,
+        lock: &SharedLock,
+        done: Option<Wait>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        let (family, thread) = (lock.family(), thread());
+        let done = match done {
+            Some(done) => done,
+            None => {
+                let deadline = deadline(timeout)?;
+                wait(py, || lock.acquire(family, thread, left(deadline)))?
+            }
+        };
+        match done {
+            Wait::Ready => Ok(true),
+            Wait::Abandoned(owner) => Err(abandoned(py, family, owner, "lock")),
             _ => Ok(false),
         }
     }
@@ -76,13 +90,17 @@ impl Lock {
     #[inline]
     fn give(&self) -> PyResult<()> {
         let lock = self.lock()?;
-        lock.release(lock.family(), thread())
-            .map_err(|error| match error {
-                ReleaseError::NotOwner => PyAssertionError::new_err(
-                    "attempt to release a recursive lock that this thread does not hold",
-                ),
-                _ => PyValueError::new_err("the lock was released too many times: nobody holds it"),
-            })
+        lock.release(lock.family(), thread()).map_err(release_error)
+    }
+}
+
+#[cold]
+fn release_error(error: ReleaseError) -> PyErr {
+    match error {
+        ReleaseError::NotOwner => PyAssertionError::new_err(
+            "attempt to release a recursive lock that this thread does not hold",
+        ),
+        _ => PyValueError::new_err("the lock was released too many times: nobody holds it"),
     }
 }
 
