@@ -616,7 +616,7 @@ def test_a_signal_interrupts_a_blocked_call(call: str) -> None:
         "join": queue.join,
         "get_many": lambda: queue.get_many(5),
     }
-    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         calls[call]()
