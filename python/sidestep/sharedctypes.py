@@ -213,7 +213,9 @@ class SynchronizedBase:
         return self._lock.__exit__(kind, error, traceback)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return synchronized, (self._obj, self._lock)
+        # The lock first: outside of the family it raises a RuntimeError that says why, where the
+        # pickler would stumble over the type of an array.
+        return _rebuild_synchronized, (self._lock, self._obj)
 
     def get_obj(self) -> Any:
         """The object itself: whoever uses it must think of the lock."""
@@ -308,6 +310,10 @@ class SynchronizedString(SynchronizedArray):
 def _allocate(type_: Any) -> Any:
     """An instance of the type in new shared memory, all bytes zero."""
     return rebuild_ctype(type_, heap.BufferWrapper(ctypes.sizeof(type_)), None)
+
+
+def _rebuild_synchronized(lock: Any, obj: Any) -> Any:
+    return synchronized(obj, lock)
 
 
 def rebuild_ctype(
