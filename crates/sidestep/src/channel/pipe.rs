@@ -655,7 +655,8 @@ impl End {
                 Some(_) => self.clear_away(socket, &mut patience)?,
                 None if last => return Ok(Step::Done(Ready::TimedOut)),
                 // A signal may have come just before the sleep: let the caller look.
-                None => return Ok(Step::Interrupted),
+                None if left == SLICE => return Ok(Step::Interrupted),
+                None => {}
             }
         }
     }
