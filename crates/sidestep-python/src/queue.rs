@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use pyo3::{intern, types::PyString};
 use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
@@ -151,6 +151,15 @@ impl Queue {
             closed: AtomicBool::new(false),
             used: AtomicBool::new(false),
         }
+    }
+
+    /// `Queue[int]` and the like, in annotations and as a base class.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
     /// A queue of at most `maxsize` items, 0 or less for no limit, and `max_bytes` unread bytes.
@@ -314,7 +323,7 @@ impl Queue {
     }
 
     /// Waits until an item is there, for at most `timeout` seconds; whether there is.
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn _poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let queue = self.queue()?;
         if !queue.is_empty() {
