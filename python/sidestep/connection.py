@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
 from . import _sidestep, context, reduction, util
 from .context import AuthenticationError
+from .context import BufferTooShort as BufferTooShort
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -539,12 +540,12 @@ def reduce_connection(
         return _rebuild_end, (_PipeTicket(conn), None, conn.readable, conn.writable)
     handle = conn._handle
     assert handle is not None  # `_ringed` is false for a closed connection
-    if type(popen).__module__.partition(".")[0] != __name__.partition(".")[0]:
+    try:
+        place = conn._export()
+    except RuntimeError:
         conn._to_stream()
         return rebuild_connection, (reduction.DupFd(handle), conn.readable, conn.writable)
-    # The pipe stays alive with the parent's record of the child, until the child has joined it.
-    popen.__dict__.setdefault("_held_pipes", []).append(conn._hold())
-    return _rebuild_end, (reduction.DupFd(handle), conn._place(), conn.readable, conn.writable)
+    return _rebuild_end, (reduction.DupFd(handle), place, conn.readable, conn.writable)
 
 
 def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:

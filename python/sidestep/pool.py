@@ -16,11 +16,11 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType, GenericAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import GenericAlias, TracebackType
 from typing import Any, Protocol, Self
 
-from . import _sidestep, context, process, reduction, util
+from . import _sidestep, context, reduction, util
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -104,9 +104,7 @@ class _Failure:
         return _rebuild_failure, (self.pickle, self.text, self.summary, self.reason)
 
 
-def _rebuild_failure(
-    pickle: bytes | None, text: str, summary: str, reason: str
-) -> BaseException:
+def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str) -> BaseException:
     if pickle is not None:
         try:
             error = reduction.ForkingPickler.loads(pickle)
@@ -121,7 +119,7 @@ def _rebuild_failure(
     return error
 
 
-# --- what workers do ----------------------------------------------------------------------------
+# --- what workers do --------------------------------------------------------------------------
 
 
 class _Core(Protocol):
@@ -130,7 +128,9 @@ class _Core(Protocol):
     def submit(self, task: Any) -> int: ...
     def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
     def finish(self, worker: int, number: int, result: Any) -> None: ...
-    def collect(self, timeout: float | None) -> list[tuple[int, bool, Any]]: ...
+    def collect(self, timeout: float | None) -> Sequence[tuple[int | None, bool, Any]]: ...
+    def retire(self, worker: int) -> None: ...
+    def nudge(self) -> None: ...
     def lost(self, worker: int) -> int | None: ...
     def close(self) -> None: ...
 
@@ -179,9 +179,11 @@ def worker(
         except Exception as error:
             core.finish(line, number, (False, failure(MaybeEncodingError(error, result[1]))))
         result = None
+    else:
+        core.retire(line)
 
 
-# --- results in the parent ------------------------------------------------------------------------
+# --- results in the parent --------------------------------------------------------------------
 
 
 class ApplyResult:
@@ -256,7 +258,7 @@ class ApplyResult:
         finally:
             self._event.set()
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 AsyncResult = ApplyResult
@@ -373,7 +375,7 @@ class IMapUnorderedIterator(IMapIterator):
             self._settle()
 
 
-# --- the workers and who looks after them ---------------------------------------------------------
+# --- the workers and who looks after them -----------------------------------------------------
 
 
 class _Crew:
@@ -393,7 +395,7 @@ class _Crew:
         self.submitting = threading.Lock()
         self.repairing = threading.RLock()
         self.feeding = 0
-        self.broken_starts = 0
+        self.retiring: set[int] = set()
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
@@ -407,8 +409,12 @@ class _Crew:
                 raise
             self.next_number = (number + 1) & 0xFFFF_FFFF
 
-    def deliver(self, number: int, rebuilt: bool, result: Any) -> None:
+    def deliver(self, number: int | None, rebuilt: bool, result: Any) -> None:
         """Hand a result to its job. Callbacks run here."""
+        if number is None:
+            # Not a result: the worker with this line is ending, having done its share.
+            self.retiring.add(result)
+            return
         entry = self.open.pop(number, None)
         if entry is None:
             return
@@ -465,7 +471,12 @@ class _Crew:
             if done:
                 self.core.close()
                 break
-            if time.monotonic() - looked >= _LOOK_EVERY:
+            if self.retiring:
+                while self.retiring:
+                    if gone := self.lines.get(self.retiring.pop()):
+                        gone.join(_LOOK_EVERY)
+                self.look_after()
+            elif time.monotonic() - looked >= _LOOK_EVERY:
                 looked = time.monotonic()
                 self.look_after()
         while self.state == CLOSE and self.lines:
@@ -499,6 +510,7 @@ class _Crew:
         """End the workers at once, and all jobs with an error."""
         self.state = TERMINATE
         self.core.close()
+        self.core.nudge()
         with self.repairing:
             for gone in self.workers:
                 if gone.exitcode is None:
@@ -522,7 +534,7 @@ def _drop(crew: _Crew) -> None:
     crew.terminate()
 
 
-# --- the pool ---------------------------------------------------------------------------------------
+# --- the pool ---------------------------------------------------------------------------------
 
 
 class Pool:
@@ -613,9 +625,7 @@ class Pool:
         return f"<{name} state={self._state} pool_size={len(getattr(self, '_pool', ()))}>"
 
     def __reduce__(self) -> Any:
-        raise NotImplementedError(
-            "pool objects cannot be passed between processes or pickled"
-        )
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     # --- calls
 
@@ -762,6 +772,7 @@ class Pool:
         if self._state == RUN:
             self._state = CLOSE
             self._crew.state = CLOSE
+            self._crew.core.nudge()
 
     def terminate(self) -> None:
         """End the workers at once; tasks that are not done end with an error."""
@@ -809,9 +820,7 @@ class _Starter:
         self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
 
     def __call__(self, line: int) -> Any:
-        fresh = self.pool.Process(
-            self.ctx, target=worker, args=(self.core, line, *self.arguments)
-        )
+        fresh = self.pool.Process(self.ctx, target=worker, args=(self.core, line, *self.arguments))
         fresh.name = fresh.name.replace("Process", "PoolWorker")
         fresh.daemon = True
         fresh.start()
@@ -876,7 +885,7 @@ def _processors() -> int:
     return count() or 1
 
 
-# --- the same with threads --------------------------------------------------------------------------
+# --- the same with threads --------------------------------------------------------------------
 
 
 class _LocalCore:
@@ -884,7 +893,7 @@ class _LocalCore:
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[int, bool, Any]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[int | None, bool, Any] | None] = queue.SimpleQueue()
         self._count = 0
 
     def submit(self, task: Any) -> int:
@@ -903,13 +912,20 @@ class _LocalCore:
     def finish(self, worker: int, number: int, result: Any) -> None:
         self._results.put((number, True, result))
 
-    def collect(self, timeout: float | None) -> list[tuple[int, bool, Any]]:
-        found: list[tuple[int, bool, Any]] = []
+    def collect(self, timeout: float | None) -> list[tuple[int | None, bool, Any]]:
+        found: list[tuple[int | None, bool, Any]] = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._results.get(timeout != 0, timeout))
-            while len(found) < 256:
-                found.append(self._results.get_nowait())
+            result = self._results.get(timeout != 0, timeout)
+            while result is not None and len(found) < 256:
+                found.append(result)
+                result = self._results.get_nowait()
         return found
+
+    def retire(self, worker: int) -> None:
+        self._results.put((None, True, worker))
+
+    def nudge(self) -> None:
+        self._results.put(None)
 
     def lost(self, worker: int) -> int | None:
         return None

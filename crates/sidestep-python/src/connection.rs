@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{
@@ -26,14 +26,18 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use sidestep::channel::pipe::{End, Message, PipeError, Ready, Received};
+use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
 use sidestep::os::socket;
-use sidestep::shm::{Envelope, Handle, Ref};
+use sidestep::shm::{Envelope, Ref};
 
 use crate::codec;
-use crate::ends::{self, Content, arena_error, pipe_error};
+use crate::ends::{self, pipe_error};
+use crate::error::to_py;
+use crate::family::{export, handle};
+use crate::message::{self, Outgoing};
+use crate::wait::deadline;
 
 /// The number that stands for "closed".
 const CLOSED: i32 = -1;
@@ -104,15 +108,6 @@ where
     }
 }
 
-/// A timeout in seconds as a time; `None` waits for ever (or longer than a lifetime).
-fn time(timeout: Option<f64>) -> PyResult<Option<Duration>> {
-    match timeout {
-        Some(seconds) if seconds.is_nan() => Err(PyValueError::new_err("timeout is not a number")),
-        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
-        None => Ok(None),
-    }
-}
-
 /// A message as it came.
 enum Incoming {
     /// A frame: bytes, or a standard pickle.
@@ -135,11 +130,9 @@ impl Incoming {
     fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         let pickle = match self {
             Incoming::Short(ends::OBJECT, head) => return codec::loads(py, &head, Vec::new()),
-            Incoming::Long(tag @ (ends::OBJECT | ends::PARTS), envelope) => {
-                return ends::unpack_long(py, tag, &envelope);
-            }
+            Incoming::Long(ends::OBJECT, envelope) => return message::unpack(py, &envelope),
             Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
-            Incoming::Long(_, envelope) => ends::long_bytes(py, &envelope)?,
+            Incoming::Long(_, envelope) => ends::unpack_bytes(py, &envelope)?,
         };
         pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
     }
@@ -150,7 +143,7 @@ impl Incoming {
             Incoming::Frame(bytes) | Incoming::Short(ends::BYTES, bytes) => {
                 Ok(PyBytes::new(py, &bytes))
             }
-            Incoming::Long(ends::BYTES, envelope) => ends::long_bytes(py, &envelope),
+            Incoming::Long(ends::BYTES, envelope) => ends::unpack_bytes(py, &envelope),
             object => {
                 let object = object.into_object(py)?;
                 let pickle = pickler(py)?.call_method1(intern!(py, "dumps"), (object,))?;
@@ -196,26 +189,34 @@ impl Connection {
         )
     }
 
-    /// Sends through the pipe; `None` if there is none, or it has become a stream.
-    fn send_content(&self, py: Python<'_>, end: &End, content: Content<'_>) -> PyResult<bool> {
+    /// Sends through the pipe, waiting for room. False: it has become a stream.
+    fn send_through(
+        &self,
+        py: Python<'_>,
+        end: &End,
+        tag: u8,
+        mut message: Message<'_>,
+    ) -> PyResult<bool> {
         let sink = self.sink(py)?;
-        let parts;
-        let (tag, mut message) = match content {
-            Content::Short(tag, bytes) => {
-                parts = [bytes];
-                (tag, Message::Short(&parts))
-            }
-            Content::Long(tag, envelope) => (tag, Message::Long(envelope)),
-        };
+        let len = message.len();
         loop {
             message = match end.try_send(sink, tag, message) {
-                Ok(None) => return Ok(true),
+                Ok(None) => break,
                 Ok(Some(back)) => back,
                 Err(PipeError::Stream) => return Ok(false),
                 Err(error) => return Err(pipe_error(py, error)),
             };
-            until_done(py, || end.wait_room(sink)).map_err(|error| error.into_py(py))?;
+            until_done(py, || end.wait_room(sink, len)).map_err(|error| error.into_py(py))?;
+            // However quickly there is room again: Ctrl-C must get through.
+            py.check_signals()?;
         }
+        // A message above the bound is not buffered: as on a socket, the sender stays until the
+        // receiver has it.
+        while len > MAX_UNREAD && !end.has_room() {
+            until_done(py, || end.wait_room(sink, 0)).map_err(|error| error.into_py(py))?;
+            py.check_signals()?;
+        }
+        Ok(true)
     }
 
     /// Receives the next message, from wherever it comes.
@@ -421,23 +422,19 @@ impl Connection {
     /// Whether `recv` would return, or raise EOFError, at once. For `wait`.
     fn _probe(&self, py: Python<'_>) -> PyResult<bool> {
         let descriptor = self.descriptor(py)?;
+        let now = Deadline::after(Some(Duration::ZERO));
         let Some(end) = self.end() else {
-            return until_done(py, || {
-                stream::wait_readable(descriptor, Some(Instant::now()))
-            })
-            .map_err(|error| error.into_py(py));
+            return until_done(py, || stream::wait_readable(descriptor, now))
+                .map_err(|error| error.into_py(py));
         };
         if end.has_messages() {
             return Ok(true);
         }
-        let now = Deadline::after(Some(Duration::ZERO));
         match until_done(py, || end.wait(descriptor, now)).map_err(|error| error.into_py(py))? {
             Ready::Message | Ready::HungUp => Ok(true),
             Ready::TimedOut => Ok(false),
-            Ready::Stream => until_done(py, || {
-                stream::wait_readable(descriptor, Some(Instant::now()))
-            })
-            .map_err(|error| error.into_py(py)),
+            Ready::Stream => until_done(py, || stream::wait_readable(descriptor, now))
+                .map_err(|error| error.into_py(py)),
         }
     }
 
@@ -451,15 +448,24 @@ impl Connection {
         Ok((handle.offset, handle.generation, end.side()))
     }
 
+    /// As `_place`, with a reference for whoever takes handles in this thread at the moment.
+    ///
+    /// # Errors
+    /// RuntimeError if nobody does.
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<(u64, u64, u64)> {
+        let place = slf.get()._place()?;
+        if let Some(end) = slf.get().end() {
+            export(end.object(), slf.as_any())?;
+        }
+        Ok(place)
+    }
+
     /// Keeps the pipe alive, without its sockets.
-    fn _hold(&self, py: Python<'_>) -> PyResult<Hold> {
+    fn _hold(&self) -> PyResult<Hold> {
         let end = self
             .end()
             .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
-        let object = end
-            .object()
-            .try_clone()
-            .map_err(|error| arena_error(py, error))?;
+        let object = end.object().try_clone().map_err(to_py)?;
         Ok(Hold { _object: object })
     }
 
@@ -508,9 +514,18 @@ impl Connection {
         let py = slf.py();
         slf.get().sink(py)?;
         if let Some(end) = slf.get().end() {
-            let object = codec::dumps(obj)?;
-            let content = ends::pack_object(py, &object)?;
-            if slf.get().send_content(py, &end, content)? {
+            let sent = match message::pack(obj, INLINE_MAX)? {
+                Outgoing::Short(object) => {
+                    let parts: [&[u8]; 1] = [&object.head];
+                    let message = Message::Short(&parts);
+                    slf.get().send_through(py, &end, ends::OBJECT, message)?
+                }
+                Outgoing::Long(envelope) => {
+                    let message = Message::Long(envelope);
+                    slf.get().send_through(py, &end, ends::OBJECT, message)?
+                }
+            };
+            if sent {
                 return Ok(());
             }
         }
@@ -545,10 +560,16 @@ impl Connection {
                 None => return wrong("buffer length < offset + size"),
             },
         };
-        if let Some(end) = self.end()
-            && self.send_content(py, &end, ends::pack_bytes(py, part)?)?
-        {
-            return Ok(());
+        if let Some(end) = self.end() {
+            let parts = [part];
+            let message = if part.len() <= INLINE_MAX {
+                Message::Short(&parts)
+            } else {
+                Message::Long(ends::pack_bytes(part)?)
+            };
+            if self.send_through(py, &end, ends::BYTES, message)? {
+                return Ok(());
+            }
         }
         self.send_frame(py, part)
     }
@@ -605,16 +626,14 @@ impl Connection {
         Ok(body.len())
     }
 
-    #[pyo3(signature = (timeout = Some(0.0)))]
+    #[pyo3(signature = (timeout = Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let source = self.source(py)?;
-        let time = time(timeout)?;
-        let until = time.and_then(|time| Instant::now().checked_add(time));
+        let deadline = deadline(timeout)?;
         if let Some(end) = self.end() {
             if end.has_messages() {
                 return Ok(true);
             }
-            let deadline = Deadline::after(time);
             match until_done(py, || end.wait(source, deadline))
                 .map_err(|error| error.into_py(py))?
             {
@@ -623,7 +642,8 @@ impl Connection {
                 Ready::Stream => {}
             }
         }
-        until_done(py, || stream::wait_readable(source, until)).map_err(|error| error.into_py(py))
+        until_done(py, || stream::wait_readable(source, deadline))
+            .map_err(|error| error.into_py(py))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -713,7 +733,7 @@ fn fill(_attached: Python<'_>, buffer: &PyUntypedBuffer, start: usize, bytes: &[
 /// Two connected descriptors: the ends of a socket pair, or the reading and the writing end of
 /// a pipe.
 #[pyfunction]
-pub fn stream_pair(py: Python<'_>, duplex: bool) -> PyResult<(i32, i32)> {
+fn stream_pair(py: Python<'_>, duplex: bool) -> PyResult<(i32, i32)> {
     let pair = if duplex {
         socket::socket_pair()
     } else {
@@ -725,7 +745,7 @@ pub fn stream_pair(py: Python<'_>, duplex: bool) -> PyResult<(i32, i32)> {
 
 /// The sockets of a new pipe in shared memory. Connections that are made on them join the pipe.
 #[pyfunction]
-pub fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
+fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
     let [first, second] = ends::pair(py)?;
     Ok((first.into_raw_fd(), second.into_raw_fd()))
 }
@@ -734,10 +754,21 @@ pub fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
 ///
 /// `place` is what `_place` said in another process of the family, where the pipe is still held.
 #[pyfunction]
-pub fn join_pipe(py: Python<'_>, fd: i32, place: (u64, u64, u64)) -> PyResult<()> {
+fn join_pipe(py: Python<'_>, fd: i32, place: (u64, u64, u64)) -> PyResult<()> {
     let socket = socket::vouched(fd).map_err(|error| os_error(py, &error))?;
     let (offset, generation, side) = place;
-    let end = End::from_handle(Handle { offset, generation }, side)
-        .map_err(|error| arena_error(py, error))?;
+    let end = End::from_handle(handle((offset, generation)), side).map_err(to_py)?;
     ends::announce(end, socket).map_err(|error| os_error(py, &error))
+}
+
+/// Adds this file's part of the module.
+///
+/// # Errors
+/// Out of memory.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Connection>()?;
+    m.add_class::<Hold>()?;
+    m.add_function(wrap_pyfunction!(stream_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(pipe_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(join_pipe, m)?)
 }

@@ -22,9 +22,6 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;
-    m.add_class::<connection::Connection>()?;
-    m.add_function(wrap_pyfunction!(connection::stream_pair, m)?)?;
-    m.add_function(wrap_pyfunction!(connection::pipe_pair, m)?)?;
-    m.add_function(wrap_pyfunction!(connection::join_pipe, m)?)?;
+    connection::register(m)?;
     codec::register(m)
 }

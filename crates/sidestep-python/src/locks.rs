@@ -3,7 +3,9 @@
 //! All classes can be subclassed with any signature: `__new__` takes what comes and makes nothing;
 //! `_init` makes the shared object, `_attach` finds one by its name.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -32,15 +34,39 @@ fn fill<T>(slot: &OnceLock<T>, made: sidestep::Result<T>) -> PyResult<()> {
 }
 
 fn abandoned(py: Python<'_>, family: &sidestep::shm::Family, owner: Stamp, what: &str) -> PyErr {
-    let who = family.member(owner).map_or_else(
-        || "a process".to_owned(),
-        |member| format!("process {}", member.pid),
-    );
+    let who = family
+        .pid_of(owner)
+        .map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
     let text = format!(
-        "{who} was killed while it held this {what}; what it guards may be half changed: check \
-         that, then call recover() (or release()) to make the lock usable again"
+        "{who} ended while it held this {what}; what it guards may be half changed: check that, \
+         then call the lock's recover() to make it usable again"
     );
     ABANDONED_LOCK.raise(py, (text,))
+}
+
+/// Locks that this process holds while no Python object stands for them any more: the reference
+/// is what tells those who clean up after this process, should it be killed. By offset.
+static KEPT: Mutex<BTreeMap<u64, SharedLock>> = Mutex::new(BTreeMap::new());
+/// How many there are, so that a release need not look.
+static KEPT_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+fn held_here(lock: &SharedLock) -> bool {
+    matches!(
+        lock.holder(lock.family(), thread()),
+        Holder::ThisThread | Holder::OtherThread
+    )
+}
+
+/// Changes the table of kept locks, and lets go of those that others have released meanwhile.
+#[cold]
+#[inline(never)]
+fn with_kept(change: impl FnOnce(&mut BTreeMap<u64, SharedLock>)) {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    change(&mut kept);
+    if kept.len().is_power_of_two() {
+        kept.retain(|_, lock| held_here(lock));
+    }
+    KEPT_COUNT.store(kept.len(), Ordering::Relaxed);
 }
 
 /// A lock, not recursive; base of the recursive one.
@@ -57,18 +83,32 @@ impl Lock {
     #[inline]
     fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let lock = self.lock()?;
-        let (family, thread) = (lock.family(), thread());
-        let mut done = lock.try_acquire(family, thread);
-        if done.is_none() {
-            if !block {
-                return Ok(false);
-            }
-            let deadline = deadline(timeout)?;
-            done = Some(wait(py, || lock.acquire(family, thread, left(deadline)))?);
-        }
-        match done {
+        match lock.try_acquire(lock.family(), thread()) {
             Some(Wait::Ready) => Ok(true),
-            Some(Wait::Abandoned(owner)) => Err(abandoned(py, family, owner, "lock")),
+            None if !block => Ok(false),
+            done => Self::take_slowly(py, lock, done, timeout),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_slowly(
+        py: Python<'_>,
+        lock: &SharedLock,
+        done: Option<Wait>,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
+        let (family, thread) = (lock.family(), thread());
+        let done = match done {
+            Some(done) => done,
+            None => {
+                let deadline = deadline(timeout)?;
+                wait(py, || lock.acquire(family, thread, left(deadline)))?
+            }
+        };
+        match done {
+            Wait::Ready => Ok(true),
+            Wait::Abandoned(owner) => Err(abandoned(py, family, owner, "lock")),
             _ => Ok(false),
         }
     }
@@ -77,12 +117,31 @@ impl Lock {
     fn give(&self) -> PyResult<()> {
         let lock = self.lock()?;
         lock.release(lock.family(), thread())
-            .map_err(|error| match error {
-                ReleaseError::NotOwner => PyAssertionError::new_err(
-                    "attempt to release a recursive lock that this thread does not hold",
-                ),
-                _ => PyValueError::new_err("the lock was released too many times: nobody holds it"),
-            })
+            .map_err(release_error)?;
+        if KEPT_COUNT.load(Ordering::Relaxed) != 0 && !held_here(lock) {
+            with_kept(|kept| drop(kept.remove(&lock.object().handle().offset)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(lock) = self.inner.take()
+            && held_here(&lock)
+        {
+            with_kept(|kept| drop(kept.insert(lock.object().handle().offset, lock)));
+        }
+    }
+}
+
+#[cold]
+fn release_error(error: ReleaseError) -> PyErr {
+    match error {
+        ReleaseError::NotOwner => PyAssertionError::new_err(
+            "attempt to release a recursive lock that this thread does not hold",
+        ),
+        _ => PyValueError::new_err("the lock was released too many times: nobody holds it"),
     }
 }
 
@@ -128,6 +187,11 @@ impl Lock {
         _error: Any<'_, '_>,
         _traceback: Any<'_, '_>,
     ) -> PyResult<()> {
+        if self.lock()?.is_abandoned() {
+            // Not ours, so there is an exception on its way that says so (from the wait of a
+            // condition); an end of a block must not make the lock usable again.
+            return Ok(());
+        }
         self.give()
     }
 

@@ -21,6 +21,16 @@ pub enum Outgoing {
     Long(Envelope),
 }
 
+impl Outgoing {
+    /// Bytes that it asks of its channel.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Short(message) => message.head.len() as u64,
+            Self::Long(envelope) => envelope.len(),
+        }
+    }
+}
+
 /// Serialises `obj`, short if it takes at most `short` bytes. Runs the program's own code where the object has some: no lock may be held.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyInt, PyList};
 use sidestep::os::clock::Deadline;
 use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle};
 use sidestep::sync::Wait;
@@ -38,32 +38,27 @@ fn send<T>(
 }
 
 /// The object in a delivery, or the exception that rebuilding it raised.
-fn open<'py>(
-    py: Python<'py>,
-    buffer: &[u8],
-    delivery: Delivery,
-) -> (u32, PyResult<Bound<'py, PyAny>>) {
-    match delivery {
-        Delivery::Short { number } => (number, codec::loads(py, buffer, Vec::new())),
-        Delivery::Long { number, envelope } => (number, unpack(py, &envelope)),
-    }
-}
-
-type Opened<'py> = (u32, bool, Bound<'py, PyAny>);
-
-fn opened<'py>(
-    py: Python<'py>,
-    (number, object): (u32, PyResult<Bound<'py, PyAny>>),
-) -> Opened<'py> {
-    match object {
+fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> Option<Opened<'py>> {
+    let (number, object) = match delivery {
+        Delivery::Short { number } => (Some(number), codec::loads(py, buffer, Vec::new())),
+        Delivery::Long { number, envelope } => (Some(number), unpack(py, &envelope)),
+        Delivery::Retired { worker } => (None, Ok(PyInt::new(py, worker).into_any())),
+        Delivery::Nudge => return None,
+    };
+    Some(match object {
         Ok(object) => (number, true, object),
         Err(error) => (
             number,
             false,
             error.into_value(py).into_bound(py).into_any(),
         ),
-    }
+    })
 }
+
+/// A task's number, whether what came could be rebuilt, and it, or the exception. Without a number:
+/// the line of a worker that is about to end.
+type Names = (Name, Name, Name, u32);
+type Opened<'py> = (Option<u32>, bool, Bound<'py, PyAny>);
 
 impl PoolCore {
     fn pool(&self) -> PyResult<&Pool> {
@@ -83,7 +78,7 @@ impl PoolCore {
         })
     }
 
-    fn _export(slf: &Bound<'_, Self>) -> PyResult<(Name, Name, Name, u32)> {
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Names> {
         let pool = slf.get().pool()?;
         for object in pool.objects() {
             export(object, slf.as_any())?;
@@ -98,7 +93,7 @@ impl PoolCore {
     }
 
     #[staticmethod]
-    fn _attach(names: (Name, Name, Name, u32)) -> PyResult<Self> {
+    fn _attach(names: Names) -> PyResult<Self> {
         let (tasks, results, board, lines) = names;
         let handle = PoolHandle {
             tasks: handle(tasks),
@@ -111,9 +106,7 @@ impl PoolCore {
         })
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, ((Name, Name, Name, u32),))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Names,))> {
         let attach = slf.get_type().getattr("_attach")?;
         Ok((attach, (Self::_export(slf)?,)))
     }
@@ -133,7 +126,7 @@ impl PoolCore {
             let taken = pool.take(worker, &mut buffer).map_err(to_py)?;
             if let Some(delivery) = taken {
                 pool.pass_on_tasks();
-                return Ok(Some(opened(py, open(py, &buffer, delivery))));
+                return Ok(open(py, &buffer, delivery));
             }
             if pool.is_closed() && pool.waiting() == 0 {
                 return Ok(None);
@@ -148,27 +141,42 @@ impl PoolCore {
         send(result, |parcel| pool.finish(worker, number, parcel))
     }
 
-    /// Takes the results that are there, waiting for one for at most `timeout` seconds.
+    /// Takes the results that are there, waiting for one, or a nudge, for at most `timeout`
+    /// seconds.
     fn collect<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
         let pool = self.pool()?;
         let list = PyList::empty(py);
         let deadline = deadline(timeout)?;
         let mut buffer = Vec::new();
+        let mut nudged = false;
         loop {
             while list.len() < 256 {
                 buffer.clear();
                 let Some(delivery) = pool.collect(&mut buffer).map_err(to_py)? else {
                     break;
                 };
-                list.append(opened(py, open(py, &buffer, delivery)))?;
+                match open(py, &buffer, delivery) {
+                    Some(result) => list.append(result)?,
+                    None => nudged = true,
+                }
             }
-            if !list.is_empty() {
+            if nudged || !list.is_empty() {
                 return Ok(list);
             }
             if wait(py, || pool.wait_result(deadline))? == Wait::TimedOut {
                 return Ok(list);
             }
         }
+    }
+
+    /// Says that `worker` is about to end in order.
+    fn retire(&self, worker: u32) -> PyResult<()> {
+        self.pool()?.retire(worker).map_err(to_py)
+    }
+
+    /// Has `collect` return, in whichever process waits there.
+    fn nudge(&self) -> PyResult<()> {
+        self.pool()?.nudge().map_err(to_py)
     }
 
     /// `worker` is dead and all results were collected: the number of the task it ran, or None.

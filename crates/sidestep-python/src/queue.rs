@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use pyo3::{intern, types::PyString};
 use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
@@ -64,6 +64,7 @@ impl Queue {
         deadline: Deadline,
     ) -> PyResult<bool> {
         let mut item = item;
+        let len = item.len();
         loop {
             item = match item {
                 Outgoing::Short(message) => {
@@ -79,7 +80,7 @@ impl Queue {
                     }
                 }
             };
-            if !block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut {
+            if !block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut {
                 return Ok(false);
             }
         }
@@ -152,6 +153,15 @@ impl Queue {
         }
     }
 
+    /// `Queue[int]` and the like, in annotations and as a base class.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), item)
+    }
+
     /// A queue of at most `maxsize` items, 0 or less for no limit, and `max_bytes` unread bytes.
     #[pyo3(signature = (maxsize=0, max_bytes=0))]
     fn _init(&self, maxsize: i64, max_bytes: u64) -> PyResult<()> {
@@ -184,6 +194,12 @@ impl Queue {
     ) -> PyResult<()> {
         let py = slf.py();
         let queue = Self::open(slf)?;
+        if let Some(item) = codec::short(obj)
+            && let Put::Done(_) = queue.try_put(0, &[item.as_slice()]).map_err(to_py)?
+        {
+            slf.get().used.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
         let item = match pack(obj, Shared::INLINE_MAX) {
             Ok(item) => item,
             Err(error) => {
@@ -249,8 +265,9 @@ impl Queue {
             while sent < run.len() {
                 let heads = run[sent..].iter().map(|message| &*message.head);
                 sent += queue.try_put_many(0, heads).map_err(to_py)?;
+                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
                 if sent < run.len()
-                    && (!block || wait(py, || queue.wait_space(deadline))? == Wait::TimedOut)
+                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
                 {
                     return Ok(done + sent);
                 }
@@ -306,7 +323,7 @@ impl Queue {
     }
 
     /// Waits until an item is there, for at most `timeout` seconds; whether there is.
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn _poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let queue = self.queue()?;
         if !queue.is_empty() {

@@ -444,7 +444,7 @@ fn work(pool: &Pool, line: u32) {
                 let result = message(producer + 1, id);
                 pool.finish(line, number, Parcel::Short(&result)).unwrap();
             }
-            Some(Delivery::Long { .. }) => panic!("all tasks are short"),
+            Some(_) => panic!("all tasks are short"),
             None if pool.is_closed() => return,
             None => {
                 let _ = pool.wait_task(Deadline::NEVER);

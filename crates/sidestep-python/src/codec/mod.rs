@@ -27,11 +27,13 @@ mod format;
 mod gil;
 mod message;
 mod pickle;
+mod short;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 pub use message::{Head, Message, OutOfBand};
+pub use short::short;
 
 /// Buffers of at least so many bytes travel out of band.
 pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;

@@ -662,6 +662,11 @@ impl Chain {
         max != 0 && u64::from(put.wrapping_sub(taken)) >= max
     }
 
+    /// Whether a producer that was told `Full` for a message of `len` bytes may try again.
+    pub(crate) fn may_have_room_for(&self, len: u64) -> bool {
+        self.has_room(self.producer.tail.load(Ordering::Acquire), footprint(len))
+    }
+
     /// Whether a producer that was told `Full` may try again.
     pub(crate) fn may_have_room(&self) -> bool {
         self.has_room(self.producer.tail.load(Ordering::Acquire), 0)

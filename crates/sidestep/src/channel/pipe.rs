@@ -60,7 +60,7 @@ use crate::shm::{Envelope, Family, Handle, Kind, Ref, Txn, family};
 use crate::sync::SLICE;
 
 /// Unread bytes of a direction above which senders wait.
-const MAX_UNREAD: u64 = 1 << 20;
+pub const MAX_UNREAD: u64 = 1 << 20;
 
 /// The byte that wakes. Descriptors travel with other bytes.
 const BELL: u8 = 0xb5;
@@ -130,6 +130,23 @@ pub enum Message<'a> {
     Short(&'a [&'a [u8]]),
     /// A long message, or one with references.
     Long(Envelope),
+}
+
+impl Message<'_> {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Message::Short(parts) => parts.iter().map(|part| part.len() as u64).sum(),
+            Message::Long(envelope) => envelope.len(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Longest [`Message::Short`].
@@ -325,6 +342,12 @@ impl End {
         Ok(None)
     }
 
+    /// Whether unread messages leave room for one more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.outgoing.may_have_room() && self.has_room_for_long()
+    }
+
     fn has_room_for_long(&self) -> bool {
         self.long_out().load(Ordering::Relaxed) < MAX_UNREAD
             || !self.outgoing.may_have_items(self.family())
@@ -386,12 +409,13 @@ impl End {
         }
     }
 
-    /// Waits for room, for a while; then or after a signal, try again.
+    /// Waits until there may be room for a message of `len` bytes, for a while; then or after a
+    /// signal, try again.
     ///
     /// # Errors
     /// `EPIPE` if the other side is gone.
-    pub fn wait_room(&self, socket: BorrowedFd<'_>) -> Result<Step<()>, PipeError> {
-        let room = || self.outgoing.may_have_room() && self.has_room_for_long();
+    pub fn wait_room(&self, socket: BorrowedFd<'_>, len: u64) -> Result<Step<()>, PipeError> {
+        let room = || self.outgoing.may_have_room_for(len) && self.has_room_for_long();
         let gate = self.outgoing.space();
         let armed = gate.arm();
         if !room() && gate.sleep(armed, SENDER_SLICE) == Wake::Interrupted {
@@ -578,7 +602,8 @@ impl End {
         if self.has_messages() {
             return true;
         }
-        if self.recent_wait_ns.load(Ordering::Relaxed) > limit
+        if self.is_stream()
+            || self.recent_wait_ns.load(Ordering::Relaxed) > limit
             || process::processors() < 2
             || deadline.slice(SPIN_FOR).is_none()
         {
@@ -601,10 +626,11 @@ impl End {
             if self.has_messages() {
                 return Ok(Step::Done(Ready::Message));
             }
-            if self.is_stream() {
+            // Before the first frame may lie the bell of the last message.
+            self.settle(socket)?;
+            if self.is_stream() && !self.has_messages() {
                 return Ok(Step::Done(Ready::Stream));
             }
-            self.settle(socket)?;
             if self.has_messages() {
                 return Ok(Step::Done(Ready::Message));
             }
@@ -628,6 +654,8 @@ impl End {
                 Some(_) if self.has_messages() || self.is_stream() => {}
                 Some(_) => self.clear_away(socket, &mut patience)?,
                 None if last => return Ok(Step::Done(Ready::TimedOut)),
+                // A signal may have come just before the sleep: let the caller look.
+                None if left == SLICE => return Ok(Step::Interrupted),
                 None => {}
             }
         }
@@ -738,7 +766,10 @@ mod tests {
         let parts = [bytes];
         let mut message = Message::Short(&parts);
         while let Some(back) = from.0.try_send(from.1.as_fd(), 7, message).unwrap() {
-            let _ = from.0.wait_room(from.1.as_fd()).unwrap();
+            let _ = from
+                .0
+                .wait_room(from.1.as_fd(), bytes.len() as u64)
+                .unwrap();
             message = back;
         }
     }

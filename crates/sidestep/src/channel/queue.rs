@@ -214,9 +214,12 @@ impl Queue {
         }
     }
 
-    /// Waits until there may be room; the caller then tries to put again.
-    pub fn wait_space(&self, deadline: Deadline) -> Wait {
-        sleep_until(self.chain.space(), deadline, || self.chain.may_have_room())
+    /// Waits until there may be room for a message of `len` bytes; the caller then tries to put
+    /// it again.
+    pub fn wait_space(&self, len: u64, deadline: Deadline) -> Wait {
+        sleep_until(self.chain.space(), deadline, || {
+            self.chain.may_have_room_for(len) || self.chain.is_closed()
+        })
     }
 
     /// Waits until every item ever put was reported done.
@@ -266,7 +269,7 @@ impl Queue {
     pub fn put(&self, message: &[u8]) -> Result<()> {
         if message.len() <= INLINE_MAX {
             while self.try_put(0, &[message])? == Put::Full {
-                let _ = self.wait_space(Deadline::NEVER);
+                let _ = self.wait_space(message.len() as u64, Deadline::NEVER);
             }
             return Ok(());
         }
@@ -274,7 +277,7 @@ impl Queue {
         envelope.write(0, message);
         while let Err(back) = self.try_put_envelope(0, 0, envelope)? {
             envelope = back;
-            let _ = self.wait_space(Deadline::NEVER);
+            let _ = self.wait_space(message.len() as u64, Deadline::NEVER);
         }
         Ok(())
     }

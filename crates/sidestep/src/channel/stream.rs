@@ -22,8 +22,9 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::os::clock::Deadline;
 use crate::os::socket::{self, Interest};
 
 /// Longest message whose length fits the short header.
@@ -286,16 +287,16 @@ impl Receiving {
 }
 
 /// Waits until the descriptor has something to read, or its end; false when `deadline` has
-/// passed (`None` waits for ever).
+/// passed.
 ///
 /// # Errors
 /// [`StreamError::Os`] with `EBADF` if the number is no descriptor.
 pub fn wait_readable(
     descriptor: BorrowedFd<'_>,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 ) -> Result<Step<bool>, StreamError> {
     loop {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = deadline.left();
         match socket::poll(descriptor, Interest::Read, left) {
             Ok(Some(ready)) if ready.invalid => {
                 return Err(io::Error::from_raw_os_error(libc::EBADF).into());
@@ -340,6 +341,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::thread;
+    use std::time::Instant;
 
     fn raw(descriptor: BorrowedFd<'_>, bytes: &[u8]) {
         assert_eq!(
@@ -473,13 +475,13 @@ mod tests {
     fn a_deadline_ends_the_wait_and_data_ends_it_sooner() {
         let (a, b) = socket::socket_pair().unwrap();
         let began = Instant::now();
-        let end = began + Duration::from_millis(20);
-        assert_eq!(
-            wait_readable(b.as_fd(), Some(end)).unwrap(),
-            Step::Done(false)
-        );
+        let end = Deadline::after(Some(Duration::from_millis(20)));
+        assert_eq!(wait_readable(b.as_fd(), end).unwrap(), Step::Done(false));
         assert!(began.elapsed() >= Duration::from_millis(20));
         send_frame(a.as_fd(), b"").unwrap();
-        assert_eq!(wait_readable(b.as_fd(), None).unwrap(), Step::Done(true));
+        assert_eq!(
+            wait_readable(b.as_fd(), Deadline::NEVER).unwrap(),
+            Step::Done(true)
+        );
     }
 }

@@ -79,7 +79,19 @@ pub enum Delivery {
         /// What was sent.
         envelope: Envelope,
     },
+    /// The worker with this line is about to end in order, having nothing left to report.
+    Retired {
+        /// Its line.
+        worker: u32,
+    },
+    /// Somebody wants the collector to look around.
+    Nudge,
 }
+
+/// Tags of what lies in the queue of results.
+const RESULT: u8 = 0;
+const RETIRED: u8 = 1;
+const NUDGE: u8 = 2;
 
 impl Pool {
     /// Longest message that needs no envelope, in bytes.
@@ -196,14 +208,17 @@ impl Pool {
     pub fn collect(&self, buffer: &mut Vec<u8>) -> Result<Option<Delivery>> {
         let start = buffer.len();
         Ok(match self.results.try_take(buffer)? {
-            Taken::Bytes { .. } => {
+            Taken::Bytes { tag: NUDGE, .. } => Some(Delivery::Nudge),
+            Taken::Bytes { tag, .. } => {
                 let mut number = [0; 8];
                 if let Some(bytes) = buffer.get(start..start + 8) {
                     number.copy_from_slice(bytes);
                     buffer.drain(start..start + 8);
                 }
-                Some(Delivery::Short {
-                    number: u64::from_le_bytes(number) as u32,
+                let number = u64::from_le_bytes(number) as u32;
+                Some(match tag {
+                    RETIRED => Delivery::Retired { worker: number },
+                    _ => Delivery::Short { number },
                 })
             }
             Taken::Envelope {
@@ -216,6 +231,23 @@ impl Pool {
             }),
             Taken::Empty => None,
         })
+    }
+
+    /// Says that the worker with this line is about to end in order.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: the collector then finds out later, by itself.
+    pub fn retire(&self, worker: u32) -> Result<()> {
+        let line = u64::from(worker).to_le_bytes();
+        self.results.try_put(RETIRED, &[&line]).map(|_| ())
+    }
+
+    /// Has the collector look around, if it sleeps.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: the collector then looks in its own time.
+    pub fn nudge(&self) -> Result<()> {
+        self.results.try_put(NUDGE, &[]).map(|_| ())
     }
 
     /// Waits until there may be a result.
@@ -266,20 +298,24 @@ impl Pool {
 fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
     let word = u64::from(number);
     let mut parcel = parcel;
+    let len = match &parcel {
+        Parcel::Short(bytes) => bytes.len() as u64,
+        Parcel::Long(envelope) => envelope.len(),
+    };
     loop {
         parcel = match parcel {
             Parcel::Short(bytes) => {
                 let prefix = word.to_le_bytes();
-                match queue.try_put(0, &[&prefix, bytes])? {
+                match queue.try_put(RESULT, &[&prefix, bytes])? {
                     Put::Done(number) => return Ok(number),
                     Put::Full => Parcel::Short(bytes),
                 }
             }
-            Parcel::Long(envelope) => match queue.try_put_envelope(0, word, envelope)? {
+            Parcel::Long(envelope) => match queue.try_put_envelope(RESULT, word, envelope)? {
                 Ok(number) => return Ok(number),
                 Err(envelope) => Parcel::Long(envelope),
             },
         };
-        let _ = queue.wait_space(Deadline::NEVER);
+        let _ = queue.wait_space(len, Deadline::NEVER);
     }
 }

@@ -19,8 +19,15 @@ const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
 const REVISION: u64 = 1 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
 static FAMILY: OnceLock<Family> = OnceLock::new();
-/// Taken around the making of the arena; held over no wait and around no fork.
+/// Taken around the making of the arena, and by the hooks around a fork.
 static CREATION: Mutex<()> = Mutex::new(());
+
+/// Keeps other threads from founding or joining a family.
+pub(super) fn creation() -> MutexGuard<'static, ()> {
+    CREATION
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// The arena of this process's family, mapped.
 pub struct Family {
@@ -58,9 +65,7 @@ pub fn family() -> Result<&'static Family> {
     if let Some(family) = FAMILY.get() {
         return Ok(family);
     }
-    let _guard = CREATION
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _guard = creation();
     if FAMILY.get().is_none() {
         let family = Family::found()?;
         let _ = FAMILY.set(family);
@@ -81,9 +86,7 @@ pub fn existing() -> Option<&'static Family> {
 /// # Errors
 /// The descriptor is no arena, or one of another version, or this process has a family already.
 pub fn attach(fd: RawFd) -> Result<&'static Family> {
-    let _guard = CREATION
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _guard = creation();
     if let Some(family) = FAMILY.get() {
         // SAFETY: only looked at during this call.
         let there = memory::identify(unsafe { BorrowedFd::borrow_raw(fd) });

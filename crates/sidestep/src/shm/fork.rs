@@ -22,11 +22,16 @@ use crate::crash;
 use crate::error::Result;
 use crate::sync::Stamp;
 
+/// What the parent holds around the fork.
 struct Prepared {
-    guard: MutexGuard<'static, Table>,
-    /// The child's slot and its chunks; `None` if there was no memory for them.
-    child: Option<(Stamp, Vec<u64>)>,
+    /// So that no other thread is in the middle of founding a family.
+    creation: MutexGuard<'static, ()>,
+    /// This process's table, if there is a family, and the child's slot and chunks, if there was
+    /// memory for them.
+    table: Option<(MutexGuard<'static, Table>, Option<NewChild>)>,
 }
+
+type NewChild = (Stamp, Vec<u64>);
 
 thread_local! {
     static PREPARED: RefCell<Option<Prepared>> = const { RefCell::new(None) };
@@ -45,43 +50,39 @@ pub(super) fn install() -> Result<()> {
 }
 
 extern "C" fn prepare() {
-    let Some(family) = existing() else { return };
-    let guard = family.table();
-    let child = family.make_child(&guard).ok();
-    PREPARED.with(|cell| *cell.borrow_mut() = Some(Prepared { guard, child }));
+    let creation = super::family::creation();
+    let table = existing().map(|family| {
+        let table = family.table();
+        let child = family.make_child(&table).ok();
+        (table, child)
+    });
+    PREPARED.with(|cell| *cell.borrow_mut() = Some(Prepared { creation, table }));
 }
 
 extern "C" fn parent() {
-    if let Some(prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) {
-        LAST_CHILD.with(|cell| {
-            cell.set(
-                prepared
-                    .child
-                    .as_ref()
-                    .map_or(Stamp::NOBODY, |(stamp, _)| *stamp),
-            );
-        });
-    }
+    let prepared = PREPARED.with(|cell| cell.borrow_mut().take());
+    let child = prepared
+        .and_then(|prepared| prepared.table)
+        .and_then(|(_, child)| child);
+    LAST_CHILD.with(|cell| cell.set(child.map_or(Stamp::NOBODY, |(stamp, _)| stamp)));
 }
 
 extern "C" fn child() {
-    let Some(family) = existing() else { return };
-    let Some(prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
+    let Some(Prepared { creation, table }) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
-    let Prepared { mut guard, child } = prepared;
-    family.me.store(0, Ordering::Relaxed);
-    let adopted = match child {
-        Some((stamp, chunks)) if family.adopt(stamp) => {
-            guard.chunks = chunks;
-            true
-        }
-        _ => false,
+    drop(creation);
+    let (Some(family), Some((mut table, child))) = (existing(), table) else {
+        return;
     };
-    if !adopted {
-        family.me.store(0, Ordering::Relaxed);
-        guard.void_below = guard.chunks.len() as u32 * ENTRIES as u32;
-        guard.unused.clear();
+    family.me.store(0, Ordering::Relaxed);
+    match child {
+        Some((stamp, chunks)) if family.adopt(stamp) => table.chunks = chunks,
+        _ => {
+            family.me.store(0, Ordering::Relaxed);
+            table.void_below = table.chunks.len() as u32 * ENTRIES as u32;
+            table.unused.clear();
+        }
     }
 }
 

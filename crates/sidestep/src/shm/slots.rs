@@ -2,7 +2,7 @@
 //!
 //! | state     | meaning                                  | written by          | next                     |
 //! |-----------|------------------------------------------|---------------------|--------------------------|
-//! | `FREE`    | nobody                                   | a cleaner           | `LIVE`, `FORKING`        |
+//! | `FREE`    | nobody; the pid is the last one's        | a cleaner           | `LIVE`, `FORKING`        |
 //! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by parent or cleaner |
 //! | `LIVE`    | a member                                 | itself              | `DEAD` by its finder     |
 //! | `DEAD`    | ended; its references wait to be dropped | whoever noticed     | `FREE` by a cleaner      |
@@ -262,6 +262,21 @@ impl Family {
         }
     }
 
+    /// The process id behind a stamp, of a dead process too as long as its slot is not in use
+    /// again.
+    pub fn pid_of(&self, stamp: Stamp) -> Option<u32> {
+        if stamp == Stamp::NOBODY || stamp.slot() > SLOTS {
+            return None;
+        }
+        let word = self
+            .word(slot_at(stamp.slot()) + slot::STATE)
+            .load(Ordering::Acquire);
+        let known = state_of(word) != FORKING
+            && generation_of(word) & 0x3fff == stamp.generation()
+            && who_of(word) != 0;
+        known.then(|| who_of(word))
+    }
+
     /// What is known of the process in a slot.
     pub fn member(&self, stamp: Stamp) -> Option<Member> {
         if stamp == Stamp::NOBODY || stamp.slot() > SLOTS {
@@ -372,7 +387,8 @@ impl Txn<'_> {
             }
             return true;
         }
-        let free = state_word(FREE, generation_of(dead), 0);
+        // The pid stays, to name the dead by, until the slot is taken again.
+        let free = state_word(FREE, generation_of(dead), who_of(dead));
         let state = self.family.word(at + slot::STATE);
         let _ = state.compare_exchange(dead, free, Ordering::AcqRel, Ordering::Relaxed);
         crash::point("slot: freed");

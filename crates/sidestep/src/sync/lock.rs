@@ -211,6 +211,11 @@ impl Lock {
         self.word.load(Relaxed) & ABANDONED != 0 && self.free().is_ok()
     }
 
+    /// Whether the owner was killed, and nobody has released or recovered the lock since.
+    pub fn is_abandoned(&self) -> bool {
+        self.word.load(Relaxed) & ABANDONED != 0
+    }
+
     /// For a wait on a condition: lets go of all levels; how many there were.
     ///
     /// # Errors
