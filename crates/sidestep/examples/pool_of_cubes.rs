@@ -29,7 +29,7 @@ fn work(pool: &Pool, line: u32) -> sidestep::Result<()> {
                 pool.finish(line, number, Parcel::Short(&cube))?;
             }
             // Long tasks would come in envelopes; there are none here.
-            Some(Delivery::Long { .. }) => {}
+            Some(_) => {}
             None if pool.is_closed() => return Ok(()),
             None => {
                 let _ = pool.wait_task(Deadline::NEVER);
