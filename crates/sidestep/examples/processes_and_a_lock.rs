@@ -16,6 +16,16 @@ fn for_ever() -> Option<Duration> {
     Some(Duration::from_secs(3600))
 }
 
+/// Takes the lock, however often signals interrupt the wait.
+fn acquire(lock: &SharedLock) -> Wait {
+    loop {
+        match lock.acquire(lock.family(), THREAD, for_ever) {
+            Wait::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Counts under a lock, loses a process that holds it, and goes on.
 pub fn story() -> sidestep::Result<String> {
     let family = family()?;
@@ -25,7 +35,7 @@ pub fn story() -> sidestep::Result<String> {
 
     let count = || {
         for _ in 0..1000 {
-            if lock.acquire(family, THREAD, for_ever) == Wait::Ready {
+            if acquire(&lock) == Wait::Ready {
                 // Two steps, which would go wrong without the lock.
                 counter.store(counter.load(Relaxed) + 1, Relaxed);
                 let _ = lock.release(family, THREAD);
@@ -42,15 +52,16 @@ pub fn story() -> sidestep::Result<String> {
     // This one is killed while it holds the lock: nobody waits for it for ever.
     let inside = SharedEvent::new()?;
     let mut victim = Child::fork(|| {
-        let _ = lock.acquire(family, THREAD, for_ever);
+        let _ = acquire(&lock);
         inside.set();
-        let _ = SharedEvent::new().map(|never| never.wait(for_ever));
-        0
+        loop {
+            std::thread::park();
+        }
     })?;
-    let _ = inside.wait(for_ever);
+    while inside.wait(for_ever) != Wait::Ready {}
     victim.kill()?;
     victim.wait()?;
-    if let Wait::Abandoned(_) = lock.acquire(family, THREAD, for_ever) {
+    if let Wait::Abandoned(_) = acquire(&lock) {
         // Only the program knows whether the data is in order; this counter is.
         lock.recover();
         story += "the lock's owner was killed, and the lock recovered\n";

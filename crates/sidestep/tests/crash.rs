@@ -8,7 +8,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::{Random, checked, child, drain, holds, join, kill_after, message, settled_family};
+use common::{
+    Random, checked, child, drain, holds, join, kill_after, message, persist, settled_family,
+};
 use sidestep::channel::QueueOptions;
 use sidestep::os::clock::Deadline;
 use sidestep::pool::{Delivery, Parcel, Pool};
@@ -199,16 +201,17 @@ fn owner(lock: &SharedLock, then: impl FnOnce()) -> Child {
     let taken = SharedEvent::new().unwrap();
     let owner = child(|| {
         let family = family().unwrap();
-        assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
         taken.set();
         then();
     });
-    assert_eq!(taken.wait(forever), Wait::Ready);
+    assert_eq!(persist(|| taken.wait(forever)), Wait::Ready);
     owner
 }
 
 fn sleep_for_ever() {
-    let _ = SharedEvent::new().unwrap().wait(forever);
+    let never = SharedEvent::new().unwrap();
+    let _ = persist(|| never.wait(forever));
 }
 
 /// Children that wait for the lock and must be told that it is abandoned.
@@ -219,11 +222,13 @@ fn disappointed(lock: &SharedLock, count: usize) -> Vec<Child> {
             child(|| {
                 let family = family().unwrap();
                 let mut told = false;
-                let wait = lock.acquire(family, 1, || {
-                    if !std::mem::replace(&mut told, true) {
-                        asleep.put(b"now").unwrap();
-                    }
-                    forever()
+                let wait = persist(|| {
+                    lock.acquire(family, 1, || {
+                        if !std::mem::replace(&mut told, true) {
+                            asleep.put(b"now").unwrap();
+                        }
+                        forever()
+                    })
                 });
                 assert!(matches!(wait, Wait::Abandoned(_)), "{wait:?}");
             })
@@ -303,7 +308,7 @@ fn killed_waiter_does_not_get_the_lock() {
     assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
     let wait = || {
         let family = sidestep::shm::family().unwrap();
-        assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
         lock.release(family, 1).unwrap();
     };
     let (mut victim, survivor) = (child(wait), child(wait));
@@ -321,7 +326,7 @@ fn permits_of_a_killed_process_stay_taken() {
         taken.set();
         sleep_for_ever();
     });
-    assert_eq!(taken.wait(forever), Wait::Ready);
+    assert_eq!(persist(|| taken.wait(forever)), Wait::Ready);
     kill_after(&mut victim, Duration::ZERO);
     assert_eq!(semaphore.value(), 1);
 }
@@ -344,7 +349,7 @@ fn party(barrier: &SharedBarrier) -> Child {
         }
     })
     .unwrap();
-    assert_eq!(arrived.wait(forever), Wait::Ready);
+    assert_eq!(persist(|| arrived.wait(forever)), Wait::Ready);
     party
 }
 
@@ -388,7 +393,7 @@ fn notify_passes_over_killed_waiters() {
                 while let Ok(Answer::None) | Err(_) = condition.sleep(place, SLICE) {}
                 assert_eq!(condition.leave(place), Answer::Passed);
             });
-            assert_eq!(entered.wait(forever), Wait::Ready);
+            assert_eq!(persist(|| entered.wait(forever)), Wait::Ready);
             waiter
         };
         let (mut first, second) = (waiter(), waiter());
@@ -414,13 +419,13 @@ fn killed_lockers_never_stop_the_others() {
         let mut victim = child(|| {
             let family = sidestep::shm::family().unwrap();
             loop {
-                assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+                assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
                 std::hint::black_box((0..100).sum::<u32>());
                 lock.release(family, 1).unwrap();
             }
         });
         kill_after(&mut victim, Duration::from_micros(random.below(1_000)));
-        match lock.acquire(family, 1, forever) {
+        match persist(|| lock.acquire(family, 1, forever)) {
             Wait::Ready => lock.release(family, 1).unwrap(),
             Wait::Abandoned(_) => {
                 abandoned += 1;
@@ -904,7 +909,7 @@ mod everywhere {
             ready.set();
             sleep_for_ever();
         });
-        assert_eq!(ready.wait(forever), Wait::Ready);
+        assert_eq!(persist(|| ready.wait(forever)), Wait::Ready);
         corpse.kill().unwrap();
         let sentinel = corpse.sentinel().unwrap();
         assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
@@ -943,7 +948,7 @@ mod everywhere {
             let sentinel = cleaner.sentinel().unwrap();
             assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
             let next = child(|| {
-                assert_eq!(go.wait(forever), Wait::Ready);
+                assert_eq!(persist(|| go.wait(forever)), Wait::Ready);
                 assert!(family.member(family.me()).is_some());
                 // The reference that came with the slot is the last one, and counts.
                 assert!(SharedLock::from_handle(handle).is_ok());
@@ -986,15 +991,15 @@ mod everywhere {
                 || SharedLock::new(recursive).unwrap(),
                 |lock| {
                     let family = lock.family();
-                    assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+                    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
                     lock.release(family, 1).unwrap();
                 },
                 |lock, died| {
                     let family = lock.family();
-                    let wait = lock.acquire(family, 1, forever);
+                    let wait = persist(|| lock.acquire(family, 1, forever));
                     if let Wait::Abandoned(_) = wait {
                         assert!(died && lock.recover());
-                        assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+                        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
                     } else {
                         assert_eq!(wait, Wait::Ready);
                     }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{checked, child, holds, join, message, settled_family};
+use common::{checked, child, holds, join, message, persist, settled_family};
 use sidestep::channel::{EnvelopeBox, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
 use sidestep::process::{Child, Exit, PANICKED};
@@ -113,7 +113,7 @@ fn child_reports_how_it_ended() {
     let block = SharedEvent::new().unwrap();
     let asleep = |block: &SharedEvent| {
         Child::fork(|| {
-            let _ = block.wait(forever);
+            let _ = persist(|| block.wait(forever));
             0
         })
     };
@@ -129,7 +129,7 @@ fn child_reports_how_it_ended() {
 
 fn child_is_waited_for_with_a_limit() {
     let go = SharedEvent::new().unwrap();
-    let mut waiting = child(|| assert_eq!(go.wait(forever), Wait::Ready));
+    let mut waiting = child(|| assert_eq!(persist(|| go.wait(forever)), Wait::Ready));
     assert_eq!(waiting.wait_timeout(Duration::ZERO).unwrap(), None);
     assert_eq!(
         waiting.wait_timeout(Duration::from_millis(5)).unwrap(),
@@ -239,7 +239,7 @@ fn join_of_a_queue_waits_for_other_processes() {
             child(|| {
                 let family = family().unwrap();
                 while queue.get(Some(Duration::ZERO)).unwrap().is_some() {
-                    assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+                    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
                     count_slowly(done.payload());
                     lock.release(family, 1).unwrap();
                     assert!(queue.task_done());
@@ -261,7 +261,7 @@ fn lock_lets_one_process_in() {
             child(|| {
                 let family = family().unwrap();
                 for _ in 0..5_000 {
-                    assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+                    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
                     count_slowly(counter.payload());
                     lock.release(family, 1).unwrap();
                 }
@@ -275,8 +275,8 @@ fn lock_lets_one_process_in() {
 fn recursive_lock_is_held_by_one_process() {
     let lock = SharedLock::new(true).unwrap();
     let family = family().unwrap();
-    assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
-    assert_eq!(lock.acquire(family, 1, forever), Wait::Ready);
+    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
     let other = child(|| {
         let family = sidestep::shm::family().unwrap();
         // The same thread number in another process is another thread.
@@ -304,7 +304,7 @@ fn semaphore_lets_so_many_in() {
                 use std::sync::atomic::Ordering::SeqCst;
                 let family = family().unwrap();
                 for _ in 0..2_000 {
-                    assert_eq!(semaphore.acquire(forever), Wait::Ready);
+                    assert_eq!(persist(|| semaphore.acquire(forever)), Wait::Ready);
                     let count = family.word(now).fetch_add(1, SeqCst) + 1;
                     family.word(most).fetch_max(count, SeqCst);
                     std::thread::yield_now();
@@ -326,12 +326,14 @@ fn event_wakes_all_processes() {
         .map(|_| {
             child(|| {
                 let mut told = false;
-                let wait = event.wait(|| {
-                    // Asked right before the first sleep.
-                    if !std::mem::replace(&mut told, true) {
-                        waiting.put(b"asleep").unwrap();
-                    }
-                    forever()
+                let wait = persist(|| {
+                    event.wait(|| {
+                        // Asked right before the first sleep.
+                        if !std::mem::replace(&mut told, true) {
+                            waiting.put(b"asleep").unwrap();
+                        }
+                        forever()
+                    })
                 });
                 assert_eq!(wait, Wait::Ready);
             })
@@ -422,7 +424,7 @@ fn lock_outlives_the_parents_reference() {
     let go = SharedEvent::new().unwrap();
     let mut other = Child::fork(|| {
         let family = family().unwrap();
-        assert_eq!(go.wait(forever), Wait::Ready);
+        assert_eq!(persist(|| go.wait(forever)), Wait::Ready);
         assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
         assert!(lock.release(family, 1).is_ok());
         // It can be named as long as anybody holds it.
@@ -492,9 +494,10 @@ fn dead_child_gives_its_memory_back() {
         (0..1000).for_each(|i| queue.put(&message(0, i)).unwrap());
         queue.put(&vec![1; 1 << 20]).unwrap();
         ready.set();
-        let _ = SharedEvent::new().unwrap().wait(forever);
+        let never = SharedEvent::new().unwrap();
+        let _ = persist(|| never.wait(forever));
     });
-    assert_eq!(ready.wait(forever), Wait::Ready);
+    assert_eq!(persist(|| ready.wait(forever)), Wait::Ready);
     drop(ready);
     assert!(holds(family).blocks > before.blocks + 300);
     common::kill_after(&mut greedy, Duration::ZERO);
@@ -510,7 +513,7 @@ fn grandchild_of_a_dead_child_keeps_its_things() {
         let mine = QueueOptions::new().create().unwrap();
         mine.put(b"from the middle").unwrap();
         let _ = child(|| {
-            assert_eq!(go.wait(forever), Wait::Ready);
+            assert_eq!(persist(|| go.wait(forever)), Wait::Ready);
             queue.put(&mine.get(None).unwrap().unwrap()).unwrap();
         });
     });

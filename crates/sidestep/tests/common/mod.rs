@@ -14,6 +14,7 @@ use sidestep::os::process::{
 };
 use sidestep::process::Child;
 use sidestep::shm::{Family, Usage, family};
+use sidestep::sync::Wait;
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn());
@@ -190,6 +191,16 @@ pub fn kill_after(child: &mut Child, delay: Duration) {
     }
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap(), Exit::Signal(libc::SIGKILL));
+}
+
+/// Waits again when the kernel has interrupted a wait, which it may do without a signal, too.
+pub fn persist(mut wait: impl FnMut() -> Wait) -> Wait {
+    loop {
+        match wait() {
+            Wait::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// All that is in the queue, without waiting.
