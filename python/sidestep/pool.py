@@ -975,8 +975,10 @@ class _LocalCore:
         found: list[tuple[int | None, bool, Any]] = []
         with contextlib.suppress(queue.Empty):
             result = self._results.get(timeout != 0, timeout)
-            while result is not None and len(found) < 256:
+            while result is not None:
                 found.append(result)
+                if len(found) == 256:
+                    break
                 result = self._results.get_nowait()
         return found
 

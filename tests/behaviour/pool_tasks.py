@@ -43,12 +43,6 @@ def wait_for_gate(path: Path) -> str:
     return "open"
 
 
-def endless(pool: Any) -> Iterator[int]:
-    """Items as long as the pool runs."""
-    while pool._state == "RUN":
-        yield 3
-
-
 def broken_items() -> Iterator[int]:
     yield from range(3)
     raise ZeroDivisionError

@@ -132,8 +132,15 @@ def test_empty_iterables(either: Any) -> None:
 
 
 def test_imap_gives_results_as_they_come(two: Any) -> None:
-    results = two.imap(tasks.square, itertools.chain([1, 2], tasks.endless(two)))
+    come = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        come.wait()
+
+    results = two.imap(tasks.square, items())
     assert [next(results), next(results)] == [1, 4]
+    come.set()
     results = two.imap_unordered(tasks.square, [3])
     assert results.next(timeout=60) == 9
     with pytest.raises(StopIteration):
@@ -325,13 +332,16 @@ def test_a_dropped_pool_warns_and_ends_its_workers(ctx: context.BaseContext) -> 
 
 
 def test_a_result_keeps_a_dropped_pool_alive(fork: Any) -> None:
-    result = fork.Pool(1).map_async(tasks.square, range(10))
-    gc.collect()
-    assert result.get() == [n * n for n in range(10)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        del result
+        warnings.simplefilter("ignore", ResourceWarning)
+        workers = fork.Pool(1)
+        children = list(workers._pool)
+        result = workers.map_async(tasks.square, range(10))
+        del workers
         gc.collect()
+        assert result.get() == [n * n for n in range(10)]
+        for child in children:
+            child.join()
 
 
 def test_a_pool_cannot_be_pickled(either: Any) -> None:
@@ -536,12 +546,13 @@ def test_an_initializer_that_always_fails_ends_the_jobs(
     ctx: context.BaseContext, how: Callable[..., Any]
 ) -> None:
     with ctx.Pool(2, how, (3,)) as workers:
+        endless = itertools.count()
         told = Told()
         results = [
             workers.apply_async(tasks.square, (1,), error_callback=told),
             workers.map_async(tasks.square, range(10), 1),
         ]
-        lazy = workers.imap(tasks.square, itertools.count())
+        lazy = workers.imap(tasks.square, endless)
         for get in (results[0].get, results[1].get, lambda: next(lazy)):
             with pytest.raises(WorkerLostError, match="cannot start.*initializer"):
                 get()
