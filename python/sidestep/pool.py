@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import queue
+import reprlib
 import threading
 import time
 import traceback
@@ -83,9 +84,24 @@ class WorkerLostError(context.ProcessError):
         return self.message
 
 
+class _Brief(reprlib.Repr):
+    """Tells what a value is like, however large it is: the value may be what did not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 100
+        self.maxdeque = self.maxarray = 100
+        self.maxstring = self.maxother = self.maxlong = 2000
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value if len(value) <= 500 else value[:500]) + "..." * (len(value) > 500)
+
+    repr_bytearray = repr_bytes
+
+
 def _safe_repr(value: object) -> str:
     try:
-        return repr(value)
+        return _Brief().repr(value)
     except Exception:
         return f"<{type(value).__name__} object whose repr() failed>"
 
