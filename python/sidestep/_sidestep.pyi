@@ -1,116 +1,617 @@
 """The native module: the engine's objects as Python classes.
 
-Names and signatures here are the contract between the package and the binding.
+Programs use the classes of the package, which build on these: `synchronize`, `queues`,
+`connection`, `heap` and `pool`. Names and signatures here are the contract between the package
+and the binding; stubtest compares them with the module as it is built.
+
+Locks, semaphores, conditions, events, barriers and queues share a life cycle. `__new__` takes any
+arguments and makes nothing, so that subclasses have constructors of their own; then either `_init`
+makes the shared object, or `_attach` finds one that another process named with `_export`. The
+object lives in the arena for as long as any process, or a message on its way, has a reference;
+those of a process that has ended are given back. Every other method raises RuntimeError before
+that. Times are seconds of the monotonic clock. Waits happen in the kernel, with the interpreter
+released; signal handlers run meanwhile, and one that raises ends the wait.
 """
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Self
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Self, TypeAlias, TypeVar, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
+from typing_extensions import disjoint_base
+
+_T = TypeVar("_T")
+
+# Offset and generation of an object in the arena.
+_Name: TypeAlias = tuple[int, int]
+# Offset and generation of a pipe, and the side of it.
+_Place: TypeAlias = tuple[int, int, int]
+# Tasks, results and board of a pool, and the number of its lines.
+_PoolNames: TypeAlias = tuple[_Name, _Name, _Name, int]
+# A number, whether the object could be rebuilt, and the object or the exception.
+_Opened: TypeAlias = tuple[int, bool, Any]
 
 # --- family -------------------------------------------------------------------------------
 
 def arena_fd() -> int:
-    """The descriptor of the family's arena, for a child that is about to be exec'd.
+    """Return the descriptor of the family's arena, for a child that is about to be exec'd.
 
     Creates the arena if this process has none. Not inheritable: pass it by `pass_fds`
     (it keeps its number in the child).
+
+    Raises:
+        OSError: The kernel refuses the memory, or the descriptor was closed by the program.
     """
 
 def attach(fd: int) -> None:
-    """Join the family whose arena is `fd` (in a fresh interpreter, before anything is unpickled)."""
+    """Join the family whose arena is `fd`.
+
+    For a fresh interpreter, before anything is unpickled.
+
+    Raises:
+        OSError: There is no such descriptor.
+        RuntimeError: The descriptor is no arena, or one of another version; or this process
+            belongs to another family already; or the arena has no place for one more process.
+    """
 
 def pidfd_open(pid: int) -> int:
-    """A descriptor that polls readable when the process `pid` has ended (close-on-exec).
+    """Return a descriptor that polls readable when the process `pid` has ended (close-on-exec).
 
     Raises:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
+def forked() -> int:
+    """Return a token for the child that `os.fork` has just made; call it in the parent.
+
+    Hand it to `reaped` when the child has been waited for. Zero if there is no arena.
+    """
+
+def reaped(token: int = 0) -> None:
+    """Give back what a child held that has been waited for.
+
+    Without it others find out when they next look at the dead child's locks; with it they do so
+    now.
+
+    Args:
+        token: What `forked` returned for the child; 0 looks at every member of the family.
+    """
+
+def leave() -> None:
+    """Tell the family that this process ends in order.
+
+    A lock that it still holds then stays locked and is not reported as abandoned.
+    """
+
+def usage() -> dict[str, int] | None:
+    """Return what the arena holds, or None if this process has none.
+
+    Returns:
+        `used`, `warm` (used or kept for reuse) and `limit` in bytes, and the number of `blocks`
+        and of `processes`.
+    """
+
 # --- handles in flight ----------------------------------------------------------------------
 
+@final
 class Collector:
     """While entered (in this thread), handles of shared objects may be pickled for a child.
 
     The collector takes a reference to each of them, and keeps it until it is released or
     freed: the parent holds it until the child has ended or has unpickled.
-    Outside a collector (and outside `put`/`send` of the engine's channels) pickling a handle
+    Outside a collector (and outside `put` and `send` of the engine's channels) pickling a handle
     raises RuntimeError.
     """
 
+    def __new__(cls) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        _kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
     ) -> None: ...
     def release(self) -> None:
         """Drop the references. May be called again."""
 
-class Handle:
-    """Base of the native classes that live in the arena."""
-
-    def _export(self) -> tuple[int, int]:
-        """Offset and generation, for `_attach`. RuntimeError outside a collector or a channel."""
-
 # --- memory ----------------------------------------------------------------------------------
 
-class Block(Handle):
-    """Zeroed memory in the arena: `size` bytes, aligned to 64, reference counted by process.
+@disjoint_base
+class Block:
+    """Zeroed memory in the arena: `size` bytes, aligned to 64.
 
-    Supports the writable buffer protocol; freed when no process holds it or a view of it.
+    Supports the writable buffer protocol. A view keeps the block alive in its process; the memory
+    is free again when no process holds the block or a view of it. All processes see the same
+    bytes, and nothing orders their accesses. If one of them dies, the bytes stay as they are.
+
+    Raises:
+        MemoryError: The arena is at its limit.
     """
 
     def __new__(cls, size: int) -> Self: ...
-    @classmethod
-    def _attach(cls, handle: tuple[int, int]) -> Self: ...
+    def _export(self) -> tuple[int, int, int]:
+        """Return offset, generation and size for `_attach`.
+
+        Raises:
+            RuntimeError: Outside of a collector and of a channel.
+        """
+    @staticmethod
+    def _attach(name: tuple[int, int, int]) -> Block:
+        """Return the block that `_export` named.
+
+        Raises:
+            RuntimeError: It is gone, or this process is not of the same family.
+        """
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+# --- locks -----------------------------------------------------------------------------------
+
+@disjoint_base
+class Lock:
+    """A lock that any thread of any process may release; base of the recursive one.
+
+    If one dies: when the process that holds it was killed, `acquire` raises `AbandonedLockError` in
+    every other process until somebody calls `recover` or `release`. If its holder ended in
+    order, it stays locked. A process that is killed while it waits leaves nothing behind.
+
+    Same as: `multiprocessing.synchronize.Lock`. Differs: as said, and `locked` on all versions.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _init(self) -> None:
+        """Make the shared object. Called again it changes nothing."""
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the object that `_export` named; RuntimeError if it is gone."""
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take the lock.
+
+        Args:
+            block: Wait for it. When false, `timeout` is ignored.
+            timeout: Longest wait in seconds; None waits for ever, a negative number not at all.
+
+        Returns:
+            Whether the lock was taken.
+
+        Raises:
+            sidestep.synchronize.AbandonedLockError: Its holder was killed.
+
+        Same as: `multiprocessing.synchronize.Lock.acquire`.
+        """
+    def release(self) -> None:
+        """Let the lock go; wakes one of those who wait, in any process.
+
+        Raises:
+            ValueError: Nobody holds it.
+
+        Same as: `multiprocessing.synchronize.Lock.release`.
+        """
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+    def recover(self) -> bool:
+        """Free the lock if its holder was killed: the caller has looked at what it guards.
+
+        Returns:
+            Whether there was anything to free. Of several callers one gets true.
+        """
+    def locked(self) -> bool:
+        """Tell whether anybody holds the lock, at the moment of the call."""
+    def _is_mine(self) -> bool: ...
+    def _is_zero(self) -> bool: ...
+    def _get_value(self) -> int: ...
+    def _count(self) -> int:
+        """Return how many times this process holds the lock, 0 if another one does."""
+    def _holder(self) -> str:
+        """Return who holds it: "none", "me", "thread" (another one here) or "process"."""
+
+class RLock(Lock):
+    """A lock that its owner, one thread of one process, may take again.
+
+    Only the owner may release it, as often as it has taken it: others get AssertionError.
+    If one dies: an owner that has ended, killed or in order, makes `acquire` raise
+    `AbandonedLockError` in all others, as nobody else could have released the lock.
+
+    Same as: `multiprocessing.synchronize.RLock`. Differs: as said.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+
+@disjoint_base
+class Semaphore:
+    """A counter of permits, with a bound or without.
+
+    If one dies: permits have no owner, so those of a dead process are not given back.
+
+    Same as: `multiprocessing.synchronize.Semaphore` and `BoundedSemaphore`. Differs: `release` may
+    give back several permits at once, `locked` exists on all versions.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _init(self, value: int, bounded: bool) -> None:
+        """Make the shared object with `value` permits, which bound it or not.
+
+        Raises:
+            ValueError: `value` is negative or above 2**31 - 1.
+        """
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the object that `_export` named; RuntimeError if it is gone."""
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take one permit.
+
+        Args:
+            block: Wait for it. When false, `timeout` is ignored.
+            timeout: Longest wait in seconds; None waits for ever, a negative number not at all.
+
+        Returns:
+            Whether a permit was taken.
+
+        Same as: `multiprocessing.synchronize.Semaphore.acquire`.
+        """
+    def release(self, n: int = 1) -> None:
+        """Give back `n` permits, and wake as many of those who wait.
+
+        Raises:
+            ValueError: The semaphore would exceed its bound (or 2**31 - 1), or `n` is below 1;
+                then nothing was given back.
+        """
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+    def get_value(self) -> int:
+        """Return the number of permits, at the moment of the call."""
+    def locked(self) -> bool:
+        """Tell whether there is no permit left, at the moment of the call."""
+    def _is_zero(self) -> bool: ...
+    def _get_value(self) -> int: ...
+
+@disjoint_base
+class Condition:
+    """Those who wait for a condition; its lock is another object, given to each call.
+
+    At most 510 threads may wait at once. If one dies: a waiter that was killed is passed over, its
+    notification goes to the next.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _init(self) -> None:
+        """Make the shared object. Called again it changes nothing."""
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the object that `_export` named; RuntimeError if it is gone."""
+    def _wait(self, lock: Lock, timeout: float | None) -> bool:
+        """Let `lock` go, wait for a notification, take `lock` again, as deep as it was held.
+
+        Returns:
+            Whether a notification came within `timeout` seconds (None: for ever).
+
+        Raises:
+            AssertionError: This thread does not hold `lock`.
+            RuntimeError: Too many wait.
+            sidestep.synchronize.AbandonedLockError: Whoever held `lock` meanwhile was killed.
+        """
+    def _notify(self, lock: Lock, n: int) -> None:
+        """Wake at most `n` of those who wait, the earliest first; never waits for them.
+
+        Raises:
+            AssertionError: This thread does not hold `lock`.
+        """
+    def _waiting(self) -> tuple[int, int]:
+        """Return how many wait, and how many were notified and have not left yet."""
+
+@disjoint_base
+class Event:
+    """A flag that threads and processes wait for. If one dies, nothing changes.
+
+    Same as: `multiprocessing.synchronize.Event`.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _init(self) -> None:
+        """Make the shared object. Called again it changes nothing."""
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the object that `_export` named; RuntimeError if it is gone."""
+    def is_set(self) -> bool:
+        """Tell whether the flag is set."""
+    def set(self) -> None:
+        """Set the flag and wake all who wait, in every process."""
+    def clear(self) -> None:
+        """Clear the flag. Whoever was woken by an earlier `set` returns true all the same."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set.
+
+        Args:
+            timeout: Longest wait in seconds; None waits for ever.
+
+        Returns:
+            False if the time was up.
+
+        Same as: `multiprocessing.synchronize.Event.wait`.
+        """
+
+@disjoint_base
+class Barrier:
+    """A place where a fixed number of threads or processes wait until all have come.
+
+    At most 510 of them. If one dies: a party that is killed while it waits breaks the barrier, and
+    the others get `threading.BrokenBarrierError`.
+
+    Same as: `multiprocessing.synchronize.Barrier`. Differs: as said.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _init(self, parties: int) -> None:
+        """Make the shared object.
+
+        Raises:
+            ValueError: `parties` does not lie between 1 and 510.
+        """
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the object that `_export` named; RuntimeError if it is gone."""
+    def _arrive(self, timeout: float | None) -> tuple[int, bool]:
+        """Come to the barrier and wait for the others.
+
+        Returns:
+            The number of this arrival, and whether it was the last. The last one has not waited:
+            it acts for all and then calls `_complete`, which lets them go.
+
+        Raises:
+            threading.BrokenBarrierError: The barrier is broken, was reset, or the time was up
+                (which breaks it).
+        """
+    def _complete(self) -> None: ...
+    def reset(self) -> None:
+        """Make the barrier empty and whole; those who wait get BrokenBarrierError.
+
+        Same as: `multiprocessing.synchronize.Barrier.reset`.
+        """
+    def abort(self) -> None:
+        """Break the barrier for those who wait and those who come.
+
+        Same as: `multiprocessing.synchronize.Barrier.abort`.
+        """
+    @property
+    def parties(self) -> int:
+        """How many must come."""
+    @property
+    def n_waiting(self) -> int:
+        """How many wait, at the moment of the call."""
+    @property
+    def broken(self) -> bool:
+        """Whether the barrier is broken."""
+
+# --- queues ----------------------------------------------------------------------------------
+
+@disjoint_base
+class Queue(Generic[_T]):
+    """Objects, first in, first out, from any number of producers to any number of consumers.
+
+    An object is serialised by `put`, in the caller, and has been committed when `put` returns.
+    If one dies: what it had put stays, what it had taken is lost with it, the queue stays usable.
+
+    Same as: `multiprocessing.queues.Queue`. Differs: no thread carries items, see there.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+    def _init(self, maxsize: int = 0, max_bytes: int = 0) -> None:
+        """Make the shared queue.
+
+        Args:
+            maxsize: Most items; 0 or less: no limit.
+            max_bytes: Most unread bytes, which `put` waits for; 0: no limit but the arena's.
+        """
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    def _attach(self, name: _Name) -> None:
+        """Take the queue that `_export` named; RuntimeError if it is gone."""
+    def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None:
+        """Serialise an object and put it at the end.
+
+        Args:
+            obj: Anything that can be pickled. Later changes to it do not reach the queue.
+            block: Wait for room. When false, `timeout` is ignored.
+            timeout: Longest wait in seconds; None waits for ever.
+
+        Raises:
+            queue.Full: No room in time; the queue is as it was.
+            ValueError: This process has closed the queue.
+            MemoryError: The arena is at its limit; the queue is as it was.
+            pickle.PicklingError, TypeError, ...: What serialising the object raised.
+
+        Process safety: any number of threads and processes may call this at once.
+        Same as: `multiprocessing.queues.Queue.put`. Differs: errors are raised here, and the item
+        is in the queue when the call returns.
+        """
+    def get(self, block: bool = True, timeout: float | None = None) -> _T:
+        """Remove and return the oldest item, rebuilt here in the calling process.
+
+        Args:
+            block: Wait for an item. When false, `timeout` is ignored.
+            timeout: Longest wait in seconds; None waits for ever.
+
+        Raises:
+            queue.Empty: No item in time.
+            ValueError: This process has closed the queue.
+            Exception: What rebuilding the object raised; the item is gone.
+
+        Process safety: any number of threads and processes may call this at once.
+        Same as: `multiprocessing.queues.Queue.get`.
+        """
+    def put_many(
+        self, items: Iterable[_T], block: bool = True, timeout: float | None = None
+    ) -> int:
+        """Put several objects, in order; others may put theirs in between.
+
+        All are serialised before the first is put: if one cannot be, none was put.
+
+        Args:
+            items: The objects.
+            block: Wait for room. When false, put as many as there is room for.
+            timeout: Longest wait in seconds, for all together; None waits for ever.
+
+        Returns:
+            How many were put; fewer than all only if there was no room in time.
+        """
+    def get_many(self, limit: int, block: bool = True, timeout: float | None = None) -> list[_T]:
+        """Remove and return what is there: at least one item, at most `limit`, oldest first.
+
+        Args:
+            limit: Most items.
+            block: Wait for the first one. When false, `timeout` is ignored.
+            timeout: Longest wait for the first one in seconds; None waits for ever.
+
+        Raises:
+            queue.Empty: No item in time.
+        """
+    def _poll(self, timeout: float | None = 0.0) -> bool:
+        """Tell whether an item is there, waiting for at most `timeout` seconds."""
+    def qsize(self) -> int:
+        """Return the number of items put and not taken, exactly, at the moment of the call."""
+    def empty(self) -> bool:
+        """Tell whether there is no item, at the moment of the call.
+
+        Raises:
+            OSError: This process has used and closed the queue.
+        """
+    def full(self) -> bool:
+        """Tell whether there is no room, at the moment of the call."""
+    def close(self) -> None:
+        """Stop using the queue in this process; others are not concerned."""
+    @property
+    def _closed(self) -> bool: ...
+    def _task_done(self) -> bool:
+        """Count one item as done; false if all were already."""
+    def _join(self) -> None:
+        """Wait until every item that was put has been counted as done."""
+
+# --- pools -----------------------------------------------------------------------------------
+
+@final
+class PoolCore:
+    """The shared parts of a pool: tasks, results, and a board that says who runs what.
+
+    The parent submits and collects; a worker has a *line*, a number below `lines`, under which it
+    takes tasks and reports what came of them. If a worker dies, `lost` tells which task it was
+    running. Task numbers are reused once their result has been collected.
+    """
+
+    def __new__(cls, lines: int) -> Self: ...
+    def _export(self) -> _PoolNames:
+        """Return the names for `_attach`; RuntimeError outside of a collector or channel."""
+    @staticmethod
+    def _attach(names: _PoolNames) -> PoolCore:
+        """Return the core that `_export` named; RuntimeError if it is gone."""
+    def submit(self, task: Any) -> int:
+        """Serialise a task and put it in line; returns its number.
+
+        Raises:
+            Exception: What serialising raised; nothing was submitted.
+        """
+    def take(self, worker: int) -> _Opened | None:
+        """Take a task, waiting for one.
+
+        Returns:
+            Its number, whether it could be rebuilt, and the task or the exception that rebuilding
+            raised; None when the pool is closed and nothing is left to do.
+        """
+    def finish(self, worker: int, number: int, result: Any) -> None:
+        """Report what came of task `number`.
+
+        Raises:
+            Exception: What serialising the result raised; the task is still to be reported.
+        """
+    def collect(self, timeout: float | None) -> list[_Opened]:
+        """Take the results that are there, at most 256, waiting for the first one.
+
+        Returns:
+            For each the task's number, whether the result could be rebuilt, and the result or the
+            exception that rebuilding raised; nothing if `timeout` seconds (None: no limit) passed
+            without one, or if `nudge` or `retire` was called.
+        """
+    def retire(self, worker: int) -> None:
+        """Say that a worker has done its share and is about to end; `collect` returns."""
+    def nudge(self) -> None:
+        """Let `collect` return, in whichever process waits there."""
+    def lost(self, worker: int) -> int | None:
+        """Return the number of the task that a dead worker was running, if it was running one.
+
+        To be called when the worker is dead and all results have been collected.
+        """
+    def done(self, worker: int) -> int:
+        """Return how many tasks the workers of this line have done."""
+    def close(self) -> None:
+        """Say that no task will come any more: workers that find none stop."""
 
 # --- connections -----------------------------------------------------------------------------
 
 def stream_pair(duplex: bool) -> tuple[int, int]:
-    """Two connected descriptors: a socket pair, or the reading and writing end of a pipe."""
+    """Return two connected descriptors: a socket pair, or a pipe's reading and writing end."""
 
 def pipe_pair() -> tuple[int, int]:
-    """The sockets of a new pipe in shared memory.
+    """Return the sockets of a new pipe in shared memory.
 
     Connections made on them (or on duplicates, while one of them lives) send through it.
     """
 
-def join_pipe(fd: int, place: tuple[int, int, int]) -> None:
+def join_pipe(fd: int, place: _Place) -> None:
     """Tell this process that `fd` is the socket of the pipe at `place` (see `Connection._place`).
 
     Raises:
         RuntimeError: No process holds the pipe any more, or this process is of another family.
     """
 
+@final
+class Hold:
+    """Keeps a pipe in shared memory alive until it is freed; see `Connection._hold`."""
+
+@disjoint_base
 class Connection:
     """One end of a connection, on a descriptor that it owns.
 
     Blocking calls let other threads run and run signal handlers; if one raises in the middle of
-    a message, the next call goes on with that message.
+    a message, the next call goes on with that message. One thread at a time for each direction.
+    If the process at the other end dies, what it had sent completely can still be received.
+
+    Same as: `multiprocessing.connection.Connection`.
     """
 
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
     def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None: ...
     _handle: int | None
     @property
     def _ringed(self) -> bool:
         """Messages travel through shared memory."""
     def _probe(self) -> bool:
-        """`recv` would return, or raise EOFError, at once."""
-    def _export(self) -> tuple[int, int, int]:
-        """As `_place`, keeping the pipe alive as handles of shared objects in flight are.
+        """Tell whether `recv` would return, or raise EOFError, at once."""
+    def _export(self) -> _Place:
+        """Return as `_place`, keeping the pipe alive as handles of shared objects in flight are.
 
         Raises:
             RuntimeError: Outside of a collector and of a channel.
         """
-    def _hold(self) -> object:
-        """Keeps the pipe in shared memory alive, without its sockets, until it is freed."""
-    def _place(self) -> tuple[int, int, int]:
-        """Where the pipe lies in the arena, and which side of it this is."""
+    def _hold(self) -> Hold:
+        """Return what keeps the pipe in shared memory alive, without its sockets."""
+    def _place(self) -> _Place:
+        """Return where the pipe lies in the arena, and which side of it this is."""
     def _to_stream(self) -> None:
         """Turn the pipe into a plain stream, for good: this end leaves the family.
 
@@ -129,51 +630,90 @@ class Connection:
     def writable(self) -> bool:
         """Messages can be sent."""
     def fileno(self) -> int:
-        """The descriptor. It polls readable while there is something to receive, and at the end.
+        """Return the descriptor. It polls readable while there is something to receive, and at
+        the end.
 
         Raises:
             OSError: The connection is closed.
         """
     def close(self) -> None:
-        """Close the descriptor; may be called again."""
+        """Close the descriptor; may be called again.
+
+        The other side sees the end once every copy of this one is closed, in all processes.
+        """
     def send(self, obj: Any) -> None:
         """Pickle an object and send it; waits while the other side does not read.
 
         Raises:
             BrokenPipeError, ConnectionResetError: Nobody can receive any more.
             OSError: The connection is closed or read-only.
+
+        Same as: `multiprocessing.connection.Connection.send`.
         """
-    def send_bytes(
-        self, buf: ReadableBuffer, offset: int = 0, size: int | None = None
-    ) -> None:
-        """Send `size` bytes of a buffer (default: all), from `offset`, as one message."""
+    def send_bytes(self, buf: ReadableBuffer, offset: int = 0, size: int | None = None) -> None:
+        """Send `size` bytes of a contiguous buffer, from byte `offset`, as one message.
+
+        Args:
+            buf: What to send. It has been copied when the call returns.
+            offset: First byte.
+            size: Number of bytes; None sends all from `offset` on.
+
+        Raises:
+            ValueError: `offset` or `size` is negative or beyond the buffer.
+            BrokenPipeError, ConnectionResetError: Nobody can receive any more.
+
+        Same as: `multiprocessing.connection.Connection.send_bytes`.
+        """
     def recv(self) -> Any:
         """Wait for an object, and return it.
 
         Raises:
             EOFError: The other side is closed and everything has been read.
             OSError: The other side died within a message, or the connection is write-only.
+
+        Same as: `multiprocessing.connection.Connection.recv`.
         """
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Wait for a message.
 
+        Args:
+            maxlength: Most bytes that are accepted; None: any number.
+
         Raises:
             OSError: It is longer than `maxlength`; nothing can be received any more.
             EOFError: The other side is closed and everything has been read.
+
+        Same as: `multiprocessing.connection.Connection.recv_bytes`.
         """
     def recv_bytes_into(self, buf: WriteableBuffer, offset: int = 0) -> int:
-        """Wait for a message and put it into a buffer at `offset`; returns its size in bytes.
+        """Wait for a message and put it into a buffer, from byte `offset`.
+
+        Returns:
+            The size of the message in bytes.
 
         Raises:
             BufferTooShort: It does not fit; it is the exception's argument.
+
+        Same as: `multiprocessing.connection.Connection.recv_bytes_into`.
         """
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether there is something to receive (or the end), at the latest after `timeout`
-        seconds; None waits for ever."""
+        """Tell whether there is something to receive (or the end).
+
+        Args:
+            timeout: Longest wait for it in seconds; None waits for ever.
+
+        Same as: `multiprocessing.connection.Connection.poll`.
+        """
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None: ...
+    def __exit__(self, *_details: object) -> None: ...
+
+# --- objects as bytes, for tests -----------------------------------------------------------------
+
+def _codec_dumps(obj: Any) -> tuple[bytes, list[bytes]]:
+    """Serialise an object as channels do: the head, and a copy of each out-of-band buffer."""
+
+def _codec_loads(head: bytes, buffers: list[Any]) -> Any:
+    """Rebuild what `_codec_dumps` made; the buffers become the property of the result."""
+
+def _codec_copy(obj: Any) -> Any:
+    """Serialise an object and rebuild it."""

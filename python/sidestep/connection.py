@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
 from . import _sidestep, context, reduction, util
 from .context import AuthenticationError
+from .context import BufferTooShort as BufferTooShort
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 

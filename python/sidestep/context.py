@@ -134,19 +134,19 @@ class BaseContext:
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
-    def Queue(self, maxsize: int = 0) -> "QueueType":
+    def Queue(self, maxsize: int = 0) -> "QueueType[Any]":
         """Return a queue; `maxsize` 0 means no limit of items."""
         from .queues import Queue
 
         return Queue(maxsize, ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0) -> "JoinableQueueType":
+    def JoinableQueue(self, maxsize: int = 0) -> "JoinableQueueType[Any]":
         """Return a queue that can be joined until all its items are done."""
         from .queues import JoinableQueue
 
         return JoinableQueue(maxsize, ctx=self.get_context())
 
-    def SimpleQueue(self) -> "SimpleQueueType":
+    def SimpleQueue(self) -> "SimpleQueueType[Any]":
         """Return a queue with few methods."""
         from .queues import SimpleQueue
 

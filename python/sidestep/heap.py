@@ -5,6 +5,7 @@ The engine's arena does the work; this module gives it the shape that programs k
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ._sidestep import Block
 
@@ -65,13 +66,11 @@ class BufferWrapper:
         # A memoryview of a block may be longer than asked for only where the size is zero.
         return memoryview(self._block)[: self._size]
 
-    def __reduce__(
-        self,
-    ) -> tuple[Callable[[tuple[int, int], int], "BufferWrapper"], tuple[tuple[int, int], int]]:
+    def __reduce__(self) -> tuple[Callable[..., "BufferWrapper"], tuple[Any, ...]]:
         return _rebuild, (self._block._export(), self._size)
 
 
-def _rebuild(handle: tuple[int, int], size: int) -> BufferWrapper:
+def _rebuild(handle: tuple[int, int, int], size: int) -> BufferWrapper:
     """The wrapper of a block that another process of the family made."""
     wrapper = BufferWrapper.__new__(BufferWrapper)
     wrapper._size = size

@@ -43,7 +43,7 @@ import time
 import traceback
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from . import connection, process, reduction, resource_tracker, shared_memory, util
@@ -1117,6 +1117,15 @@ def AutoProxy(
 # --- the types that a SyncManager makes -------------------------------------------------------
 
 _T = TypeVar("_T")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+if TYPE_CHECKING:
+    # To a type checker the proxies of lists and dicts are what their methods make of them.
+    from collections.abc import MutableMapping as _Mapping
+    from collections.abc import MutableSequence as _Sequence
+else:
+    _Mapping = _Sequence = Generic
 
 
 class Namespace:
@@ -1351,7 +1360,7 @@ class ValueProxy(BaseProxy, Generic[_T]):
 
 
 @_forwarding
-class BaseListProxy(BaseProxy):
+class BaseListProxy(BaseProxy, _Sequence[_T]):
     """What a `ListProxy` passes on."""
 
     _exposed_ = (
@@ -1378,23 +1387,37 @@ class BaseListProxy(BaseProxy):
         "sort",
     )
 
+    if TYPE_CHECKING:
 
-class ListProxy(BaseListProxy):
+        def __add__(self, other: list[_T], /) -> list[_T]: ...
+        def __mul__(self, count: int, /) -> list[_T]: ...
+        def __rmul__(self, count: int, /) -> list[_T]: ...
+        def __len__(self) -> int: ...
+        def __getitem__(self, index: Any, /) -> Any: ...
+        def __setitem__(self, index: Any, value: Any, /) -> None: ...
+        def __delitem__(self, index: Any, /) -> None: ...
+        def insert(self, index: Any, value: _T, /) -> None: ...
+        def copy(self) -> list[_T]: ...
+        def sort(
+            self, *, key: Callable[[_T], Any] | None = None, reverse: bool = False
+        ) -> None: ...
+
+
+class ListProxy(BaseListProxy[_T]):
     """A list in the server. Items come out as copies; proxies among them stay proxies."""
 
-    def __iadd__(self, value: Iterable[Any]) -> Self:
+    # Unlike `+` and `*`, whose results are lists here, these give the proxy itself.
+    def __iadd__(self, value: Iterable[Any]) -> Self:  # type: ignore[override, misc]
         self._callmethod("extend", (value,))
         return self
 
-    def __imul__(self, value: int) -> Self:
+    def __imul__(self, value: int) -> Self:  # type: ignore[override]
         self._callmethod("__imul__", (value,))
         return self
 
-    __class_getitem__: Any = classmethod(types.GenericAlias)
-
 
 @_forwarding
-class _BaseDictProxy(BaseProxy):
+class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
     _exposed_ = (
         "__contains__",
         "__delitem__",
@@ -1415,11 +1438,22 @@ class _BaseDictProxy(BaseProxy):
     )
     _method_to_typeid_ = {"__iter__": "Iterator"}
 
+    if TYPE_CHECKING:
 
-class DictProxy(_BaseDictProxy):
+        def __len__(self) -> int: ...
+        def __iter__(self) -> Iterator[_K]: ...
+        def __getitem__(self, key: _K, /) -> _V: ...
+        def __setitem__(self, key: _K, value: _V, /) -> None: ...
+        def __delitem__(self, key: _K, /) -> None: ...
+        def copy(self) -> dict[_K, _V]: ...
+        # The server's views do not travel: lists do.
+        def keys(self) -> list[_K]: ...  # type: ignore[override]
+        def values(self) -> list[_V]: ...  # type: ignore[override]
+        def items(self) -> list[tuple[_K, _V]]: ...  # type: ignore[override]
+
+
+class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
-
-    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 @_forwarding
@@ -1427,6 +1461,12 @@ class ArrayProxy(BaseProxy):
     """An array in the server."""
 
     _exposed_ = ("__len__", "__getitem__", "__setitem__")
+
+    if TYPE_CHECKING:
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, index: Any, /) -> Any: ...
+        def __setitem__(self, index: Any, value: Any, /) -> None: ...
 
 
 @_forwarding
@@ -1475,6 +1515,39 @@ class SyncManager(BaseManager):
 
     `Manager()` of this package returns one that has been started.
     """
+
+    if TYPE_CHECKING:
+        # Registered below.
+
+        def Queue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
+        def JoinableQueue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
+        def Event(self) -> EventProxy: ...
+        def Lock(self) -> AcquirerProxy: ...
+        def RLock(self) -> AcquirerProxy: ...
+        def Semaphore(self, value: int = 1) -> AcquirerProxy: ...
+        def BoundedSemaphore(self, value: int = 1) -> AcquirerProxy: ...
+        def Condition(self, lock: Any = None) -> ConditionProxy: ...
+        def Barrier(
+            self,
+            parties: int,
+            action: Callable[[], object] | None = None,
+            timeout: float | None = None,
+        ) -> BarrierProxy: ...
+        def Pool(
+            self,
+            processes: int | None = None,
+            initializer: Callable[..., object] | None = None,
+            initargs: Iterable[Any] = (),
+            maxtasksperchild: int | None = None,
+        ) -> Any: ...
+        def Value(self, typecode: Any, value: _T, lock: bool = True) -> ValueProxy[_T]: ...
+        def Array(
+            self, typecode: str, sequence: Iterable[Any], lock: bool = True
+        ) -> ArrayProxy: ...
+        def Namespace(self, /, **attributes: Any) -> NamespaceProxy: ...
+        # Last, as their names hide the types.
+        def list(self, items: Iterable[_T] = (), /) -> ListProxy[_T]: ...
+        def dict(self, /, *args: Any, **kwds: Any) -> DictProxy[Any, Any]: ...
 
 
 for _typeid, _make, _proxy in (

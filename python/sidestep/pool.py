@@ -17,11 +17,11 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType, GenericAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import GenericAlias, TracebackType
 from typing import Any, Protocol, Self
 
-from . import _sidestep, context, process, reduction, util
+from . import _sidestep, context, reduction, util
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -123,9 +123,7 @@ class _Failure:
         return _rebuild_failure, (self.pickle, self.text, self.summary, self.reason)
 
 
-def _rebuild_failure(
-    pickle: bytes | None, text: str, summary: str, reason: str
-) -> BaseException:
+def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str) -> BaseException:
     if pickle is not None:
         try:
             error = reduction.ForkingPickler.loads(pickle)
@@ -140,7 +138,7 @@ def _rebuild_failure(
     return error
 
 
-# --- what workers do ----------------------------------------------------------------------------
+# --- what workers do --------------------------------------------------------------------------
 
 
 class _Core(Protocol):
@@ -151,7 +149,7 @@ class _Core(Protocol):
     def begun(self, worker: int) -> int: ...
     def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
     def finish(self, worker: int, number: int, result: Any) -> None: ...
-    def collect(self, timeout: float | None) -> list[tuple[int | None, bool, Any]]: ...
+    def collect(self, timeout: float | None) -> Sequence[tuple[int | None, bool, Any]]: ...
     def retire(self, worker: int) -> None: ...
     def nudge(self) -> None: ...
     def lost(self, worker: int) -> int | None: ...
@@ -207,7 +205,7 @@ def worker(
         core.retire(line)
 
 
-# --- results in the parent ------------------------------------------------------------------------
+# --- results in the parent --------------------------------------------------------------------
 
 
 class ApplyResult:
@@ -282,7 +280,7 @@ class ApplyResult:
         finally:
             self._event.set()
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 AsyncResult = ApplyResult
@@ -407,7 +405,7 @@ class IMapUnorderedIterator(IMapIterator):
             self._settle()
 
 
-# --- the workers and who looks after them ---------------------------------------------------------
+# --- the workers and who looks after them -----------------------------------------------------
 
 
 class _Crew:
@@ -593,7 +591,7 @@ def _drop(crew: _Crew) -> None:
     crew.terminate()
 
 
-# --- the pool ---------------------------------------------------------------------------------------
+# --- the pool ---------------------------------------------------------------------------------
 
 
 class Pool:
@@ -684,9 +682,7 @@ class Pool:
         return f"<{name} state={self._state} pool_size={len(getattr(self, '_pool', ()))}>"
 
     def __reduce__(self) -> Any:
-        raise NotImplementedError(
-            "pool objects cannot be passed between processes or pickled"
-        )
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     # --- calls
 
@@ -886,9 +882,7 @@ class _Starter:
         self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
 
     def __call__(self, line: int) -> Any:
-        fresh = self.pool.Process(
-            self.ctx, target=worker, args=(self.core, line, *self.arguments)
-        )
+        fresh = self.pool.Process(self.ctx, target=worker, args=(self.core, line, *self.arguments))
         fresh.name = fresh.name.replace("Process", "PoolWorker")
         fresh.daemon = True
         fresh.start()
@@ -953,7 +947,7 @@ def _processors() -> int:
     return count() or 1
 
 
-# --- the same with threads --------------------------------------------------------------------------
+# --- the same with threads --------------------------------------------------------------------
 
 
 class _LocalCore:

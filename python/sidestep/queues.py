@@ -1,17 +1,19 @@
 """Queues between processes, on the engine's queue: no feeder thread, no pipe, no descriptor."""
 
 import sys
-import types
 from collections.abc import Callable
 from queue import Empty, Full
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _sidestep
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
-def _rebuild(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> Any:
+_T = TypeVar("_T")
+
+
+def _rebuild(cls: type["_Queue[Any]"], name: tuple[int, int], state: dict[str, Any]) -> Any:
     queue = cls.__new__(cls)
     queue._attach(name)
     queue.__setstate__(state)
@@ -21,7 +23,7 @@ def _rebuild(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> An
 class _End:
     """A queue as one end of a pipe, for programs that reach for the standard library's."""
 
-    def __init__(self, queue: _sidestep.Queue) -> None:
+    def __init__(self, queue: _sidestep.Queue[Any]) -> None:
         self._queue = queue
         self.closed = False
 
@@ -42,7 +44,7 @@ class _End:
         self.closed = True
 
 
-class _Queue(_sidestep.Queue):
+class _Queue(_sidestep.Queue[_T]):
     """What all queues share."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -72,10 +74,8 @@ class _Queue(_sidestep.Queue):
         self._reader.close()
         self._writer.close()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
 
-
-class Queue(_Queue):
+class Queue(_Queue[_T]):
     """A queue, first in, first out, for any number of producers and consumers.
 
     `put` has committed the item when it returns: it outlives its producer. `put` blocks for
@@ -88,11 +88,11 @@ class Queue(_Queue):
         self._maxsize = maxsize if maxsize > 0 else 2**31 - 1
         self._open_ends()
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: _T) -> None:
         """Put an item if there is room, or raise `queue.Full`."""
         self.put(obj, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> _T:
         """Take an item if there is one, or raise `queue.Empty`."""
         return self.get(False)
 
@@ -114,11 +114,11 @@ class Queue(_Queue):
 
     @staticmethod
     def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
-        """Called when `obj` could not be serialised; a subclass that overrides this silences `put`."""
+        """Called when `obj` could not be serialised; an override of it silences `put`."""
         sys.excepthook(type(e), e, e.__traceback__)
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue[_T]):
     """A queue that counts its items until they are reported done."""
 
     def task_done(self) -> None:
@@ -135,7 +135,7 @@ class JoinableQueue(Queue):
         self._join()
 
 
-class SimpleQueue(_Queue):
+class SimpleQueue(_Queue[_T]):
     """A queue without limits and timeouts."""
 
     def __init__(self, *, ctx: Any = None) -> None:

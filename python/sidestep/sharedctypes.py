@@ -13,12 +13,16 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import get_context, heap
 from .reduction import ForkingPickler
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
+
+_T = TypeVar("_T")
+# The type of a `ctypes` object.
+_C = TypeVar("_C")
 
 typecode_to_type: dict[Any, Any] = {
     "c": ctypes.c_char,
@@ -151,7 +155,21 @@ def Array(
     return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
 
 
-def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> "SynchronizedBase":
+@overload
+def synchronized(
+    obj: "ctypes._SimpleCData[_T]", lock: Any = None, ctx: Any = None
+) -> "Synchronized[_T]": ...
+@overload
+def synchronized(
+    obj: "ctypes.Array[ctypes.c_char]", lock: Any = None, ctx: Any = None
+) -> "SynchronizedString": ...
+@overload
+def synchronized(
+    obj: "ctypes.Array[Any]", lock: Any = None, ctx: Any = None
+) -> "SynchronizedArray[Any]": ...
+@overload
+def synchronized(obj: _C, lock: Any = None, ctx: Any = None) -> "SynchronizedBase[_C]": ...
+def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
     """Put a lock around a `ctypes` object.
 
     Args:
@@ -163,7 +181,7 @@ def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> "SynchronizedBa
         A wrapper whose attributes and items are the object's, each access under the lock.
     """
     assert not isinstance(obj, SynchronizedBase), "the object has a lock around it already"
-    kind: type[SynchronizedBase]
+    kind: type[SynchronizedBase[Any]]
     if isinstance(obj, ctypes._SimpleCData):
         kind = Synchronized
     elif isinstance(obj, ctypes.Array):
@@ -183,7 +201,7 @@ def _with_lock(obj: Any, lock: Any, ctx: Any) -> Any:
     return synchronized(obj, lock, ctx=ctx)
 
 
-class SynchronizedBase:
+class SynchronizedBase(Generic[_C]):
     """A `ctypes` object and the lock that guards it.
 
     As a context manager it holds the lock: several accesses become one to the others.
@@ -194,7 +212,7 @@ class SynchronizedBase:
         ctx: The context that makes the new lock; None for the default one.
     """
 
-    def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
+    def __init__(self, obj: _C, lock: Any = None, ctx: Any = None) -> None:
         self._obj = obj
         self._lock = lock if lock else (ctx or get_context()).RLock()
         # Bound here, once: they are the greater part of an access.
@@ -217,7 +235,7 @@ class SynchronizedBase:
         # pickler would stumble over the type of an array.
         return _rebuild_synchronized, (self._lock, self._obj)
 
-    def get_obj(self) -> Any:
+    def get_obj(self) -> _C:
         """The object itself: whoever uses it must think of the lock."""
         return self._obj
 
@@ -230,7 +248,9 @@ class SynchronizedBase:
 
 
 prop_cache: dict[str, property] = {}
-class_cache: "weakref.WeakKeyDictionary[type, type[SynchronizedBase]]" = weakref.WeakKeyDictionary()
+class_cache: "weakref.WeakKeyDictionary[type, type[SynchronizedBase[Any]]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def make_property(name: str) -> property:
@@ -239,14 +259,14 @@ def make_property(name: str) -> property:
     if known is not None:
         return known
 
-    def read(self: SynchronizedBase) -> Any:
+    def read(self: SynchronizedBase[Any]) -> Any:
         self.acquire()
         try:
             return getattr(self._obj, name)
         finally:
             self.release()
 
-    def write(self: SynchronizedBase, value: Any) -> None:
+    def write(self: SynchronizedBase[Any], value: Any) -> None:
         self.acquire()
         try:
             setattr(self._obj, name, value)
@@ -256,7 +276,7 @@ def make_property(name: str) -> property:
     return prop_cache.setdefault(name, property(read, write))
 
 
-def _wrapper_class(type_: type) -> type[SynchronizedBase]:
+def _wrapper_class(type_: type) -> type[SynchronizedBase[Any]]:
     """The wrapper of a structure or union: one property per field, inherited ones included."""
     known = class_cache.get(type_)
     if known is None:
@@ -270,13 +290,16 @@ def _wrapper_class(type_: type) -> type[SynchronizedBase]:
     return known
 
 
-class Synchronized(SynchronizedBase):
+class Synchronized(SynchronizedBase["ctypes._SimpleCData[_T]"], Generic[_T]):
     """A number or a character with its lock."""
 
-    value = make_property("value")
+    if TYPE_CHECKING:
+        value: _T
+    else:
+        value = make_property("value")
 
 
-class SynchronizedArray(SynchronizedBase):
+class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
     """An array with its lock; each index, slice or assignment is one access."""
 
     def __len__(self) -> int:
@@ -297,11 +320,11 @@ class SynchronizedArray(SynchronizedBase):
             self.release()
 
 
-class SynchronizedString(SynchronizedArray):
+class SynchronizedString(SynchronizedArray[bytes]):
     """An array of `c_char` with its lock; `value` ends at the first zero byte, `raw` does not."""
 
-    value = make_property("value")
-    raw = make_property("raw")
+    value: Any = make_property("value")
+    raw: Any = make_property("raw")
 
 
 # --- memory and pickling -------------------------------------------------------------------

@@ -34,7 +34,7 @@ class _Attachable(Protocol):
     def _export(self) -> tuple[int, int]: ...
 
 
-def _rebuild(cls: type[Any], name: tuple[int, int], state: dict[str, Any]) -> Any:
+def _rebuild(cls: Any, name: tuple[int, int], state: dict[str, Any]) -> Any:
     shared = cls.__new__(cls)
     shared._attach(name)
     shared.__dict__.update(state)

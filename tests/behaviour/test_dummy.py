@@ -24,9 +24,12 @@ def test_importing_it_leaves_the_standard_library_alone() -> None:
 def test_life_of_a_process() -> None:
     go = dummy.Event()
     seen: list[Any] = []
-    child = dummy.Process(
-        target=lambda a, b: (go.wait(), seen.append(a + b)), args=(1,), kwargs={"b": 2}
-    )
+
+    def add(a: int, b: int) -> None:
+        go.wait()
+        seen.append(a + b)
+
+    child = dummy.Process(target=add, args=(1,), kwargs={"b": 2})
     assert child.exitcode is None
     child.start()
     assert child.is_alive()

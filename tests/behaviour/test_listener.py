@@ -88,9 +88,10 @@ def test_a_path_is_unlinked_by_close() -> None:
 
 def test_last_accepted_is_the_address_of_the_client() -> None:
     with Listener(("localhost", 0)) as listener:
-        assert listener.last_accepted is None
+        before = listener.last_accepted
         with Client(listener.address), listener.accept():
             assert listener.last_accepted[0] == "127.0.0.1"
+        assert before is None
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,9 @@ def test_server_counts_references_by_itself() -> None:
 
 def test_proxy_without_a_manager_cannot_make_further_ones(manager: Any) -> None:
     table = manager.dict(a=1)
-    bare = managers.DictProxy(table._token, "pickle", authkey=manager._authkey)
+    bare: managers.DictProxy[str, int] = managers.DictProxy(
+        table._token, "pickle", authkey=manager._authkey
+    )
     assert bare["a"] == 1
     with pytest.raises(RuntimeError, match="needs the manager"):
         iter(bare)

@@ -626,7 +626,7 @@ impl Connection {
         Ok(body.len())
     }
 
-    #[pyo3(signature = (timeout = Some(0.0)))]
+    #[pyo3(signature = (timeout = Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let source = self.source(py)?;
         let deadline = deadline(timeout)?;

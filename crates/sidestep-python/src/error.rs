@@ -40,7 +40,7 @@ impl Imported {
     }
 
     /// An instance of the class, which must be an exception.
-    pub fn raise(&self, py: Python<'_>, arguments: impl PyErrArguments + Send + 'static) -> PyErr {
+    pub fn raise(&self, py: Python<'_>, arguments: impl PyErrArguments + 'static) -> PyErr {
         match self.class.import(py, self.module, self.name) {
             Ok(class) => PyErr::from_type(class.clone(), arguments),
             Err(error) => error,

@@ -57,6 +57,7 @@ fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> Option<Opene
 
 /// A task's number, whether what came could be rebuilt, and it, or the exception. Without a number:
 /// the line of a worker that is about to end.
+type Names = (Name, Name, Name, u32);
 type Opened<'py> = (Option<u32>, bool, Bound<'py, PyAny>);
 
 impl PoolCore {
@@ -77,7 +78,7 @@ impl PoolCore {
         })
     }
 
-    fn _export(slf: &Bound<'_, Self>) -> PyResult<(Name, Name, Name, u32)> {
+    fn _export(slf: &Bound<'_, Self>) -> PyResult<Names> {
         let pool = slf.get().pool()?;
         for object in pool.objects() {
             export(object, slf.as_any())?;
@@ -92,7 +93,7 @@ impl PoolCore {
     }
 
     #[staticmethod]
-    fn _attach(names: (Name, Name, Name, u32)) -> PyResult<Self> {
+    fn _attach(names: Names) -> PyResult<Self> {
         let (tasks, results, board, lines) = names;
         let handle = PoolHandle {
             tasks: handle(tasks),
@@ -105,9 +106,7 @@ impl PoolCore {
         })
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, ((Name, Name, Name, u32),))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Names,))> {
         let attach = slf.get_type().getattr("_attach")?;
         Ok((attach, (Self::_export(slf)?,)))
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use pyo3::{intern, types::PyString};
 use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
@@ -238,6 +238,15 @@ impl Queue {
         }
     }
 
+    /// `Queue[int]` and the like, in annotations and as a base class.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), item)
+    }
+
     /// A queue of at most `maxsize` items, 0 or less for no limit, and `max_bytes` unread bytes.
     #[pyo3(signature = (maxsize=0, max_bytes=0))]
     fn _init(&self, maxsize: i64, max_bytes: u64) -> PyResult<()> {
@@ -392,7 +401,7 @@ impl Queue {
     }
 
     /// Waits until an item is there, for at most `timeout` seconds; whether there is.
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn _poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let queue = self.queue()?;
         if !queue.is_empty() {

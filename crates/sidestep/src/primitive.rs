@@ -27,6 +27,8 @@ mod real {
 mod modelled {
     use std::time::Duration;
 
+    use loom::sync::{Arc, Mutex, Notify};
+
     pub use loom::hint::spin_loop;
     pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -43,31 +45,99 @@ mod modelled {
         Interrupted,
     }
 
+    struct Sleeper {
+        address: usize,
+        expected: u32,
+        bed: Arc<Notify>,
+        /// 0 while it sleeps, then why it was woken.
+        woken: Arc<AtomicU32>,
+    }
+
+    const WOKEN: u32 = 1;
+    const TIMED_OUT: u32 = 2;
+
+    impl Sleeper {
+        fn wake(&self, why: u32) {
+            self.woken.store(why, Ordering::SeqCst);
+            self.bed.notify();
+        }
+    }
+
+    /// All that the model's kernel knows.
+    #[derive(Default)]
+    struct Room {
+        sleepers: Vec<Sleeper>,
+        /// Stamps of processes that died holding something.
+        dead: Vec<u32>,
+    }
+
+    const STAMP: u32 = (1 << 30) - 1;
+
     loom::lazy_static! {
-        // One waiting room for all words of a model: a wake of one wakes any one sleeper, so
-        // models that wake singly use a single word.
-        static ref ROOM: (loom::sync::Mutex<()>, loom::sync::Condvar) =
-            (loom::sync::Mutex::new(()), loom::sync::Condvar::new());
+        static ref ROOM: Mutex<Room> = Mutex::new(Room::default());
     }
 
-    /// A futex wait without time limit: a lost wake-up is a deadlock that loom reports.
+    /// A futex wait for ever: a lost wake-up is a deadlock, which loom reports. It times out only
+    /// if the word says that a dead process holds it: somebody would otherwise sleep for ever.
     pub fn futex_wait(word: &AtomicU32, expected: u32, _limit: Option<Duration>) -> Wake {
-        let guard = ROOM.0.lock().unwrap();
-        if word.load(Ordering::SeqCst) != expected {
-            return Wake::Changed;
+        let bed = Arc::new(Notify::new());
+        let woken = Arc::new(AtomicU32::new(0));
+        {
+            let mut room = ROOM.lock().unwrap();
+            if word.load(Ordering::SeqCst) != expected {
+                return Wake::Changed;
+            }
+            if room.dead.contains(&(expected & STAMP)) {
+                return Wake::TimedOut;
+            }
+            room.sleepers.push(Sleeper {
+                address: core::ptr::from_ref(word) as usize,
+                expected,
+                bed: bed.clone(),
+                woken: woken.clone(),
+            });
         }
-        drop(ROOM.1.wait(guard).unwrap());
-        Wake::Woken
+        loop {
+            // Loom lets this return for no reason, too.
+            bed.wait();
+            match woken.load(Ordering::SeqCst) {
+                0 => {}
+                TIMED_OUT => return Wake::TimedOut,
+                _ => return Wake::Woken,
+            }
+        }
     }
 
-    /// Wakes one sleeper, or all.
-    pub fn futex_wake(_word: &AtomicU32, count: u32) {
-        let _guard = ROOM.0.lock().unwrap();
-        if count == 1 {
-            ROOM.1.notify_one();
-        } else {
-            ROOM.1.notify_all();
+    /// Wakes at most `count` of the word's sleepers, who slept first.
+    pub fn futex_wake(word: &AtomicU32, count: u32) {
+        let address = core::ptr::from_ref(word) as usize;
+        let mut room = ROOM.lock().unwrap();
+        let mut left = count;
+        wake(&mut room, WOKEN, |sleeper| {
+            let wake = sleeper.address == address && left > 0;
+            left -= u32::from(wake);
+            wake
+        });
+    }
+
+    fn wake(room: &mut Room, why: u32, mut which: impl FnMut(&Sleeper) -> bool) {
+        let all = core::mem::take(&mut room.sleepers);
+        for sleeper in all {
+            if which(&sleeper) {
+                sleeper.wake(why);
+            } else {
+                room.sleepers.push(sleeper);
+            }
         }
+    }
+
+    /// For models: the process with this stamp is dead, so who waits for it loses patience.
+    pub fn lose_patience_with(stamp: u32) {
+        let mut room = ROOM.lock().unwrap();
+        room.dead.push(stamp);
+        wake(&mut room, TIMED_OUT, |sleeper| {
+            sleeper.expected & STAMP == stamp
+        });
     }
 
     /// See the real one; the model always needs the fence.

@@ -19,6 +19,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::cursor::{
+    ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
+    position, publish, tag_of, take, waiting,
+};
+use crate::crash;
 use crate::error::Result;
 use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
@@ -39,6 +44,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
+/// | `noting`    | holder of `get_lock`              | where it leaves a note (see [`Chain::take`]) |
 /// | `items`     | see [`Gate`]                      | consumers sleep here                        |
 /// | `space`     | see [`Gate`]                      | producers sleep here                        |
 /// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
@@ -48,8 +54,9 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// half, so that one store moves both: whoever is killed has moved both or neither.
 ///
 /// The only state that a dead producer can leave half done is a message that is published but not
-/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. A dead consumer leaves
-/// nothing half done: what it copied is still there until it has moved `head`.
+/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. What a dead consumer had
+/// copied is still there until it has moved `head`; if it had noted the message before that, the
+/// next holder of `get_lock` takes the note back.
 ///
 /// Invariant: the word behind the last message of the tail segment is 0.
 #[repr(C)]
@@ -99,6 +106,8 @@ struct Consumer {
     head_block: AtomicU64,
     head: AtomicU64,
     head_base: AtomicU64,
+    /// Where a consumer is leaving a note just now; 0: nowhere.
+    noting: AtomicU64,
 }
 
 #[repr(C)]
@@ -124,37 +133,6 @@ const _: () = assert!(
         && core::mem::offset_of!(Chain, waiting) == 384
         && CHAIN_BYTES == 512
 );
-
-// The header word of a message: length in bits 0..32, form in bits 32..40, the caller's tag in
-// bits 40..48. Never 0, as no form is 0.
-const INLINE: u64 = 1;
-const ENVELOPE: u64 = 2;
-const LINK: u64 = 3;
-
-fn header(form: u64, len: u64, tag: u8) -> u64 {
-    len | form << 32 | u64::from(tag) << 40
-}
-
-fn form_of(header: u64) -> u64 {
-    header >> 32 & 0xff
-}
-
-fn position(cursor: u64) -> u64 {
-    cursor >> 32
-}
-
-fn count(cursor: u64) -> u32 {
-    cursor as u32
-}
-
-fn cursor(position: u64, count: u32) -> u64 {
-    position << 32 | u64::from(count)
-}
-
-/// Bytes that a message of `len` bytes takes: header and padding included.
-fn footprint(len: u64) -> u64 {
-    8 + len.next_multiple_of(8)
-}
 
 /// Messages up to this length lie in the chain; longer ones travel as envelopes.
 pub(crate) const INLINE_MAX: usize = 16 << 10;
@@ -257,6 +235,23 @@ impl Chain {
     fn lock_consumers(&self, family: &'static Family) {
         if self.consumer.get_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
+            self.retract_note(family);
+        }
+    }
+
+    /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
+    /// note must be gone before somebody else takes the message.
+    fn retract_note(&self, family: &Family) {
+        let at = self.consumer.noting.swap(0, Ordering::Relaxed);
+        if at != 0 {
+            let number = count(self.consumer.head.load(Ordering::Relaxed));
+            let note = family.word(at);
+            let _ = note.compare_exchange(
+                NOTED | u64::from(number),
+                0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -266,18 +261,9 @@ impl Chain {
         if at == 0 {
             return;
         }
-        let tail = self.producer.tail.load(Ordering::Relaxed);
-        let word = family
-            .word(at + block::HEADER + position(tail))
-            .load(Ordering::Acquire);
-        // Envelopes and links are published together with `tail`, by the ledger.
-        if form_of(word) == INLINE {
-            let next = cursor(
-                position(tail) + footprint(word & 0xffff_ffff),
-                count(tail) + 1,
-            );
-            self.producer.tail.store(next, Ordering::Release);
-        }
+        let tail = &self.producer.tail;
+        let start = at + block::HEADER + position(tail.load(Ordering::Relaxed));
+        cover(family.word(start), tail);
     }
 
     /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
@@ -285,10 +271,10 @@ impl Chain {
         let max_items = self.limits.max_items.load(Ordering::Relaxed);
         if max_items != 0 {
             let mut head = self.producer.head_seen.load(Ordering::Relaxed);
-            if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+            if waiting(tail, head) >= max_items {
                 head = self.consumer.head.load(Ordering::Acquire);
                 self.producer.head_seen.store(head, Ordering::Relaxed);
-                if u64::from(count(tail).wrapping_sub(count(head))) >= max_items {
+                if waiting(tail, head) >= max_items {
                     return false;
                 }
             }
@@ -331,6 +317,7 @@ impl Chain {
         let (segment, _) = family.create_unzeroed(Kind::Segment, bytes)?;
         let new = segment.at();
         family.word(new + block::HEADER).store(0, Ordering::Relaxed);
+        crash::point("put: new segment");
         let entry = segment.entry_word();
         family.transact(|txn| {
             txn.set(entry, 0);
@@ -366,6 +353,7 @@ impl Chain {
         self.lock_producers(family);
         let done = self.put_locked(family, own, tag, parts, len);
         self.producer.put_lock.unlock();
+        crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.items.wake_one();
@@ -432,13 +420,12 @@ impl Chain {
         family
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
-        // [chain-publish] From here on the message exists.
-        family
-            .word(start)
-            .store(header(INLINE, len, tag), Ordering::Release);
-        self.producer
-            .tail
-            .store(cursor(end, number.wrapping_add(1)), Ordering::Release);
+        publish(
+            family.word(start),
+            header(INLINE, len, tag),
+            &self.producer.tail,
+            cursor(end, number.wrapping_add(1)),
+        );
         Ok(Put::Done(number))
     }
 
@@ -509,8 +496,10 @@ impl Chain {
             return Ok(Taken::Empty);
         }
         self.lock_consumers(family);
+        crash::point("take: locked");
         let taken = self.take_locked(family, own, to, note);
         self.consumer.get_lock.unlock();
+        crash::point("take: unlocked");
         if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.space.wake_one();
@@ -566,12 +555,9 @@ impl Chain {
         if at == 0 {
             return false;
         }
-        // [chain-publish] Another consumer may have moved on and freed the segment: the word is
-        // then not the right one, and the counts decide.
-        family
-            .word(at + block::HEADER + position(head))
-            .load(Ordering::Acquire)
-            != 0
+        // Another consumer may have moved on and freed the segment: the word is then not the right
+        // one, and the counts decide.
+        look(family.word(at + block::HEADER + position(head))) != 0
             || self.consumer.head.load(Ordering::Acquire) != head
             || self.consumer.head_block.load(Ordering::Acquire) != at
     }
@@ -587,8 +573,7 @@ impl Chain {
             }
             let head = self.consumer.head.load(Ordering::Relaxed);
             let start = at + block::HEADER + position(head);
-            // [chain-publish]
-            let word = family.word(start).load(Ordering::Acquire);
+            let word = look(family.word(start));
             match form_of(word) {
                 0 => return None,
                 LINK => {
@@ -623,9 +608,8 @@ impl Chain {
         };
         let head = self.consumer.head.load(Ordering::Relaxed);
         let number = count(head);
-        let len = word & 0xffff_ffff;
-        let tag = (word >> 40) as u8;
-        let next = cursor(position(head) + footprint(len), number.wrapping_add(1));
+        let (len, tag) = (len_of(word), tag_of(word));
+        let next = behind(head, word);
         if form_of(word) == ENVELOPE {
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
@@ -648,12 +632,15 @@ impl Chain {
         }
         family.read(start + 8, len as usize, to);
         if let Some(note) = note {
+            self.consumer.noting.store(note, Ordering::Relaxed);
             family
                 .word(note)
                 .store(NOTED | u64::from(number), Ordering::Relaxed);
         }
-        // [chain-take] Ours from here on.
-        self.consumer.head.store(next, Ordering::Release);
+        take(&self.consumer.head, next);
+        if note.is_some() {
+            self.consumer.noting.store(0, Ordering::Relaxed);
+        }
         Ok(Taken::Bytes { tag, number })
     }
 
@@ -689,7 +676,7 @@ impl Chain {
     pub(crate) fn task_done(&self) -> bool {
         let mut done = self.waiting.done.load(Ordering::Acquire);
         loop {
-            let put = count(self.producer.tail.load(Ordering::Acquire));
+            let put = self.put_so_far();
             if done as u32 == put {
                 return false;
             }
@@ -714,8 +701,17 @@ impl Chain {
 
     /// Whether every item ever put was reported done.
     pub(crate) fn all_done(&self) -> bool {
-        let put = count(self.producer.tail.load(Ordering::Acquire));
-        self.waiting.done.load(Ordering::SeqCst) as u32 == put
+        // In this order: if the tasks done then are all that were put by now, there was a moment
+        // between at which nothing was left to do.
+        let done = self.waiting.done.load(Ordering::SeqCst) as u32;
+        done == self.put_so_far()
+    }
+
+    /// Items put; one that was taken counts, also if its producer has not moved `tail` yet.
+    fn put_so_far(&self) -> u32 {
+        let head = self.consumer.head.load(Ordering::Acquire);
+        let tail = self.producer.tail.load(Ordering::Acquire);
+        count(head).wrapping_add(waiting(tail, head) as u32)
     }
 }
 
@@ -757,7 +753,7 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, own: u64) -> bool {
                     let object = txn.get(start + 8);
                     txn.unref(object);
                 }
-                let next = position(head) + footprint(word & 0xffff_ffff);
+                let next = position(head) + footprint(len_of(word));
                 txn.set(own + HEAD, cursor(next, 0));
             }
         }

@@ -1,6 +1,7 @@
 //! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
 mod chain;
+mod cursor;
 pub mod pipe;
 mod queue;
 pub mod stream;

@@ -23,6 +23,14 @@ pub fn in_main_thread() -> bool {
     tid() == pid()
 }
 
+/// How many threads the calling process has.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
 /// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
 ///
 /// # References
@@ -119,6 +127,20 @@ pub unsafe fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as u32)),
+    }
+}
+
+/// As [`fork`], in a process that has one thread and so nothing to fear.
+///
+/// # Errors
+/// The process has other threads; what fork(2) says.
+pub fn fork_alone() -> io::Result<Fork> {
+    match threads()? {
+        // SAFETY: there is no other thread that could hold anything.
+        1 => unsafe { fork() },
+        count => Err(io::Error::other(format!(
+            "the process has {count} threads, and a copy of it would have one"
+        ))),
     }
 }
 

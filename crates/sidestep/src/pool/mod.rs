@@ -17,6 +17,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::channel::{EnvelopeBox, Put, Queue, QueueOptions, Taken};
+use crate::crash;
 use crate::error::Result;
 use crate::os::clock::Deadline;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
@@ -193,6 +194,7 @@ impl Pool {
     /// The arena is at its ceiling: nothing was reported, and the note stands.
     pub fn finish(&self, worker: u32, number: u32, result: Parcel<'_>) -> Result<()> {
         send(&self.results, number, result)?;
+        crash::point("pool: result put");
         let line = self.line(worker);
         let done = self.family().word(line + DONE);
         done.store(done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -256,7 +258,8 @@ impl Pool {
     }
 
     /// The worker with this line is dead, and all results were collected after it died: the task
-    /// that it was running, which is lost. The line is then free for another worker.
+    /// that it was running, which is lost unless its result is among those (the worker then died
+    /// before it could clear its note). The line is then free for another worker.
     pub fn lost(&self, worker: u32) -> Option<u32> {
         // If the worker died while it held the queue's lock, this finishes what it had begun.
         let (_, taken) = self.tasks.counts();

@@ -11,6 +11,7 @@ use super::family::Family;
 use super::layout::{EXTENT, block, class, header};
 use super::ledger::Txn;
 use super::refs::Ref;
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::memory;
 
@@ -74,6 +75,10 @@ impl Kind {
         }
     }
 }
+
+/// What says what an object owns lies within so many bytes of its payload, or is bounded by what
+/// lies there.
+const CONTENTS: u64 = 2048;
 
 /// Blocks from this size on give their pages back; smaller ones share pages with others.
 const GIVES_BACK: u64 = 64 << 10;
@@ -256,11 +261,17 @@ impl Family {
             let entry = self.reserve_entry()?;
             let done = self.transact(|txn| {
                 let new = txn.allocate(kind, bytes)?;
+                if crate::objects::has_contents(kind) {
+                    // Should this process be killed right after, the object will be taken apart:
+                    // what the memory held before must not look like its contents.
+                    self.zero(new.at + block::HEADER, bytes.min(CONTENTS));
+                }
                 txn.set(entry.word, new.at);
                 Ok((new.at, txn.get(new.at + block::GENERATION), new.fresh))
             });
             match done {
                 Ok((at, generation, fresh)) => {
+                    crash::point("alloc: created");
                     return Ok((Ref::new(self, at, generation, entry.index), fresh));
                 }
                 Err(error) => {
@@ -347,6 +358,7 @@ impl Family {
                     self.return_entry(entry.index);
                     break;
                 };
+                crash::point("trim: taken");
                 let len = class::bytes(class) - block::HEADER;
                 let gone = self.give_back(at + block::HEADER, len);
                 if gone {
@@ -357,6 +369,7 @@ impl Family {
                     self.zero(start, first - start);
                     self.zero(last, start + len - last);
                 }
+                crash::point("trim: given back");
                 let _ = self.transact(|txn| {
                     txn.set(entry.word, 0);
                     if gone {
@@ -372,5 +385,48 @@ impl Family {
                 }
             }
         }
+    }
+}
+
+#[cfg(feature = "crash-points")]
+impl Family {
+    /// Whether the books agree with each other; to be asked while nobody changes them.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn audit(&self) -> core::result::Result<(), String> {
+        use std::sync::atomic::Ordering;
+        let word = |at| self.word(at).load(Ordering::SeqCst);
+        let mut warm = 0;
+        for class in 0..class::COUNT {
+            for (list, is_warm) in [(header::FREE_LISTS, true), (header::COLD_LISTS, false)] {
+                let mut at = word(list + 8 * class);
+                let mut length = 0u64;
+                while at != 0 {
+                    length += 1;
+                    if length > 1 << 20 {
+                        return Err(format!("the free blocks of class {class} run in a circle"));
+                    }
+                    if word(at + block::KIND) != 0 || word(at + block::REFS) != 0 {
+                        return Err(format!("the block at {at} is free and in use"));
+                    }
+                    if word(at + block::CLASS) != class {
+                        return Err(format!("the block at {at} is in the list of another class"));
+                    }
+                    warm += if is_warm { class::bytes(class) } else { 0 };
+                    at = word(at + block::LINK);
+                }
+            }
+        }
+        for (name, found, expected) in [
+            ("warm bytes", warm, word(header::WARM)),
+            ("doomed objects", word(header::DOOMED), 0),
+            ("words in the journal", word(header::JOURNAL_LEN), 0),
+        ] {
+            if found != expected {
+                return Err(format!("{found} {name} and not {expected}"));
+            }
+        }
+        Ok(())
     }
 }

@@ -18,6 +18,7 @@ use super::family::{Family, existing};
 use super::layout::{block, slot, slot_at};
 use super::refs::{CHUNK, ENTRIES, Table};
 use super::slots::FORKING;
+use crate::crash;
 use crate::error::Result;
 use crate::sync::Stamp;
 
@@ -90,6 +91,7 @@ impl Family {
     fn make_child(&'static self, table: &Table) -> Result<(Stamp, Vec<u64>)> {
         let me = self.register()?;
         let stamp = self.take_slot(FORKING, me.word())?;
+        crash::point("fork: slot made");
         match self.copy_table(stamp, table) {
             Ok(chunks) => Ok((stamp, chunks)),
             Err(error) => {

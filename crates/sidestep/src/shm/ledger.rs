@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use super::family::Family;
 use super::layout::{JOURNAL_WORDS, header};
+use crate::crash;
 use crate::error::Result;
 use crate::sync::{Acquired, Mutex};
 
@@ -78,13 +79,16 @@ impl Txn<'_> {
             self.family.word(place).store(*at, Ordering::Relaxed);
             self.family.word(place + 8).store(*value, Ordering::Relaxed);
         }
+        crash::point("ledger: journal written");
         let len = self.family.word(header::JOURNAL_LEN);
         // [journal] The commit. A successor that reads the length sees the words.
         len.store(self.len as u64, Ordering::Release);
         for (at, value) in &self.writes[..self.len] {
             // Release: such a word may publish what lies behind it (a message, a block).
+            crash::point("ledger: committed");
             self.family.word(*at).store(*value, Ordering::Release);
         }
+        crash::point("ledger: all applied");
         len.store(0, Ordering::Release);
     }
 }
@@ -104,6 +108,7 @@ impl Family {
         if ledger.lock(self) == Acquired::OwnerDied {
             self.replay();
         }
+        crash::point("ledger: locked");
         let mut txn = Txn {
             family: self,
             writes: [(0, 0); JOURNAL_WORDS],
@@ -113,7 +118,9 @@ impl Family {
         if done.is_ok() {
             txn.commit();
         }
+        crash::point("ledger: journal cleared");
         ledger.unlock();
+        crash::point("ledger: unlocked");
         done
     }
 
@@ -125,6 +132,7 @@ impl Family {
         for place in (0..words).map(|i| header::JOURNAL + 16 * i) {
             let at = self.word(place).load(Ordering::Relaxed);
             let value = self.word(place + 8).load(Ordering::Relaxed);
+            crash::point("ledger: replaying");
             self.word(at).store(value, Ordering::Release);
         }
         len.store(0, Ordering::Release);

@@ -6,7 +6,7 @@
 //! last member is gone, however it went, the kernel frees the memory.
 //!
 //! Who may change what: the *books* (allocator, references, process slots) change only by a
-//! *transaction* of the [`ledger`], which happens as a whole or not at all, even if the process
+//! *transaction* of the `ledger`, which happens as a whole or not at all, even if the process
 //! is killed in the middle. The contents of an object are changed by the rules of that object.
 //!
 //! Who cleans up: each process has a *slot* with a table of the references that it holds. When a

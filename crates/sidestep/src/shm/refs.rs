@@ -12,6 +12,7 @@ use super::alloc::Kind;
 use super::family::Family;
 use super::layout::{block, slot, slot_at};
 use super::ledger::Txn;
+use crate::crash;
 use crate::error::{Error, Result};
 
 /// Entries in one chunk of a table: with the link and the header, 1 KiB.
@@ -273,6 +274,7 @@ impl Envelope {
         family.word(payload).store(body, Ordering::Relaxed);
         family.zero(payload + ENVELOPE_REFS, 8 * room);
         family.word(payload + 8).store(room, Ordering::Release);
+        crash::point("envelope: made");
         for (i, reference) in refs.into_iter().enumerate() {
             let entry = reference.entry_word();
             family.transact(|txn| {

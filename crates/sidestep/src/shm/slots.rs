@@ -21,6 +21,7 @@ use super::family::Family;
 use super::layout::{SLOTS, block, header, slot, slot_at};
 use super::ledger::Txn;
 use super::refs::ENTRIES;
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::process;
 use crate::os::robust::Locked;
@@ -111,6 +112,7 @@ impl Family {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     self.mark_dead(at, word);
+                    crash::point("slot: marked dead");
                     witness.repair();
                     witness.release();
                     true
@@ -147,14 +149,16 @@ impl Family {
         }
         let pid = process::pid();
         let stamp = self.take_slot(LIVE, pid)?;
+        crash::point("slot: taken");
         let word = stamp.word();
         if let Err(other) = self
             .me
             .compare_exchange(0, word, Ordering::AcqRel, Ordering::Acquire)
         {
             // Another thread was faster.
-            self.word(slot_at(stamp.slot()) + slot::STATE)
-                .store(state_word(FREE, stamp.generation(), 0), Ordering::Release);
+            let state = self.word(slot_at(stamp.slot()) + slot::STATE);
+            let taken = state.load(Ordering::Acquire);
+            state.store(state_word(FREE, generation_of(taken), 0), Ordering::Release);
             return Ok(Stamp::of_word(other));
         }
         self.word(slot_at(stamp.slot()) + slot::STARTED)
@@ -212,6 +216,7 @@ impl Family {
                 .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok();
         if adopted {
+            crash::point("slot: adopted");
             self.me.store(stamp.word(), Ordering::Relaxed);
             self.word(at + slot::STARTED)
                 .store(process::start_time(pid), Ordering::Release);
@@ -228,10 +233,12 @@ impl Family {
         let ready = self.word(at + slot::WITNESS_READY);
         if ready.load(Ordering::Acquire) == 0 {
             witness.init();
+            crash::point("slot: witness made");
             ready.store(1, Ordering::Release);
         }
         if process::in_main_thread() {
             witness.hold();
+            crash::point("slot: witness held");
             self.word(at + slot::ARMED).store(1, Ordering::Release);
         }
     }
@@ -334,8 +341,7 @@ impl Family {
                 }
                 let chunk = txn.get(at + slot::TABLE);
                 if chunk == 0 {
-                    txn.free_slot(number);
-                    return Ok(false);
+                    return Ok(txn.free_slot(number, word));
                 }
                 for i in 0..ENTRIES {
                     let entry = chunk + block::HEADER + 8 + 8 * i;
@@ -368,14 +374,24 @@ impl Family {
 }
 
 impl Txn<'_> {
-    fn free_slot(&mut self, number: u32) {
+    /// Frees the slot, whose state is `dead`, in two transactions: `true` asks for the second.
+    ///
+    /// The state itself never goes through the journal: a free slot is taken without the ledger,
+    /// so a successor that replays a journal would free it under its new owner.
+    fn free_slot(&mut self, number: u32, dead: u64) -> bool {
         let at = slot_at(number);
-        let generation = generation_of(self.get(at + slot::STATE));
-        for word in [slot::STARTED, slot::ORDERLY, slot::TABLE, slot::ARMED] {
-            self.set(at + word, 0);
+        let rest = [slot::STARTED, slot::ORDERLY, slot::ARMED];
+        if rest.iter().any(|word| self.get(at + word) != 0) {
+            for word in rest {
+                self.set(at + word, 0);
+            }
+            return true;
         }
         // The pid stays, to name the dead by, until the slot is taken again.
-        let who = who_of(self.get(at + slot::STATE));
-        self.set(at + slot::STATE, state_word(FREE, generation, who));
+        let free = state_word(FREE, generation_of(dead), who_of(dead));
+        let state = self.family.word(at + slot::STATE);
+        let _ = state.compare_exchange(dead, free, Ordering::AcqRel, Ordering::Relaxed);
+        crash::point("slot: freed");
+        false
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::mutex::{Acquired, Mutex};
 use super::stamp::{Population, Stamp};
 use super::waiters::{Answer, Place, Waiters};
+use crate::crash;
 use crate::primitive::AtomicU32;
 
 const FILLING: u32 = 0;
@@ -69,6 +70,14 @@ impl Barrier {
 
     /// Comes to the barrier.
     pub fn arrive(&self, family: &impl Population) -> Arrival {
+        let arrival = self.arrive_once(family);
+        if arrival == Arrival::Busy && family.is_dead(Stamp::of_word(self.actor.load(Relaxed))) {
+            family.bury();
+        }
+        arrival
+    }
+
+    fn arrive_once(&self, family: &impl Population) -> Arrival {
         self.locked(family, || match self.state.load(SeqCst) {
             BROKEN => Arrival::Broken,
             ACTING => Arrival::Busy,
@@ -76,12 +85,14 @@ impl Barrier {
                 let index = self.arrived.load(Relaxed);
                 if index + 1 >= self.parties.load(Relaxed) {
                     self.actor.store(family.me().word(), Relaxed);
+                    crash::point("barrier: actor known");
                     self.state.store(ACTING, SeqCst);
                     return Arrival::Last(index);
                 }
                 let Some(place) = self.waiters.enter(family) else {
                     return Arrival::Broken;
                 };
+                crash::point("barrier: entered");
                 self.arrived.store(index + 1, Relaxed);
                 Arrival::Wait(place, index)
             }
@@ -91,12 +102,14 @@ impl Barrier {
     /// The last arrival has acted: all go on, and the barrier is ready for the next round.
     pub fn complete(&self, family: &impl Population) {
         self.locked(family, || {
-            self.actor.store(0, Relaxed);
             self.arrived.store(0, Relaxed);
             self.waiters.pass(family, usize::MAX);
+            crash::point("barrier: all told");
             let _ = self
                 .state
                 .compare_exchange(ACTING, FILLING, SeqCst, Relaxed);
+            // Last: whoever finds the actor dead before this breaks the barrier.
+            self.actor.store(0, Relaxed);
         });
     }
 

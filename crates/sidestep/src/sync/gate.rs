@@ -68,7 +68,7 @@ impl Gate {
     }
 
     /// Wakes one sleeper, if there may be one. The caller's change must have been followed by a
-    /// full barrier ([`Gate::after_change`] where no read-modify-write was).
+    /// full barrier (a read-modify-write, on x86-64).
     #[inline]
     pub fn wake_one(&self) {
         if self.word.load(Ordering::SeqCst) & SLEEPERS != 0 {

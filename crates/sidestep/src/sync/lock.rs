@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::gate::SLICE;
 use super::stamp::{Population, Stamp};
 use super::wait::{ReleaseError, Wait};
+use crate::crash;
 use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 /// Somebody may sleep on the word.
@@ -78,6 +79,7 @@ impl Lock {
         // [lock-word]
         match self.word.compare_exchange(0, me, Acquire, Relaxed) {
             Ok(_) => {
+                crash::point("lock: taken");
                 self.own(thread);
                 Some(Wait::Ready)
             }
@@ -137,9 +139,8 @@ impl Lock {
             if word & ABANDONED != 0 {
                 return Wait::Abandoned(Stamp::of_word(word));
             }
-            let Some(limit) = left() else {
-                return Wait::TimedOut;
-            };
+            // Before we may give up: if we were woken and somebody else took the lock since, the
+            // mark is gone, and those who sleep on would not be woken.
             let marked = word | SLEEPERS;
             if word != marked
                 && self
@@ -149,6 +150,9 @@ impl Lock {
             {
                 continue;
             }
+            let Some(limit) = left() else {
+                return Wait::TimedOut;
+            };
             match futex_wait(&self.word, marked, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut => {
@@ -189,6 +193,7 @@ impl Lock {
         }
         self.depth.store(0, Relaxed);
         self.thread.store(0, Relaxed);
+        crash::point("lock: owner gone");
         // [lock-word]
         let word = self.word.swap(0, SeqCst);
         if word == 0 {

@@ -37,14 +37,14 @@ impl Semaphore {
     pub fn new(value: u32, limit: u32) -> Self {
         Self {
             state: AtomicU32::new(value.min(SEMAPHORE_MAX) * ONE),
-            limit: AtomicU32::new(limit),
+            limit: AtomicU32::new(limit.min(SEMAPHORE_MAX)),
         }
     }
 
     /// Gives memory its first value, before anybody else sees it.
     pub fn init(&self, value: u32, limit: u32) {
         self.state.store(value.min(SEMAPHORE_MAX) * ONE, Relaxed);
-        self.limit.store(limit, Relaxed);
+        self.limit.store(limit.min(SEMAPHORE_MAX), Relaxed);
     }
 
     /// Takes one if there is one.
@@ -90,9 +90,8 @@ impl Semaphore {
                 }
                 continue;
             }
-            let Some(limit) = left() else {
-                return Wait::TimedOut;
-            };
+            // Before we may give up: if we were woken and somebody else took the permit, the mark
+            // is gone, and those who sleep on would not be woken.
             if state & SLEEPERS == 0
                 && self
                     .state
@@ -101,6 +100,9 @@ impl Semaphore {
             {
                 continue;
             }
+            let Some(limit) = left() else {
+                return Wait::TimedOut;
+            };
             match futex_wait(&self.state, state | SLEEPERS, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut if left().is_some() => return Wait::Interrupted,

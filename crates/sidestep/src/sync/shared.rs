@@ -1,7 +1,10 @@
 //! The user's locks as objects of the arena, held by reference and named by handle.
 
-use super::{Barrier, Event, Lock, SEMAPHORE_MAX, Semaphore, Stamp, Waiters};
+use std::time::{Duration, Instant};
+
+use super::{Answer, Barrier, Event, Lock, Place, SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Waiters};
 use crate::error::{Error, Result};
+use crate::primitive::Wake;
 use crate::shm::{Family, Handle, Kind, Ref, Shared, Txn, family};
 
 /// An object of type `T` in the arena, kept alive by this reference.
@@ -146,6 +149,21 @@ impl SharedBarrier {
         let barrier = Self::create(Kind::Barrier)?;
         barrier.init(parties);
         Ok(barrier)
+    }
+
+    /// As [`Barrier::sleep`], and looks for dead parties when nothing has come in a while: the
+    /// death of one that waited breaks the barrier, also if nobody reaps it.
+    ///
+    /// # Errors
+    /// A signal handler ran.
+    pub fn sleep(&self, place: Place, limit: Duration) -> core::result::Result<Answer, Wake> {
+        let started = Instant::now();
+        let answer = Barrier::sleep(self, place, limit)?;
+        if answer != Answer::None || started.elapsed() < SLICE {
+            return Ok(answer);
+        }
+        self.family().clean_dead();
+        Barrier::sleep(self, place, Duration::ZERO)
     }
 
     /// The barrier that `handle` names.

@@ -1,0 +1,1104 @@
+//! Real SIGKILLs, and what the survivors find.
+//!
+//! Two kinds: at moments that look random, and, with the feature `crash-points`, at each single
+//! step of each operation (`cargo test -p sidestep --features crash-points --test crash`).
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::{
+    Random, checked, child, drain, holds, join, kill_after, message, persist, settled_family,
+};
+use sidestep::channel::QueueOptions;
+use sidestep::os::clock::Deadline;
+use sidestep::pool::{Delivery, Parcel, Pool};
+use sidestep::process::{Child, Exit};
+use sidestep::shm::family;
+use sidestep::sync::{
+    Answer, Arrival, SLICE, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
+    SharedSemaphore, Wait,
+};
+
+fn main() {
+    #[allow(unused_mut)]
+    let mut tests: Vec<common::Test> = vec![
+        (
+            "killed_producers_leave_whole_messages",
+            killed_producers_leave_whole_messages,
+        ),
+        (
+            "killed_consumers_take_at_most_one_message_along",
+            killed_consumers_take_at_most_one_message_along,
+        ),
+        (
+            "killed_sleeper_does_not_keep_the_wake",
+            killed_sleeper_does_not_keep_the_wake,
+        ),
+        (
+            "killed_owner_is_reported_to_waiters",
+            killed_owner_is_reported_to_waiters,
+        ),
+        (
+            "killed_owner_is_found_also_if_nobody_reaps_it",
+            killed_owner_is_found_also_if_nobody_reaps_it,
+        ),
+        (
+            "lock_of_an_orderly_process_stays_held",
+            lock_of_an_orderly_process_stays_held,
+        ),
+        (
+            "lock_of_a_panicking_process_is_abandoned",
+            lock_of_a_panicking_process_is_abandoned,
+        ),
+        (
+            "killed_waiter_does_not_get_the_lock",
+            killed_waiter_does_not_get_the_lock,
+        ),
+        (
+            "permits_of_a_killed_process_stay_taken",
+            permits_of_a_killed_process_stay_taken,
+        ),
+        (
+            "killed_party_breaks_the_barrier",
+            killed_party_breaks_the_barrier,
+        ),
+        (
+            "killed_party_is_found_also_if_nobody_reaps_it",
+            killed_party_is_found_also_if_nobody_reaps_it,
+        ),
+        (
+            "notify_passes_over_killed_waiters",
+            notify_passes_over_killed_waiters,
+        ),
+        (
+            "killed_lockers_never_stop_the_others",
+            killed_lockers_never_stop_the_others,
+        ),
+        (
+            "killed_workers_lose_the_task_they_ran",
+            killed_workers_lose_the_task_they_ran,
+        ),
+    ];
+    #[cfg(feature = "crash-points")]
+    tests.extend(everywhere::TESTS);
+    common::run(&tests);
+}
+
+fn forever() -> Option<Duration> {
+    Some(Duration::from_secs(3600))
+}
+
+/// Messages by producer, in the order in which they came.
+fn by_producer(messages: &[Vec<u8>]) -> BTreeMap<u32, Vec<u32>> {
+    let mut all = BTreeMap::<u32, Vec<u32>>::new();
+    for message in messages {
+        let (producer, number) = checked(message);
+        all.entry(producer).or_default().push(number);
+    }
+    all
+}
+
+fn killed_producers_leave_whole_messages() {
+    const SURVIVOR: u32 = 1_000_000;
+    let mut random = Random(1);
+    let family = settled_family();
+    let before = holds(family);
+    let queue = QueueOptions::new().create().unwrap();
+    for round in 0..200 {
+        let mut victim = child(|| {
+            for number in 0.. {
+                queue.put(&message(round, number)).unwrap();
+            }
+        });
+        let survivor = child(|| {
+            for number in 0..200 {
+                queue.put(&message(SURVIVOR, number)).unwrap();
+            }
+        });
+        kill_after(&mut victim, Duration::from_micros(random.below(2_000)));
+        join(vec![survivor]);
+        queue.put(&message(SURVIVOR + 1, 0)).unwrap();
+        assert!(queue.len() > 200);
+        let mut all = by_producer(&drain(&queue));
+        // Each put that returned has committed; the victim's are there in order without a hole.
+        let victims = all.remove(&round).unwrap_or_default();
+        assert!(
+            victims.iter().copied().eq(0..victims.len() as u32),
+            "round {round}"
+        );
+        assert!(
+            all.remove(&SURVIVOR).unwrap().into_iter().eq(0..200),
+            "round {round}"
+        );
+        assert_eq!(all.remove(&(SURVIVOR + 1)).unwrap(), [0]);
+        assert_eq!(all.len(), 0);
+        assert!(queue.is_empty());
+    }
+    drop(queue);
+    assert_eq!(holds(family), before);
+}
+
+fn killed_consumers_take_at_most_one_message_along() {
+    const COUNT: u32 = 600;
+    let mut random = Random(2);
+    let family = settled_family();
+    let before = holds(family);
+    let queue = QueueOptions::new().create().unwrap();
+    let got = QueueOptions::new().create().unwrap();
+    let mut missing = 0;
+    for round in 0..200 {
+        let consume = || {
+            while let Some(message) = queue.get(None).unwrap() {
+                got.put(&message).unwrap();
+                if checked(&message).1 == COUNT {
+                    return;
+                }
+            }
+        };
+        for number in 0..COUNT {
+            queue.put(&message(round, number)).unwrap();
+        }
+        let mut victim = child(consume);
+        kill_after(&mut victim, Duration::from_micros(random.below(800)));
+        let survivor = child(consume);
+        queue.put(&message(round, COUNT)).unwrap();
+        join(vec![survivor]);
+        assert!(queue.is_empty());
+        let taken = by_producer(&drain(&got)).remove(&round).unwrap();
+        let distinct: BTreeSet<u32> = taken.iter().copied().collect();
+        assert_eq!(
+            distinct.len(),
+            taken.len(),
+            "round {round}: a message came twice"
+        );
+        let lost = (COUNT + 1) as usize - taken.len();
+        assert!(lost <= 1, "round {round}: {lost} messages are missing");
+        missing += lost;
+    }
+    println!("    {missing} of 200 victims had a message in hand");
+    drop((queue, got));
+    assert_eq!(holds(family), before);
+}
+
+fn killed_sleeper_does_not_keep_the_wake() {
+    let queue = QueueOptions::new().create().unwrap();
+    let got = QueueOptions::new().create().unwrap();
+    for number in 0..20 {
+        let mut victim = child(|| got.put(&queue.get(None).unwrap().unwrap()).unwrap());
+        let survivor = child(|| got.put(&queue.get(None).unwrap().unwrap()).unwrap());
+        kill_after(&mut victim, Duration::from_millis(u64::from(number) / 4));
+        queue.put(&message(0, number)).unwrap();
+        let message = got.get(None).unwrap().unwrap();
+        assert_eq!(checked(&message), (0, number));
+        join(vec![survivor]);
+    }
+}
+
+/// A child that takes the lock, says so, and does what it is told then.
+fn owner(lock: &SharedLock, then: impl FnOnce()) -> Child {
+    let taken = SharedEvent::new().unwrap();
+    let owner = child(|| {
+        let family = family().unwrap();
+        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+        taken.set();
+        then();
+    });
+    assert_eq!(persist(|| taken.wait(forever)), Wait::Ready);
+    owner
+}
+
+fn sleep_for_ever() {
+    let never = SharedEvent::new().unwrap();
+    let _ = persist(|| never.wait(forever));
+}
+
+/// Children that wait for the lock and must be told that it is abandoned.
+fn disappointed(lock: &SharedLock, count: usize) -> Vec<Child> {
+    let asleep = QueueOptions::new().create().unwrap();
+    let children = (0..count)
+        .map(|_| {
+            child(|| {
+                let family = family().unwrap();
+                let mut told = false;
+                let wait = persist(|| {
+                    lock.acquire(family, 1, || {
+                        if !std::mem::replace(&mut told, true) {
+                            asleep.put(b"now").unwrap();
+                        }
+                        forever()
+                    })
+                });
+                assert!(matches!(wait, Wait::Abandoned(_)), "{wait:?}");
+            })
+        })
+        .collect();
+    for _ in 0..count {
+        let _ = asleep.get(None).unwrap();
+    }
+    children
+}
+
+fn killed_owner_is_reported_to_waiters() {
+    let family = settled_family();
+    for recursive in [false, true] {
+        let lock = SharedLock::new(recursive).unwrap();
+        let mut victim = owner(&lock, sleep_for_ever);
+        let waiters = disappointed(&lock, 3);
+        kill_after(&mut victim, Duration::ZERO);
+        join(waiters);
+        // It stays abandoned until somebody says that the data is right again.
+        let attempt = lock.try_acquire(family, 1);
+        assert!(matches!(attempt, Some(Wait::Abandoned(_))), "{attempt:?}");
+        assert!(lock.recover());
+        assert!(!lock.recover());
+        assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+        lock.release(family, 1).unwrap();
+    }
+    let lock = SharedLock::new(false).unwrap();
+    let mut victim = owner(&lock, sleep_for_ever);
+    kill_after(&mut victim, Duration::ZERO);
+    // Releasing it says the same.
+    lock.release(family, 1).unwrap();
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+}
+
+fn killed_owner_is_found_also_if_nobody_reaps_it() {
+    let lock = SharedLock::new(false).unwrap();
+    let victim = owner(&lock, sleep_for_ever);
+    let waiters = disappointed(&lock, 2);
+    victim.kill().unwrap();
+    join(waiters);
+}
+
+fn lock_of_an_orderly_process_stays_held() {
+    let family = settled_family();
+    let lock = SharedLock::new(false).unwrap();
+    join(vec![owner(&lock, || ())]);
+    assert_eq!(lock.try_acquire(family, 1), None);
+    lock.release(family, 1).unwrap();
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+    // Nobody else can release a recursive lock, so that one is abandoned.
+    let lock = SharedLock::new(true).unwrap();
+    join(vec![owner(&lock, || ())]);
+    assert!(matches!(
+        lock.try_acquire(family, 1),
+        Some(Wait::Abandoned(_))
+    ));
+}
+
+fn lock_of_a_panicking_process_is_abandoned() {
+    let family = settled_family();
+    let lock = SharedLock::new(false).unwrap();
+    let mut owner = owner(&lock, || {
+        std::panic::set_hook(Box::new(|_| ()));
+        panic!("on purpose")
+    });
+    assert_eq!(owner.wait().unwrap(), Exit::Code(101));
+    assert!(matches!(
+        lock.try_acquire(family, 1),
+        Some(Wait::Abandoned(_))
+    ));
+}
+
+fn killed_waiter_does_not_get_the_lock() {
+    let family = settled_family();
+    let lock = SharedLock::new(false).unwrap();
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+    let wait = || {
+        let family = sidestep::shm::family().unwrap();
+        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+        lock.release(family, 1).unwrap();
+    };
+    let (mut victim, survivor) = (child(wait), child(wait));
+    kill_after(&mut victim, Duration::from_millis(2));
+    lock.release(family, 1).unwrap();
+    join(vec![survivor]);
+    assert_eq!(lock.try_acquire(family, 1), Some(Wait::Ready));
+}
+
+fn permits_of_a_killed_process_stay_taken() {
+    let semaphore = SharedSemaphore::new(2, None).unwrap();
+    let taken = SharedEvent::new().unwrap();
+    let mut victim = child(|| {
+        assert!(semaphore.try_acquire());
+        taken.set();
+        sleep_for_ever();
+    });
+    assert_eq!(persist(|| taken.wait(forever)), Wait::Ready);
+    kill_after(&mut victim, Duration::ZERO);
+    assert_eq!(semaphore.value(), 1);
+}
+
+/// A child that comes to the barrier and waits there; what it was told is its exit code.
+fn party(barrier: &SharedBarrier) -> Child {
+    let arrived = SharedEvent::new().unwrap();
+    let party = Child::fork(|| {
+        let family = family().unwrap();
+        let Arrival::Wait(place, _) = barrier.arrive(family) else {
+            return 3;
+        };
+        arrived.set();
+        loop {
+            match barrier.sleep(place, SLICE) {
+                Ok(Answer::Passed) => return 1,
+                Ok(Answer::Broken) => return 2,
+                Ok(Answer::None) | Err(_) => {}
+            }
+        }
+    })
+    .unwrap();
+    assert_eq!(persist(|| arrived.wait(forever)), Wait::Ready);
+    party
+}
+
+fn killed_party_breaks_the_barrier() {
+    let family = settled_family();
+    let barrier = SharedBarrier::new(4).unwrap();
+    let mut others = [party(&barrier), party(&barrier)];
+    let mut victim = party(&barrier);
+    kill_after(&mut victim, Duration::ZERO);
+    for other in &mut others {
+        assert_eq!(other.wait().unwrap(), Exit::Code(2));
+    }
+    assert!(barrier.is_broken());
+    assert_eq!(barrier.arrive(family), Arrival::Broken);
+    barrier.reset(family);
+    let mut others = [party(&barrier), party(&barrier), party(&barrier)];
+    assert!(matches!(barrier.arrive(family), Arrival::Last(3)));
+    barrier.complete(family);
+    for other in &mut others {
+        assert_eq!(other.wait().unwrap(), Exit::Code(1));
+    }
+}
+
+fn killed_party_is_found_also_if_nobody_reaps_it() {
+    let barrier = SharedBarrier::new(3).unwrap();
+    let mut other = party(&barrier);
+    party(&barrier).kill().unwrap();
+    assert_eq!(other.wait().unwrap(), Exit::Code(2));
+}
+
+fn notify_passes_over_killed_waiters() {
+    let family = settled_family();
+    for reaped in [true, false] {
+        let condition = SharedCondition::new().unwrap();
+        let waiter = || {
+            let entered = SharedEvent::new().unwrap();
+            let waiter = child(|| {
+                let family = sidestep::shm::family().unwrap();
+                let place = condition.enter(family).unwrap();
+                entered.set();
+                while let Ok(Answer::None) | Err(_) = condition.sleep(place, SLICE) {}
+                assert_eq!(condition.leave(place), Answer::Passed);
+            });
+            assert_eq!(persist(|| entered.wait(forever)), Wait::Ready);
+            waiter
+        };
+        let (mut first, second) = (waiter(), waiter());
+        first.kill().unwrap();
+        if reaped {
+            let _ = first.wait().unwrap();
+        } else {
+            // Dead and known to be so, but nobody has cleaned up after it.
+            let sentinel = first.sentinel().unwrap();
+            assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
+        }
+        assert_eq!(condition.pass(family, 1), 1);
+        join(vec![second]);
+    }
+}
+
+fn killed_lockers_never_stop_the_others() {
+    let family = settled_family();
+    let mut random = Random(3);
+    let lock = SharedLock::new(false).unwrap();
+    let mut abandoned = 0;
+    for _ in 0..200 {
+        let mut victim = child(|| {
+            let family = sidestep::shm::family().unwrap();
+            loop {
+                assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+                std::hint::black_box((0..100).sum::<u32>());
+                lock.release(family, 1).unwrap();
+            }
+        });
+        kill_after(&mut victim, Duration::from_micros(random.below(1_000)));
+        match persist(|| lock.acquire(family, 1, forever)) {
+            Wait::Ready => lock.release(family, 1).unwrap(),
+            Wait::Abandoned(_) => {
+                abandoned += 1;
+                assert!(lock.recover());
+            }
+            wait => panic!("{wait:?}"),
+        }
+    }
+    println!("    {abandoned} of 200 victims held the lock");
+}
+
+/// A worker's life.
+fn work(pool: &Pool, line: u32) {
+    let mut task = Vec::new();
+    loop {
+        task.clear();
+        match pool.take(line, &mut task).unwrap() {
+            Some(Delivery::Short { number }) => {
+                let (producer, id) = checked(&task);
+                std::hint::black_box((0..500).fold(0u32, |sum, i| sum ^ i));
+                let result = message(producer + 1, id);
+                pool.finish(line, number, Parcel::Short(&result)).unwrap();
+            }
+            Some(_) => panic!("all tasks are short"),
+            None if pool.is_closed() => return,
+            None => {
+                let _ = pool.wait_task(Deadline::NEVER);
+                pool.pass_on_tasks();
+            }
+        }
+    }
+}
+
+/// Tasks and how each ended.
+#[derive(Default)]
+struct Outcomes {
+    open: BTreeMap<u32, u32>,
+    results: usize,
+    lost: usize,
+}
+
+impl Outcomes {
+    fn submit(&mut self, pool: &Pool, id: u32) {
+        // No multiple of fifty has a long message.
+        let task = message(7, id * 50);
+        let number = pool.submit(Parcel::Short(&task)).unwrap();
+        assert_eq!(self.open.insert(number, id * 50), None);
+    }
+
+    fn collect(&mut self, pool: &Pool) {
+        let mut result = Vec::new();
+        while let Some(delivery) = pool.collect(&mut result).unwrap() {
+            let Delivery::Short { number } = delivery else {
+                panic!("all results are short")
+            };
+            let id = self.open.remove(&number).expect("one outcome per task");
+            assert_eq!(checked(&result), (8, id));
+            self.results += 1;
+            result.clear();
+        }
+    }
+
+    /// The worker of this line is dead.
+    fn bury(&mut self, pool: &Pool, line: u32) {
+        self.collect(pool);
+        // A result that is there already: the worker died before it could clear its note.
+        if let Some(number) = pool.lost(line)
+            && self.open.remove(&number).is_some()
+        {
+            self.lost += 1;
+        }
+    }
+}
+
+fn killed_workers_lose_the_task_they_ran() {
+    let family = settled_family();
+    let before = holds(family);
+    let mut random = Random(4);
+    let pool = Pool::new(2).unwrap();
+    let survivor = child(|| work(&pool, 1));
+    let mut outcomes = Outcomes::default();
+    for round in 0..200 {
+        let mut victim = child(|| work(&pool, 0));
+        for id in 0..100 {
+            outcomes.submit(&pool, round * 100 + id);
+        }
+        kill_after(&mut victim, Duration::from_micros(random.below(1_000)));
+        outcomes.bury(&pool, 0);
+    }
+    while !outcomes.open.is_empty() {
+        let _ = pool.wait_result(Deadline::NEVER);
+        outcomes.collect(&pool);
+    }
+    pool.close();
+    join(vec![survivor]);
+    outcomes.collect(&pool);
+    assert_eq!(outcomes.results + outcomes.lost, 20_000);
+    println!("    {} tasks were lost to 200 victims", outcomes.lost);
+    assert!(outcomes.lost <= 200);
+    drop(pool);
+    assert_eq!(holds(family), before);
+}
+
+/// Death at each step of each operation.
+#[cfg(feature = "crash-points")]
+mod everywhere {
+    use std::time::Instant;
+
+    use super::*;
+    use common::{Holds, Test, die};
+    use sidestep::channel::{EnvelopeBox, Queue, Taken};
+    use sidestep::crash;
+    use sidestep::shm::{Envelope, Family, Kind, Ref};
+    use sidestep::sync::Population;
+
+    pub const TESTS: [Test; 17] = [
+        ("death_anywhere_in_put", put),
+        (
+            "death_anywhere_in_a_put_that_needs_a_segment",
+            put_in_a_new_segment,
+        ),
+        ("death_anywhere_in_put_many", put_many),
+        ("death_anywhere_in_put_of_an_envelope", put_envelope),
+        ("death_anywhere_in_take", take),
+        (
+            "death_anywhere_in_take_across_segments",
+            take_across_segments,
+        ),
+        ("death_anywhere_in_take_of_an_envelope", take_envelope),
+        (
+            "death_anywhere_in_making_and_dropping_a_queue",
+            make_and_drop_a_queue,
+        ),
+        ("death_anywhere_in_creating_memory", create_memory),
+        ("death_anywhere_in_opening_a_handle", open_a_handle),
+        ("death_anywhere_in_giving_memory_back", give_memory_back),
+        ("death_anywhere_in_cleaning_up_after_the_dead", clean_up),
+        ("death_anywhere_in_fork", fork),
+        ("death_anywhere_in_lock_and_release", lock_and_release),
+        ("death_anywhere_in_a_barrier", barrier),
+        ("death_anywhere_in_running_a_task", run_a_task),
+        (
+            "slot_freed_by_a_dying_cleaner_serves_the_next",
+            slot_of_a_dying_cleaner,
+        ),
+    ];
+
+    /// Waits until the dead have left nothing, however many of them nobody can reap.
+    fn assert_back_at(family: &'static Family, before: &Holds, what: &str) {
+        let started = Instant::now();
+        while holds(family) != *before {
+            family.clean_dead();
+            if started.elapsed() > Duration::from_secs(20) {
+                assert_eq!(holds(family), *before, "{what}");
+            }
+            std::thread::yield_now();
+        }
+        family.clean_dead();
+        assert_eq!(family.audit(), Ok(()), "{what}");
+    }
+
+    /// Has a child do `act` and die at its first step, then another at the second, and so on until
+    /// one gets through. After each, `check` must find things in order (it is told whether the
+    /// child died), and nothing may be left over.
+    fn at_each_step<S>(setup: impl Fn() -> S, act: impl Fn(&S), check: impl Fn(&S, bool)) {
+        let family = settled_family();
+        let tell = std::env::var_os("TELL").is_some();
+        for step in 1.. {
+            let before = holds(family);
+            let state = setup();
+            let mut victim = Child::fork(|| {
+                crash::arm(step, tell);
+                act(&state);
+                crash::arm(0, false);
+                0
+            })
+            .unwrap();
+            let died = match victim.wait().unwrap() {
+                Exit::Signal(libc::SIGKILL) => true,
+                Exit::Code(0) => false,
+                exit => panic!("step {step}: {exit:?}"),
+            };
+            check(&state, died);
+            drop(state);
+            assert_back_at(family, &before, &format!("step {step}"));
+            if !died {
+                println!("    {} steps", step - 1);
+                assert!(step > 1, "there was no step");
+                return;
+            }
+        }
+    }
+
+    /// A queue with `count` messages of producer 0.
+    fn queue_with(count: u32) -> Queue {
+        let queue = QueueOptions::new().create().unwrap();
+        (0..count).for_each(|number| queue.put(&message(0, number)).unwrap());
+        queue
+    }
+
+    /// The queue holds the numbers `0..least` of producer 0, perhaps up to `most`, and works.
+    fn assert_holds(queue: &Queue, least: u32, most: u32) {
+        queue.put(&message(1, 0)).unwrap();
+        let len = queue.len();
+        let all = by_producer(&drain(queue));
+        let numbers = all.get(&0).cloned().unwrap_or_default();
+        assert!(
+            numbers.iter().copied().eq(0..numbers.len() as u32),
+            "{numbers:?}"
+        );
+        let range = least as usize..=most as usize;
+        assert!(
+            range.contains(&numbers.len()),
+            "{} of {range:?}",
+            numbers.len()
+        );
+        assert_eq!(len as usize, numbers.len() + 1);
+        assert_eq!(all[&1], [0]);
+        assert!(queue.is_empty());
+    }
+
+    fn put() {
+        at_each_step(
+            || queue_with(3),
+            |queue| queue.put(&message(0, 3)).unwrap(),
+            |queue, died| assert_holds(queue, if died { 3 } else { 4 }, 4),
+        );
+        // The same, but consumers come first: what they find has been put, once and for all.
+        at_each_step(
+            || queue_with(3),
+            |queue| queue.put(&message(0, 3)).unwrap(),
+            |queue, died| {
+                let found = drain(queue).len() as u32;
+                assert!(found == 4 || died && found == 3);
+                (0..found).for_each(|_| assert!(queue.task_done()));
+                assert!(!queue.task_done());
+                assert_holds(queue, 0, 0);
+                assert_eq!(queue.counts(), (found + 1, found + 1));
+            },
+        );
+    }
+
+    fn put_in_a_new_segment() {
+        // The first put of all makes the first segment.
+        at_each_step(
+            || queue_with(0),
+            |queue| queue.put(&message(0, 0)).unwrap(),
+            |queue, died| assert_holds(queue, u32::from(!died), 1),
+        );
+        // The first segment has 2 KiB: this is the message that does not fit any more.
+        let full = || {
+            let queue = queue_with(5);
+            while queue.len() < 8 {
+                queue.put(&message(0, queue.len())).unwrap();
+            }
+            queue
+        };
+        at_each_step(
+            full,
+            |queue| (8..20).for_each(|number| queue.put(&message(0, number)).unwrap()),
+            |queue, died| assert_holds(queue, if died { 8 } else { 20 }, 20),
+        );
+    }
+
+    fn put_many() {
+        at_each_step(
+            || queue_with(1),
+            |queue| {
+                let messages: Vec<_> = (1..30).map(|number| message(0, number)).collect();
+                let put = queue.try_put_many(0, messages.iter().map(Vec::as_slice));
+                assert_eq!(put.unwrap(), 29);
+            },
+            |queue, died| assert_holds(queue, if died { 1 } else { 30 }, 30),
+        );
+    }
+
+    /// An envelope that owns a lock of its own and carries a message.
+    fn envelope(number: u32) -> Envelope {
+        let family = family().unwrap();
+        let lock = SharedLock::new(false).unwrap();
+        let refs = vec![lock.object().try_clone().unwrap()];
+        let message = message(0, number);
+        let envelope = Envelope::new(family, message.len() as u64, refs).unwrap();
+        envelope.write(0, &message);
+        envelope
+    }
+
+    /// Dirty memory for the envelopes and queues to come: what is read before it was written must
+    /// not look like nothing.
+    fn litter() {
+        let family = family().unwrap();
+        let pieces: Vec<Ref> = [40, 100, 160, 200, 300, 400, 500, 600, 900, 1500]
+            .iter()
+            .flat_map(|size| {
+                (0..3).map(|_| {
+                    let piece = family.create(Kind::Memory, *size).unwrap();
+                    for at in (0..*size / 8).map(|i| piece.payload() + 8 * i) {
+                        family
+                            .word(at)
+                            .store(sidestep_offset(), std::sync::atomic::Ordering::Relaxed);
+                    }
+                    piece
+                })
+            })
+            .collect();
+        drop(pieces);
+    }
+
+    /// What looks most like a reference: the offset of the first block.
+    fn sidestep_offset() -> u64 {
+        16 << 20
+    }
+
+    fn put_envelope() {
+        at_each_step(
+            || {
+                litter();
+                queue_with(2)
+            },
+            |queue| {
+                let put = queue.try_put_envelope(0, 0, envelope(2)).unwrap();
+                assert_eq!(put.ok(), Some(2));
+            },
+            |queue, died| assert_holds(queue, if died { 2 } else { 3 }, 3),
+        );
+    }
+
+    /// Numbers of producer 0 that are left in the queue: from `first` or the one after it.
+    fn assert_taken(queue: &Queue, most: u32, died: bool, end: u32) {
+        queue.put(&message(0, end)).unwrap();
+        let len = queue.len();
+        let left = by_producer(&drain(queue)).remove(&0).unwrap();
+        assert_eq!(len as usize, left.len());
+        let first = left[0];
+        assert!(left.iter().copied().eq(first..=end), "{left:?}");
+        assert!(first <= most && (died || first == most), "from {first} on");
+    }
+
+    fn take() {
+        at_each_step(
+            || queue_with(3),
+            |queue| {
+                let message = queue.get(None).unwrap().unwrap();
+                assert_eq!(checked(&message), (0, 0));
+            },
+            |queue, died| assert_taken(queue, 1, died, 3),
+        );
+    }
+
+    fn take_across_segments() {
+        at_each_step(
+            || queue_with(40),
+            |queue| (0..40).for_each(|_| drop(queue.get(None).unwrap())),
+            |queue, died| assert_taken(queue, 40, died, 40),
+        );
+    }
+
+    fn take_envelope() {
+        at_each_step(
+            || {
+                litter();
+                let queue = QueueOptions::new().create().unwrap();
+                for number in 0..2 {
+                    let put = queue.try_put_envelope(0, 0, envelope(number)).unwrap();
+                    assert!(put.is_ok());
+                }
+                queue
+            },
+            |queue| {
+                let Taken::Envelope {
+                    envelope: EnvelopeBox(envelope),
+                    ..
+                } = queue.try_take(&mut Vec::new()).unwrap()
+                else {
+                    panic!("no envelope")
+                };
+                let mut bytes = Vec::new();
+                envelope.read(0, envelope.len(), &mut bytes);
+                assert_eq!(checked(&bytes), (0, 0));
+            },
+            |queue, died| assert_taken(queue, 1, died, 2),
+        );
+    }
+
+    fn make_and_drop_a_queue() {
+        at_each_step(
+            litter,
+            |()| {
+                let queue = queue_with(20);
+                assert!(queue.try_put_envelope(0, 0, envelope(20)).unwrap().is_ok());
+                drop(queue);
+            },
+            |(), _| {
+                let queue = queue_with(20);
+                assert_holds(&queue, 20, 20);
+            },
+        );
+    }
+
+    fn create_memory() {
+        at_each_step(
+            || {
+                litter();
+                // The third of the following does not fit into the table's first chunk.
+                let family = family().unwrap();
+                (0..117)
+                    .map(|_| family.create(Kind::Memory, 8).unwrap())
+                    .collect::<Vec<_>>()
+            },
+            |_| {
+                let family = family().unwrap();
+                for size in [8, 100, 1000] {
+                    std::mem::forget(family.create(Kind::Memory, size).unwrap());
+                }
+            },
+            |_, _| {
+                let family = family().unwrap();
+                for size in [8, 100, 1000] {
+                    let block = family.create(Kind::Memory, size).unwrap();
+                    let word = family.word(block.payload());
+                    assert_eq!(word.load(std::sync::atomic::Ordering::Relaxed), 0);
+                }
+            },
+        );
+    }
+
+    fn open_a_handle() {
+        at_each_step(
+            || SharedLock::new(false).unwrap(),
+            |lock| {
+                let other = SharedLock::from_handle(lock.object().handle()).unwrap();
+                let third = other.object().try_clone().unwrap();
+                drop((other, third));
+            },
+            |lock, _| {
+                let other = SharedLock::from_handle(lock.object().handle()).unwrap();
+                let family = other.family();
+                assert_eq!(other.try_acquire(family, 1), Some(Wait::Ready));
+            },
+        );
+    }
+
+    fn give_memory_back() {
+        at_each_step(
+            || {
+                let family = family().unwrap();
+                let blocks: Vec<_> = (1..4)
+                    .map(|i| family.create(Kind::Memory, i << 20).unwrap())
+                    .collect();
+                for block in &blocks {
+                    let word = family.word(block.payload() + 8192);
+                    word.store(7, std::sync::atomic::Ordering::Relaxed);
+                }
+            },
+            |()| {
+                // More than there is: what is free goes back before that is admitted.
+                let family = family().unwrap();
+                let limit = family.usage().limit;
+                assert!(family.create(Kind::Memory, limit).is_err());
+                assert_eq!(family.usage().warm >> 16, 0);
+            },
+            |(), _| {
+                let family = family().unwrap();
+                for i in 1..4 {
+                    let block = family.create(Kind::Memory, i << 20).unwrap();
+                    let word = family.word(block.payload() + 8192);
+                    assert_eq!(word.load(std::sync::atomic::Ordering::Relaxed), 0);
+                }
+            },
+        );
+    }
+
+    /// A dead process that nobody has cleaned up after; to be reaped by the caller.
+    fn corpse() -> Child {
+        let ready = SharedEvent::new().unwrap();
+        let corpse = child(|| {
+            let queue = queue_with(10);
+            assert!(queue.try_put_envelope(0, 0, envelope(10)).unwrap().is_ok());
+            let lock = SharedLock::new(false).unwrap();
+            assert_eq!(lock.try_acquire(lock.family(), 1), Some(Wait::Ready));
+            ready.set();
+            sleep_for_ever();
+        });
+        assert_eq!(persist(|| ready.wait(forever)), Wait::Ready);
+        corpse.kill().unwrap();
+        let sentinel = corpse.sentinel().unwrap();
+        assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
+        corpse
+    }
+
+    fn clean_up() {
+        at_each_step(
+            corpse,
+            |_| family().unwrap().clean_dead(),
+            |corpse, _| {
+                let pid = corpse.pid();
+                let _ = sidestep::os::process::reap(pid, true);
+            },
+        );
+    }
+
+    fn slot_of_a_dying_cleaner() {
+        // As above, but the next process takes the freed slot before anybody looks at the books.
+        let family = settled_family();
+        for step in 1.. {
+            let before = holds(family);
+            let mut corpse = corpse();
+            let go = SharedEvent::new().unwrap();
+            let lock = SharedLock::new(false).unwrap();
+            let handle = lock.object().handle();
+            // Parent and child both let go of it.
+            let lock = std::cell::Cell::new(Some(lock));
+            let mut cleaner = Child::fork(|| {
+                crash::arm(step, false);
+                family.clean_dead();
+                crash::arm(0, false);
+                0
+            })
+            .unwrap();
+            let sentinel = cleaner.sentinel().unwrap();
+            assert!(sidestep::os::process::poll_readable(sentinel, None).unwrap());
+            let next = child(|| {
+                assert_eq!(persist(|| go.wait(forever)), Wait::Ready);
+                assert!(family.member(family.me()).is_some());
+                // The reference that came with the slot is the last one, and counts.
+                assert!(SharedLock::from_handle(handle).is_ok());
+                drop(lock.take());
+                assert!(SharedLock::from_handle(handle).is_err(), "it was void");
+            });
+            family.clean_dead();
+            drop(lock.take());
+            go.set();
+            join(vec![next]);
+            let died = cleaner.wait().unwrap() != Exit::Code(0);
+            let _ = corpse.wait().unwrap();
+            drop(go);
+            assert_back_at(family, &before, &format!("step {step}"));
+            if !died {
+                return;
+            }
+        }
+    }
+
+    fn fork() {
+        at_each_step(
+            || (queue_with(2), SharedLock::new(false).unwrap()),
+            |(queue, lock)| {
+                let mut grandchild = child(|| {
+                    assert!(SharedLock::from_handle(lock.object().handle()).is_ok());
+                    assert!(!queue.is_empty());
+                });
+                if grandchild.wait().unwrap() != Exit::Code(0) {
+                    die();
+                }
+            },
+            |(queue, _), _| assert_holds(queue, 2, 2),
+        );
+    }
+
+    fn lock_and_release() {
+        for recursive in [false, true] {
+            at_each_step(
+                || SharedLock::new(recursive).unwrap(),
+                |lock| {
+                    let family = lock.family();
+                    assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+                    lock.release(family, 1).unwrap();
+                },
+                |lock, died| {
+                    let family = lock.family();
+                    let wait = persist(|| lock.acquire(family, 1, forever));
+                    if let Wait::Abandoned(_) = wait {
+                        assert!(died && lock.recover());
+                        assert_eq!(persist(|| lock.acquire(family, 1, forever)), Wait::Ready);
+                    } else {
+                        assert_eq!(wait, Wait::Ready);
+                    }
+                    lock.release(family, 1).unwrap();
+                },
+            );
+        }
+    }
+
+    fn barrier() {
+        at_each_step(
+            || {
+                let barrier = SharedBarrier::new(2).unwrap();
+                let waiter = party(&barrier);
+                (barrier, waiter)
+            },
+            |(barrier, _)| {
+                let family = barrier.family();
+                assert!(matches!(barrier.arrive(family), Arrival::Last(1)));
+                barrier.complete(family);
+            },
+            |(barrier, waiter), died| {
+                // The other was let through or told; it does not wait for ever.
+                let told = sidestep::os::process::reap(waiter.pid(), true).unwrap();
+                let passed = told == Some(Exit::Code(1));
+                assert!(passed || died && told == Some(Exit::Code(2)), "{told:?}");
+                let family = barrier.family();
+                family.clean_dead();
+                if barrier.is_broken() {
+                    barrier.reset(family);
+                }
+                let mut other = party(barrier);
+                assert!(matches!(barrier.arrive(family), Arrival::Last(1)));
+                barrier.complete(family);
+                assert_eq!(other.wait().unwrap(), Exit::Code(1));
+            },
+        );
+    }
+
+    fn run_a_task() {
+        // Whether the survivors look at the board before they go on, or after.
+        for board_first in [true, false] {
+            at_each_step(
+                || {
+                    let pool = Pool::new(2).unwrap();
+                    let mut outcomes = Outcomes::default();
+                    (0..2).for_each(|id| outcomes.submit(&pool, id));
+                    (pool, std::cell::RefCell::new(outcomes))
+                },
+                |(pool, _)| {
+                    let mut task = Vec::new();
+                    let Ok(Some(Delivery::Short { number })) = pool.take(0, &mut task) else {
+                        panic!("no task")
+                    };
+                    let result = message(8, checked(&task).1);
+                    pool.finish(0, number, Parcel::Short(&result)).unwrap();
+                },
+                |(pool, outcomes), died| {
+                    let mut outcomes = outcomes.borrow_mut();
+                    let finish_all = || {
+                        pool.close();
+                        work(pool, 1);
+                    };
+                    if board_first {
+                        outcomes.bury(pool, 0);
+                        finish_all();
+                        outcomes.collect(pool);
+                    } else {
+                        outcomes.collect(pool);
+                        let lost_later = {
+                            finish_all();
+                            pool.lost(0)
+                        };
+                        outcomes.collect(pool);
+                        if let Some(number) = lost_later {
+                            outcomes.lost += usize::from(outcomes.open.remove(&number).is_some());
+                        }
+                    }
+                    assert!(outcomes.open.is_empty(), "{:?}", outcomes.open);
+                    assert!(outcomes.lost <= usize::from(died));
+                },
+            );
+        }
+        // A note that was left is of a task that was taken, by nobody else.
+        at_each_step(
+            || {
+                let pool = Pool::new(2).unwrap();
+                let number = pool.submit(Parcel::Short(&message(7, 0))).unwrap();
+                (pool, number)
+            },
+            |(pool, _)| {
+                let taken = pool.take(0, &mut Vec::new()).unwrap();
+                assert!(taken.is_some());
+            },
+            |(pool, number), _| {
+                let other = pool.take(1, &mut Vec::new()).unwrap().is_some();
+                let lost = pool.lost(0);
+                assert_eq!(lost, (!other).then_some(*number));
+            },
+        );
+    }
+}

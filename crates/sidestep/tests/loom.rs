@@ -1,0 +1,637 @@
+//! Models of the engine's words, run through every order of events that the memory model allows:
+//! `RUSTFLAGS="--cfg loom" cargo test -p sidestep --release --test loom --target-dir target/loom`.
+//!
+//! A sleep in a model has no time limit, so each test also says that no wake-up is lost: if one
+//! were, loom would find threads that wait for ever. Processes are threads with stamps.
+#![cfg(loom)]
+#![allow(unsafe_code)]
+
+use std::time::Duration;
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use loom::thread;
+use sidestep::cursor;
+use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
+use sidestep::sync::{
+    Acquired, Answer, Event, Gate, Lock, Mutex, Population, SLICE, Semaphore, Stamp, Wait, Waiters,
+};
+
+/// Runs a model; the number of times that a thread is interrupted where it need not be is bounded
+/// if `preemptions` says so; two or three find nearly all that there is to find.
+fn model(preemptions: Option<usize>, test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.check(test);
+}
+
+/// A process as the others see it.
+struct Process<'a> {
+    number: u32,
+    world: &'a World,
+}
+
+/// Who is dead, and what is to be done about it.
+struct World {
+    dead: AtomicU32,
+    lock: Lock,
+    mutex: Mutex,
+    cell: UnsafeCell<u32>,
+}
+
+// SAFETY: the cell is only touched by who holds the mutex or lock; that is what is tested, and
+// loom notices if not.
+unsafe impl Sync for World {}
+// SAFETY: as above.
+unsafe impl Send for World {}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            dead: AtomicU32::new(0),
+            lock: Lock::new(false),
+            mutex: Mutex::new(),
+            cell: UnsafeCell::new(0),
+        })
+    }
+
+    fn process(&self, number: u32) -> Process<'_> {
+        Process {
+            number,
+            world: self,
+        }
+    }
+
+    /// Adds one as only somebody who is alone can.
+    fn count(&self) -> u32 {
+        // SAFETY: the caller holds what guards the cell.
+        self.cell.with_mut(|cell| unsafe {
+            *cell += 1;
+            *cell
+        })
+    }
+
+    /// The process ends here, with all that it holds.
+    fn die(&self, number: u32) {
+        self.dead.store(number, Ordering::SeqCst);
+        lose_patience_with(Stamp::new(number, 1).word());
+    }
+}
+
+impl Population for Process<'_> {
+    fn me(&self) -> Stamp {
+        Stamp::new(self.number, 1)
+    }
+
+    fn is_dead(&self, stamp: Stamp) -> bool {
+        self.world.dead.load(Ordering::SeqCst) == stamp.slot()
+    }
+
+    fn bury(&self) {
+        let dead = self.world.dead.load(Ordering::SeqCst);
+        if dead != 0 {
+            self.world.lock.bereave(Stamp::new(dead, 1), false);
+        }
+    }
+}
+
+fn forever() -> Option<Duration> {
+    Some(SLICE)
+}
+
+#[test]
+fn loom_mutex_lets_one_in() {
+    model(Some(3), || {
+        let world = World::new();
+        let others: Vec<_> = (2..4)
+            .map(|number| {
+                let world = world.clone();
+                thread::spawn(move || {
+                    let _ = world.mutex.lock(&world.process(number));
+                    world.count();
+                    world.mutex.unlock();
+                })
+            })
+            .collect();
+        let _ = world.mutex.lock(&world.process(1));
+        world.count();
+        world.mutex.unlock();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(world.count(), 4);
+    });
+}
+
+#[test]
+fn loom_mutex_of_a_dead_owner_goes_to_one_survivor() {
+    model(Some(3), || {
+        let world = World::new();
+        let told = Arc::new(AtomicU32::new(0));
+        let _ = world.mutex.lock(&world.process(1));
+        world.count();
+        let survivor = |number| {
+            let (world, told) = (world.clone(), told.clone());
+            thread::spawn(move || {
+                if world.mutex.lock(&world.process(number)) == Acquired::OwnerDied {
+                    told.fetch_add(1, Ordering::SeqCst);
+                }
+                world.count();
+                world.mutex.unlock();
+            })
+        };
+        let survivors = [survivor(2), survivor(3)];
+        world.die(1);
+        for survivor in survivors {
+            survivor.join().unwrap();
+        }
+        assert_eq!(world.count(), 4);
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn loom_mutex_of_a_dead_successor_is_reported_again() {
+    model(Some(3), || {
+        let world = World::new();
+        let heir = {
+            let world = world.clone();
+            // Dies before it has repaired anything, whether it was told or not.
+            thread::spawn(move || {
+                let _ = world.mutex.lock(&world.process(2));
+                world.count();
+                world.die(2);
+            })
+        };
+        let acquired = world.mutex.lock(&world.process(1));
+        world.count();
+        world.mutex.unlock();
+        heir.join().unwrap();
+        // If we came first, the heir died after us and holds it now.
+        let again = match acquired {
+            Acquired::OwnerDied => Acquired::Clean,
+            Acquired::Clean => Acquired::OwnerDied,
+        };
+        assert_eq!(world.mutex.lock(&world.process(3)), again);
+        assert_eq!(world.count(), 3);
+    });
+}
+
+/// A counter with a gate: what a queue looks like to its sleepers.
+struct Shelf {
+    items: AtomicU32,
+    gate: Gate,
+}
+
+impl Shelf {
+    fn put(&self) {
+        // The read-modify-write is the one that a queue does when it unlocks.
+        self.items.fetch_add(1, Ordering::SeqCst);
+        store_load_barrier_after_rmw();
+        self.gate.wake_one();
+    }
+
+    fn take(&self) {
+        loop {
+            let items = self.items.load(Ordering::Acquire);
+            if items > 0 {
+                let swap = self.items.compare_exchange(
+                    items,
+                    items - 1,
+                    Ordering::SeqCst,
+                    Ordering::Relaxed,
+                );
+                if swap.is_ok() {
+                    return;
+                }
+                continue;
+            }
+            let armed = self.gate.arm();
+            if self.items.load(Ordering::Acquire) > 0 {
+                continue;
+            }
+            let _ = self.gate.sleep(armed, SLICE);
+            if self.items.load(Ordering::Acquire) > 0 {
+                self.gate.rearm();
+                // As a queue does: one wake may have been for two items.
+                self.gate.wake_one();
+            }
+        }
+    }
+}
+
+#[test]
+fn loom_gate_wakes_the_sleeper() {
+    model(None, || {
+        let shelf = Arc::new(Shelf {
+            items: AtomicU32::new(0),
+            gate: Gate::new(),
+        });
+        let consumer = {
+            let shelf = shelf.clone();
+            thread::spawn(move || shelf.take())
+        };
+        shelf.put();
+        consumer.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_gate_wakes_two_for_two_items() {
+    model(Some(2), || {
+        let shelf = Arc::new(Shelf {
+            items: AtomicU32::new(0),
+            gate: Gate::new(),
+        });
+        let consumers: Vec<_> = (0..2)
+            .map(|_| {
+                let shelf = shelf.clone();
+                thread::spawn(move || shelf.take())
+            })
+            .collect();
+        shelf.put();
+        shelf.put();
+        for consumer in consumers {
+            consumer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn loom_lock_lets_one_in_and_wakes_the_next() {
+    model(Some(3), || {
+        let world = World::new();
+        let visit = |world: &World, number| {
+            let process = world.process(number);
+            assert_eq!(world.lock.acquire(&process, 1, forever), Wait::Ready);
+            world.count();
+            world.lock.release(&process, 1).unwrap();
+        };
+        let others: Vec<_> = (2..4)
+            .map(|number| {
+                let world = world.clone();
+                thread::spawn(move || visit(&world, number))
+            })
+            .collect();
+        visit(&world, 1);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(world.count(), 4);
+    });
+}
+
+#[test]
+fn loom_lock_waiter_that_gives_up_keeps_no_wake() {
+    model(Some(2), || {
+        let world = World::new();
+        let impatient = {
+            let world = world.clone();
+            thread::spawn(move || {
+                let process = world.process(2);
+                let mut slices = 1;
+                let wait = world.lock.acquire(&process, 1, || {
+                    slices -= 1;
+                    (slices >= 0).then_some(SLICE)
+                });
+                if wait == Wait::Ready {
+                    world.lock.release(&process, 1).unwrap();
+                }
+            })
+        };
+        let patient = {
+            let world = world.clone();
+            thread::spawn(move || {
+                let process = world.process(3);
+                assert_eq!(world.lock.acquire(&process, 1, forever), Wait::Ready);
+                world.lock.release(&process, 1).unwrap();
+            })
+        };
+        let process = world.process(1);
+        for _ in 0..2 {
+            if world.lock.try_acquire(&process, 1) == Some(Wait::Ready) {
+                world.lock.release(&process, 1).unwrap();
+            }
+        }
+        impatient.join().unwrap();
+        patient.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_lock_of_a_killed_owner_is_reported_to_all() {
+    model(Some(3), || {
+        let world = World::new();
+        assert_eq!(
+            world.lock.try_acquire(&world.process(1), 1),
+            Some(Wait::Ready)
+        );
+        let waiters: Vec<_> = (2..4)
+            .map(|number| {
+                let world = world.clone();
+                thread::spawn(move || {
+                    let wait = world.lock.acquire(&world.process(number), 1, forever);
+                    assert_eq!(wait, Wait::Abandoned(Stamp::new(1, 1)));
+                })
+            })
+            .collect();
+        world.die(1);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert!(world.lock.recover());
+        assert_eq!(
+            world.lock.try_acquire(&world.process(2), 1),
+            Some(Wait::Ready)
+        );
+    });
+}
+
+#[test]
+fn loom_semaphore_hands_each_permit_to_one() {
+    model(Some(3), || {
+        let semaphore = Arc::new(Semaphore::new(0, 10));
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let semaphore = semaphore.clone();
+                thread::spawn(move || assert_eq!(semaphore.acquire(forever), Wait::Ready))
+            })
+            .collect();
+        semaphore.release(1).unwrap();
+        semaphore.release(1).unwrap();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_eq!(semaphore.value(), 0);
+    });
+}
+
+#[test]
+fn loom_semaphore_waiter_that_gives_up_keeps_no_wake() {
+    model(Some(2), || {
+        let semaphore = Arc::new(Semaphore::new(0, 10));
+        let impatient = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || {
+                let mut slices = 1;
+                let wait = semaphore.acquire(|| {
+                    slices -= 1;
+                    (slices >= 0).then_some(SLICE)
+                });
+                if wait == Wait::Ready {
+                    semaphore.release(1).unwrap();
+                }
+            })
+        };
+        let patient = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || {
+                assert_eq!(semaphore.acquire(forever), Wait::Ready);
+                semaphore.release(1).unwrap();
+            })
+        };
+        semaphore.release(1).unwrap();
+        if semaphore.try_acquire() {
+            semaphore.release(1).unwrap();
+        }
+        patient.join().unwrap();
+        impatient.join().unwrap();
+        assert_eq!(semaphore.value(), 1);
+    });
+}
+
+#[test]
+fn loom_event_set_reaches_all_waiters() {
+    model(Some(3), || {
+        let event = Arc::new(Event::new());
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let event = event.clone();
+                thread::spawn(move || assert_eq!(event.wait(forever), Wait::Ready))
+            })
+            .collect();
+        event.set();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert!(event.is_set());
+    });
+}
+
+#[test]
+fn loom_event_cleared_at_once_still_reaches_who_waited() {
+    model(None, || {
+        let event = Arc::new(Event::new());
+        let waits = Arc::new(AtomicU32::new(0));
+        let waiter = {
+            let (event, waits) = (event.clone(), waits.clone());
+            thread::spawn(move || {
+                let wait = event.wait(|| {
+                    waits.store(1, Ordering::SeqCst);
+                    forever()
+                });
+                assert_eq!(wait, Wait::Ready);
+            })
+        };
+        let waited = waits.load(Ordering::SeqCst) == 1;
+        event.set();
+        event.clear();
+        if !waited {
+            // It may have come too late for the first one.
+            event.set();
+        }
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_notify_reaches_exactly_one() {
+    model(Some(2), || {
+        let world = World::new();
+        let waiters = Arc::new(Waiters::default());
+        let places = [2, 3].map(|number| waiters.enter(&world.process(number)).unwrap());
+        let told = Arc::new(AtomicU32::new(0));
+        let threads = places.map(|place| {
+            let (waiters, told) = (waiters.clone(), told.clone());
+            thread::spawn(move || {
+                while waiters.sleep(place, SLICE) == Ok(Answer::None) {}
+                if waiters.leave(place) == Answer::Passed {
+                    told.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        });
+        assert_eq!(waiters.pass(&world.process(1), 1), 1);
+        assert!(told.load(Ordering::SeqCst) <= 1);
+        // The rest is told that nothing will come.
+        waiters.break_all();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+        assert_eq!(waiters.count(), (0, 0));
+    });
+}
+
+/// A chain of one segment for three messages of eight bytes: mutexes, cursors and gate as in the
+/// real one, and the very functions that it calls.
+struct Segment {
+    put_lock: Mutex,
+    get_lock: Mutex,
+    tail: AtomicU64,
+    head: AtomicU64,
+    items: Gate,
+    words: [AtomicU64; 4],
+    bodies: [UnsafeCell<u64>; 3],
+}
+
+// SAFETY: a body is written before its message is published and read after: that is what is tested.
+unsafe impl Sync for Segment {}
+// SAFETY: as above.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            put_lock: Mutex::new(),
+            get_lock: Mutex::new(),
+            tail: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            items: Gate::new(),
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
+            bodies: core::array::from_fn(|_| UnsafeCell::new(0)),
+        })
+    }
+
+    fn index(at: u64) -> usize {
+        (cursor::position(at) / cursor::footprint(8)) as usize
+    }
+
+    fn lock_producers(&self, process: &Process<'_>) {
+        if self.put_lock.lock(process) == Acquired::OwnerDied {
+            let word = &self.words[Self::index(self.tail.load(Ordering::Relaxed))];
+            cursor::cover(word, &self.tail);
+        }
+    }
+
+    /// Puts a message; `dies` says whether the producer is killed when it has published it, and
+    /// before it moves the tail.
+    fn put(&self, process: &Process<'_>, body: u64, dies: bool) {
+        self.lock_producers(process);
+        let tail = self.tail.load(Ordering::Relaxed);
+        let index = Self::index(tail);
+        // SAFETY: not published, and we hold the producers' mutex.
+        self.bodies[index].with_mut(|cell| unsafe { *cell = body });
+        self.words[index + 1].store(0, Ordering::Relaxed);
+        let header = cursor::header(cursor::INLINE, 8, 0);
+        let next = cursor::behind(tail, header);
+        if dies {
+            let lost = AtomicU64::new(0);
+            cursor::publish(&self.words[index], header, &lost, next);
+            return process.world.die(process.number);
+        }
+        cursor::publish(&self.words[index], header, &self.tail, next);
+        self.put_lock.unlock();
+        store_load_barrier_after_rmw();
+        self.items.wake_one();
+    }
+
+    fn may_have_items(&self) -> bool {
+        let head = self.head.load(Ordering::Acquire);
+        cursor::look(&self.words[Self::index(head)]) != 0
+            || self.head.load(Ordering::Acquire) != head
+    }
+
+    fn try_take(&self, process: &Process<'_>) -> Option<u64> {
+        if !self.may_have_items() {
+            return None;
+        }
+        let _ = self.get_lock.lock(process);
+        let head = self.head.load(Ordering::Relaxed);
+        let index = Self::index(head);
+        let header = cursor::look(&self.words[index]);
+        let body = (header != 0).then(|| {
+            // SAFETY: published, and we hold the consumers' mutex.
+            let body = self.bodies[index].with(|cell| unsafe { *cell });
+            cursor::take(&self.head, cursor::behind(head, header));
+            body
+        });
+        self.get_lock.unlock();
+        body
+    }
+
+    fn take(&self, process: &Process<'_>) -> u64 {
+        loop {
+            if let Some(body) = self.try_take(process) {
+                return body;
+            }
+            let armed = self.items.arm();
+            if !self.may_have_items() {
+                let _ = self.items.sleep(armed, SLICE);
+                self.items.rearm();
+            }
+        }
+    }
+}
+
+#[test]
+fn loom_chain_hands_over_whole_messages_in_order() {
+    model(Some(3), || {
+        let (world, chain) = (World::new(), Segment::new());
+        let producer = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || {
+                chain.put(&world.process(2), 10, false);
+                chain.put(&world.process(2), 11, false);
+            })
+        };
+        assert_eq!(chain.take(&world.process(1)), 10);
+        assert_eq!(chain.take(&world.process(1)), 11);
+        producer.join().unwrap();
+        assert_eq!(chain.try_take(&world.process(1)), None);
+    });
+}
+
+#[test]
+fn loom_chain_gives_a_message_to_one_consumer() {
+    model(Some(2), || {
+        let (world, chain) = (World::new(), Segment::new());
+        chain.put(&world.process(1), 10, false);
+        let other = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || chain.try_take(&world.process(2)))
+        };
+        let ours = chain.try_take(&world.process(1));
+        let theirs = other.join().unwrap();
+        assert!(ours.is_some() != theirs.is_some());
+    });
+}
+
+#[test]
+fn loom_chain_keeps_what_a_killed_producer_published() {
+    model(Some(2), || {
+        let (world, chain) = (World::new(), Segment::new());
+        let victim = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || chain.put(&world.process(2), 10, true))
+        };
+        let survivor = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || chain.put(&world.process(3), 11, false))
+        };
+        // The consumer may come before the tail has been moved over the dead one's message.
+        let mut got = vec![chain.take(&world.process(1))];
+        victim.join().unwrap();
+        survivor.join().unwrap();
+        got.extend(chain.try_take(&world.process(1)));
+        got.sort_unstable();
+        assert_eq!(got, [10, 11]);
+        chain.lock_producers(&world.process(1));
+        let (tail, head) = (
+            chain.tail.load(Ordering::Relaxed),
+            chain.head.load(Ordering::Relaxed),
+        );
+        assert_eq!(tail, head);
+        assert_eq!(cursor::count(tail), 2);
+    });
+}
