@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import queue
+import reprlib
 import threading
 import time
 import traceback
@@ -33,6 +34,9 @@ TimeoutError = context.TimeoutError
 
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
+
+#: How often all workers of a pool may end before they can take a task, until it gives up.
+_STILLBORN = 3
 
 
 # --- errors that cross the border -------------------------------------------------------------
@@ -80,9 +84,24 @@ class WorkerLostError(context.ProcessError):
         return self.message
 
 
+class _Brief(reprlib.Repr):
+    """Tells what a value is like, however large it is: the value may be what did not fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 100
+        self.maxdeque = self.maxarray = 100
+        self.maxstring = self.maxother = self.maxlong = 2000
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value if len(value) <= 500 else value[:500]) + "..." * (len(value) > 500)
+
+    repr_bytearray = repr_bytes
+
+
 def _safe_repr(value: object) -> str:
     try:
-        return repr(value)
+        return _Brief().repr(value)
     except Exception:
         return f"<{type(value).__name__} object whose repr() failed>"
 
@@ -125,7 +144,9 @@ def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str)
 class _Core(Protocol):
     """The shared parts of a pool: the engine's, or those of a pool of threads."""
 
-    def submit(self, task: Any) -> int: ...
+    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
+    def begin(self, worker: int) -> None: ...
+    def begun(self, worker: int) -> int: ...
     def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
     def finish(self, worker: int, number: int, result: Any) -> None: ...
     def collect(self, timeout: float | None) -> Sequence[tuple[int | None, bool, Any]]: ...
@@ -158,6 +179,7 @@ def worker(
     """Run tasks until the pool is closed, or `maxtasks` of them."""
     if initializer is not None:
         initializer(*initargs)
+    core.begin(line)
     for _ in itertools.count() if maxtasks is None else range(maxtasks):
         taken = core.take(line)
         if taken is None:
@@ -308,6 +330,7 @@ class IMapIterator:
         self._early: dict[int, tuple[bool, Any]] = {}
         self._next_index = 0
         self._length: int | None = None
+        self._ended = False
         pool._crew.jobs.add(self)
 
     def __iter__(self) -> Self:
@@ -339,6 +362,8 @@ class IMapIterator:
 
     def _set(self, index: int, success: bool, value: Any) -> None:
         with self._changed:
+            if self._ended:
+                return
             self._early[index] = (success, value)
             while self._next_index in self._early:
                 self._items.append(self._early.pop(self._next_index))
@@ -347,6 +372,8 @@ class IMapIterator:
 
     def _set_length(self, length: int) -> None:
         with self._changed:
+            if self._ended:
+                return
             self._length = length
             self._settle()
 
@@ -359,6 +386,7 @@ class IMapIterator:
     def _finish(self, success: bool, value: Any) -> None:
         """End early, with an error."""
         with self._changed:
+            self._ended = True
             self._early.clear()
             self._items.append((success, value))
             self._length = self._next_index = max(self._next_index, self._length or 0)
@@ -370,6 +398,8 @@ class IMapUnorderedIterator(IMapIterator):
 
     def _set(self, index: int, success: bool, value: Any) -> None:
         with self._changed:
+            if self._ended:
+                return
             self._items.append((success, value))
             self._next_index += 1
             self._settle()
@@ -391,23 +421,24 @@ class _Crew:
         self.jobs: set[Any] = set()
         #: The task behind each number that was submitted and not yet reported.
         self.open: dict[int, tuple[Any, int]] = {}
-        self.next_number = 0
-        self.submitting = threading.Lock()
+        self.pid = os.getpid()
+        #: How many workers of each line had come to take tasks when its present one was started.
+        self.begun: dict[int, int] = {}
+        #: Workers in a row that ended before they came to that, while no other had.
+        self.stillborn = 0
+        self.broken: WorkerLostError | None = None
         self.repairing = threading.RLock()
         self.feeding = 0
         self.retiring: set[int] = set()
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
-        with self.submitting:
-            number = self.next_number
-            self.open[number] = (job, index)
-            try:
-                self.core.submit(task)
-            except BaseException:
-                del self.open[number]
-                raise
-            self.next_number = (number + 1) & 0xFFFF_FFFF
+        self.core.submit(task, self.open, (job, index))
+        # Who ended all jobs did so before or after; in neither case may this one be left over.
+        if self.state == TERMINATE:
+            self.fail(_terminated())
+        elif self.broken is not None:
+            self.fail(self.broken)
 
     def deliver(self, number: int | None, rebuilt: bool, result: Any) -> None:
         """Hand a result to its job. Callbacks run here."""
@@ -425,12 +456,18 @@ class _Crew:
             success, value = False, MaybeEncodingError(result, "the result of a task")
         try:
             job._set(index, success, value)
-        except Exception:
+        except BaseException:
+            # Even SystemExit: without the handler all other jobs would wait for ever.
             traceback.print_exc()
 
     def deliver_all(self, timeout: float) -> bool:
         """Hand out the results that are there, waiting for one; tell whether there were any."""
-        results = self.core.collect(timeout)
+        try:
+            results = self.core.collect(timeout)
+        except MemoryError:
+            # The result stays where it is until there is memory to take it.
+            time.sleep(_LOOK_EVERY)
+            return False
         for result in results:
             self.deliver(*result)
         return bool(results)
@@ -439,7 +476,8 @@ class _Crew:
         """Start workers until there are as many as there should be."""
         with self.repairing:
             for line in range(self.size):
-                if line not in self.lines:
+                if self.state != TERMINATE and line not in self.lines:
+                    self.begun[line] = self.core.begun(line)
                     fresh = self.start(line)
                     self.lines[line] = fresh
                     self.workers.append(fresh)
@@ -460,7 +498,14 @@ class _Crew:
                 gone.join()
                 if lost is not None:
                     self.deliver(lost, True, (False, _lost(gone)))
+                self.stillborn += 1
+                if self.has_begun(line) or any(map(self.has_begun, self.lines)):
+                    self.stillborn = 0
             return True
+
+    def has_begun(self, line: int) -> bool:
+        """Tell whether the worker last started for this line has come to take tasks."""
+        return self.core.begun(line) != self.begun[line]
 
     def handle(self) -> None:
         """The handler's life: results, callbacks, workers."""
@@ -490,6 +535,14 @@ class _Crew:
             return
         if self.state == CLOSE and not self.open and not self.feeding:
             return
+        if self.stillborn >= _STILLBORN * self.size:
+            self.broken = WorkerLostError(
+                f"the pool's workers cannot start: {self.stillborn} in a row ended before they "
+                "could take a task; their errors are on stderr (is it the initializer?)"
+            )
+        if self.broken is not None:
+            self.fail(self.broken)
+            return
         try:
             self.fill()
         except Exception as error:
@@ -517,7 +570,11 @@ class _Crew:
                     gone.terminate()
             for gone in self.workers:
                 gone.join()
-        self.fail(context.ProcessError("the pool was terminated before the task was done"))
+        self.fail(_terminated())
+
+
+def _terminated() -> context.ProcessError:
+    return context.ProcessError("the pool was terminated before the task was done")
 
 
 def _lost(gone: Any) -> WorkerLostError:
@@ -632,6 +689,11 @@ class Pool:
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
+        if self._crew.pid != os.getpid():
+            raise ValueError(
+                f"Pool not running here: it belongs to process {self._crew.pid}, of which this "
+                "one is a fork"
+            )
 
     def apply(
         self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] = {}
@@ -845,7 +907,7 @@ class _Feed:
         count = 0
         try:
             for count, task in enumerate(self._make_tasks(), 1):
-                if self.crew.state == TERMINATE:
+                if self.crew.state == TERMINATE or self.crew.broken is not None:
                     return
                 try:
                     self.crew.submit(self.results, count - 1, task)
@@ -894,12 +956,19 @@ class _LocalCore:
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[int | None, bool, Any] | None] = queue.SimpleQueue()
-        self._count = 0
+        self._numbers = itertools.count()
+        self._begun: collections.Counter[int] = collections.Counter()
 
-    def submit(self, task: Any) -> int:
-        number, self._count = self._count, (self._count + 1) & 0xFFFF_FFFF
+    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None:
+        number = next(self._numbers)
+        open[number] = entry
         self._tasks.put((number, task))
-        return number
+
+    def begin(self, worker: int) -> None:
+        self._begun[worker] += 1
+
+    def begun(self, worker: int) -> int:
+        return self._begun[worker]
 
     def take(self, worker: int) -> tuple[int, bool, Any] | None:
         taken = self._tasks.get()
@@ -916,8 +985,10 @@ class _LocalCore:
         found: list[tuple[int | None, bool, Any]] = []
         with contextlib.suppress(queue.Empty):
             result = self._results.get(timeout != 0, timeout)
-            while result is not None and len(found) < 256:
+            while result is not None:
                 found.append(result)
+                if len(found) == 256:
+                    break
                 result = self._results.get_nowait()
         return found
 
@@ -951,7 +1022,7 @@ class _ThreadCrew(_Crew):
         assert isinstance(self.core, _LocalCore)
         self.core.discard()
         self.core.close()
-        self.fail(context.ProcessError("the pool was terminated before the task was done"))
+        self.fail(_terminated())
 
 
 class ThreadPool(Pool):

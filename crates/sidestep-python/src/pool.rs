@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyList};
+use pyo3::types::{PyDict, PyInt, PyList};
 use sidestep::os::clock::Deadline;
 use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle};
 use sidestep::sync::Wait;
@@ -111,10 +111,17 @@ impl PoolCore {
         Ok((attach, (Self::_export(slf)?,)))
     }
 
-    /// Submits a task: its number.
-    fn submit(&self, task: &Bound<'_, PyAny>) -> PyResult<u32> {
+    /// Submits a task, and notes `entry` under its number in `open`: no result can be collected in
+    /// between, and no signal handler can part the two.
+    fn submit(
+        &self,
+        task: &Bound<'_, PyAny>,
+        open: &Bound<'_, PyDict>,
+        entry: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let pool = self.pool()?;
-        send(task, |parcel| pool.submit(parcel))
+        let number = send(task, |parcel| pool.submit(parcel))?;
+        open.set_item(number, entry)
     }
 
     /// Takes a task for `worker`, waiting for one: its number, whether it could be rebuilt, and
@@ -152,8 +159,12 @@ impl PoolCore {
         loop {
             while list.len() < 256 {
                 buffer.clear();
-                let Some(delivery) = pool.collect(&mut buffer).map_err(to_py)? else {
-                    break;
+                let delivery = match pool.collect(&mut buffer) {
+                    Ok(Some(delivery)) => delivery,
+                    Ok(None) => break,
+                    // What was taken before comes first; it is gone from the queue.
+                    Err(_) if !list.is_empty() => break,
+                    Err(error) => return Err(to_py(error)),
                 };
                 match open(py, &buffer, delivery) {
                     Some(result) => list.append(result)?,
@@ -182,6 +193,17 @@ impl PoolCore {
     /// `worker` is dead and all results were collected: the number of the task it ran, or None.
     fn lost(&self, worker: u32) -> PyResult<Option<u32>> {
         Ok(self.pool()?.lost(worker))
+    }
+
+    /// Says that `worker` is ready to take tasks.
+    fn begin(&self, worker: u32) -> PyResult<()> {
+        self.pool()?.begin(worker);
+        Ok(())
+    }
+
+    /// How many workers of this line ever came to take tasks.
+    fn begun(&self, worker: u32) -> PyResult<u64> {
+        Ok(self.pool()?.begun(worker))
     }
 
     /// How many tasks the workers of this line have done.

@@ -1,11 +1,12 @@
 //! `Queue`: objects through the engine's queue.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pyo3::PyTypeInfo;
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use pyo3::{intern, types::PyString};
@@ -30,6 +31,11 @@ pub struct Queue {
     inner: OnceLock<Shared>,
     closed: AtomicBool,
     used: AtomicBool,
+    /// Whether there is something in `failed`.
+    has_failed: AtomicBool,
+    /// Why items could not be rebuilt that `get_many` took together with others: it returns the
+    /// others, and the calls that follow raise these.
+    failed: Mutex<VecDeque<PyErr>>,
 }
 
 enum Item<'py> {
@@ -86,6 +92,48 @@ impl Queue {
         }
     }
 
+    /// Sends what is packed, in order, until the time is up; `done` counts what was sent.
+    fn send_all(
+        py: Python<'_>,
+        queue: &Shared,
+        packed: Vec<Outgoing>,
+        block: bool,
+        deadline: Deadline,
+        done: &mut usize,
+    ) -> PyResult<()> {
+        let mut rest = packed.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut run = Vec::new();
+            while let Some(Outgoing::Short(message)) =
+                rest.next_if(|item| run.len() < 1024 && matches!(item, Outgoing::Short(_)))
+            {
+                run.push(message);
+            }
+            let mut sent = 0;
+            while sent < run.len() {
+                let heads = run[sent..].iter().map(|message| &*message.head);
+                let now = queue.try_put_many(0, heads).map_err(to_py)?;
+                sent += now;
+                *done += now;
+                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
+                if sent < run.len()
+                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
+                {
+                    return Ok(());
+                }
+            }
+            if run.is_empty()
+                && let Some(item) = rest.next()
+            {
+                if !Self::send(py, queue, item, block, deadline)? {
+                    return Ok(());
+                }
+                *done += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes one item without waiting.
     #[inline]
     fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
@@ -107,12 +155,47 @@ impl Queue {
         item
     }
 
+    #[cold]
+    fn next_failure(&self) -> Option<PyErr> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = failed.pop_front();
+        self.has_failed.store(!failed.is_empty(), Ordering::Relaxed);
+        error
+    }
+
+    /// Adds an item to the list, or keeps for later why it could not be rebuilt.
+    ///
+    /// # Errors
+    /// What is no `Exception`: someone wants the whole call to end.
+    fn gather<'py>(
+        &self,
+        list: &Bound<'py, PyList>,
+        item: PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        match item {
+            Ok(object) => list.append(object),
+            Err(error) if error.is_instance_of::<PyException>(list.py()) => {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.push_back(error);
+                self.has_failed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn receive_in_time<'py>(
+        &self,
         py: Python<'py>,
         queue: &Shared,
         block: bool,
         deadline: impl FnOnce() -> PyResult<Deadline>,
     ) -> PyResult<Item<'py>> {
+        if self.has_failed.load(Ordering::Relaxed)
+            && let Some(error) = self.next_failure()
+        {
+            return Err(error);
+        }
         if let Item::Object(object) = Self::receive(py, queue)? {
             return Ok(Item::Object(object));
         }
@@ -150,6 +233,8 @@ impl Queue {
             inner: OnceLock::new(),
             closed: AtomicBool::new(false),
             used: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            failed: Mutex::default(),
         }
     }
 
@@ -230,7 +315,10 @@ impl Queue {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let queue = Self::open(slf)?;
-        match Self::receive_in_time(py, queue, block, || deadline(timeout))? {
+        match slf
+            .get()
+            .receive_in_time(py, queue, block, || deadline(timeout))?
+        {
             Item::Object(object) => Ok(object),
             Item::Nothing => Err(EMPTY.raise(py, ())),
         }
@@ -252,39 +340,21 @@ impl Queue {
             packed.push(pack(&item?, Shared::INLINE_MAX)?);
         }
         slf.get().used.store(true, Ordering::Relaxed);
-        let mut done = 0;
-        let mut rest = packed.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut run = Vec::new();
-            while let Some(Outgoing::Short(message)) =
-                rest.next_if(|item| run.len() < 1024 && matches!(item, Outgoing::Short(_)))
-            {
-                run.push(message);
-            }
-            let mut sent = 0;
-            while sent < run.len() {
-                let heads = run[sent..].iter().map(|message| &*message.head);
-                sent += queue.try_put_many(0, heads).map_err(to_py)?;
-                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
-                if sent < run.len()
-                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
-                {
-                    return Ok(done + sent);
-                }
-            }
-            done += sent;
-            if run.is_empty()
-                && let Some(item) = rest.next()
-            {
-                if !Self::send(py, queue, item, block, deadline)? {
-                    return Ok(done);
-                }
-                done += 1;
-            }
+        let (count, mut done) = (packed.len(), 0);
+        let sent = Self::send_all(py, queue, packed, block, deadline, &mut done);
+        if let Err(error) = sent {
+            // The arena is full, or a signal handler raised: the caller must know where it stands.
+            let note = format!("{done} of {count} items were put before");
+            error
+                .value(py)
+                .call_method1(intern!(py, "add_note"), (note,))?;
+            return Err(error);
         }
         Ok(done)
     }
 
+    /// Takes at most `limit` items: waits for the first only. An item that cannot be rebuilt costs
+    /// none of the others: the next call raises why.
     #[pyo3(signature = (limit, block=true, timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
@@ -298,7 +368,10 @@ impl Queue {
         if limit == 0 {
             return Ok(list);
         }
-        match Self::receive_in_time(py, queue, block, || deadline(timeout))? {
+        match slf
+            .get()
+            .receive_in_time(py, queue, block, || deadline(timeout))?
+        {
             Item::Object(object) => list.append(object)?,
             Item::Nothing => return Err(EMPTY.raise(py, ())),
         }
@@ -309,13 +382,18 @@ impl Queue {
             queue.try_take_many((limit - list.len()).min(1024), &mut buffer, &mut ends);
             let mut start = 0;
             for end in &ends {
-                list.append(codec::loads(py, &buffer[start..*end], Vec::new())?)?;
+                let item = codec::loads(py, &buffer[start..*end], Vec::new());
+                slf.get().gather(&list, item)?;
                 start = *end;
             }
             if ends.is_empty() {
-                match Self::receive(py, queue)? {
-                    Item::Object(object) => list.append(object)?,
-                    Item::Nothing => break,
+                match Self::receive(py, queue) {
+                    Ok(Item::Object(object)) => list.append(object)?,
+                    Ok(Item::Nothing) => break,
+                    Err(error) => {
+                        slf.get().gather(&list, Err(error))?;
+                        break;
+                    }
                 }
             }
         }

@@ -32,8 +32,10 @@ const NOTED: u64 = crate::channel::NOTED;
 /// |-------:|--------|-----------------------------|------------------------------------------------|
 /// |      0 | `NOTE` | the worker; who replaces it | `NOTED` and the number of the task it runs; 0  |
 /// |      8 | `DONE` | the worker                  | tasks done by all workers of this line         |
+/// |     16 | `BEGUN`| the worker, once            | workers of this line that came to take tasks   |
 const LINE: u64 = 64;
 const DONE: u64 = 8;
+const BEGUN: u64 = 16;
 
 /// The names of a pool's parts, for its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +276,19 @@ impl Pool {
     pub fn done(&self, worker: u32) -> u64 {
         self.family()
             .word(self.line(worker) + DONE)
+            .load(Ordering::Relaxed)
+    }
+
+    /// Says that the worker with this line is ready to take tasks.
+    pub fn begin(&self, worker: u32) {
+        let begun = self.family().word(self.line(worker) + BEGUN);
+        begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many workers of this line ever came to take tasks.
+    pub fn begun(&self, worker: u32) -> u64 {
+        self.family()
+            .word(self.line(worker) + BEGUN)
             .load(Ordering::Relaxed)
     }
 
