@@ -87,8 +87,8 @@ def usage() -> dict[str, int] | None:
     """Return what the arena holds, or None if this process has none.
 
     Returns:
-        `used`, `warm` (used or kept for reuse) and `limit` in bytes, and the number of `blocks`
-        and of `processes`.
+        `used` bytes, of which `warm` are free and kept for reuse, and their `limit`; the number of
+        `blocks` that exist and of `processes` that share them.
     """
 
 # --- handles in flight ----------------------------------------------------------------------
