@@ -37,7 +37,7 @@ def test_join_before_start(ctx: context.BaseContext) -> None:
 def test_start_twice(ctx: context.BaseContext) -> None:
     child = ctx.Process(target=tasks.square, args=(2,))
     child.start()
-    with pytest.raises(AssertionError, match=r"start.*(twice|once|already)|(twice|once|already).*start"):
+    with pytest.raises(AssertionError, match="twice|once|already"):
         child.start()
     child.join()
     with pytest.raises(AssertionError, match=r"start"):
@@ -101,7 +101,7 @@ def test_a_timeout_that_is_not_a_number(call: Callable[[Any], Any]) -> None:
 def test_a_timeout_of_a_connection_that_is_not_a_number() -> None:
     one, other = sidestep.Pipe()
     with one, other, pytest.raises(TypeError, match="real number|float"):
-        one.poll("1")
+        one.poll("1")  # type: ignore[arg-type]
 
 
 def test_an_unpicklable_object_in_a_queue_or_pipe() -> None:

@@ -40,9 +40,7 @@ def fork() -> context.BaseContext:
 @pytest.fixture(params=("processes", "threads"))
 def either(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A pool of processes, and one of threads: two workers each."""
-    made = (
-        sidestep.get_context("fork").Pool(2) if request.param == "processes" else ThreadPool(2)
-    )
+    made = sidestep.get_context("fork").Pool(2) if request.param == "processes" else ThreadPool(2)
     with made:
         yield made
     end(made)
@@ -89,9 +87,7 @@ def test_the_calls_with_every_start_method(ctx: context.BaseContext) -> None:
         assert workers.map(tasks.square, range(20)) == [n * n for n in range(20)]
         assert workers.starmap(tasks.add, [(1, 2), (3, 4)]) == [3, 7]
         assert list(workers.imap(tasks.square, range(20))) == [n * n for n in range(20)]
-        assert sorted(workers.imap_unordered(tasks.square, range(20))) == [
-            n * n for n in range(20)
-        ]
+        assert sorted(workers.imap_unordered(tasks.square, range(20))) == [n * n for n in range(20)]
         assert workers.apply_async(tasks.add, (5, 6)).get() == 11
         assert workers.map_async(tasks.square, [7, 8]).get() == [49, 64]
         assert workers.starmap_async(tasks.add, [(9, 1)]).get() == [10]
@@ -280,6 +276,7 @@ def test_close_lets_all_tasks_end(either: Any) -> None:
 
 def test_a_closed_pool_takes_nothing(either: Any) -> None:
     either.close()
+    call: Callable[[], Any]
     for call in (
         lambda: either.apply(tasks.square, (1,)),
         lambda: either.map(tasks.square, [1]),
@@ -404,6 +401,7 @@ def test_unpicklable_arguments_raise_in_the_caller(two: Any) -> None:
 
 
 def test_unpicklable_arguments_of_asynchronous_calls_come_with_the_result(two: Any) -> None:
+    submit: Callable[[Any], Any]
     for submit in (
         lambda told: two.apply_async(tasks.square, (threading.Lock(),), error_callback=told),
         lambda told: two.map_async(tasks.square, [threading.Lock()], error_callback=told),
@@ -553,6 +551,7 @@ def test_an_initializer_that_always_fails_ends_the_jobs(
             workers.map_async(tasks.square, range(10), 1),
         ]
         lazy = workers.imap(tasks.square, endless)
+        get: Callable[[], Any]
         for get in (results[0].get, results[1].get, lambda: next(lazy)):
             with pytest.raises(WorkerLostError, match="cannot start.*initializer"):
                 get()
