@@ -40,9 +40,7 @@ def fork() -> context.BaseContext:
 @pytest.fixture(params=("processes", "threads"))
 def either(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A pool of processes, and one of threads: two workers each."""
-    made = (
-        sidestep.get_context("fork").Pool(2) if request.param == "processes" else ThreadPool(2)
-    )
+    made = sidestep.get_context("fork").Pool(2) if request.param == "processes" else ThreadPool(2)
     with made:
         yield made
     end(made)
@@ -89,9 +87,7 @@ def test_the_calls_with_every_start_method(ctx: context.BaseContext) -> None:
         assert workers.map(tasks.square, range(20)) == [n * n for n in range(20)]
         assert workers.starmap(tasks.add, [(1, 2), (3, 4)]) == [3, 7]
         assert list(workers.imap(tasks.square, range(20))) == [n * n for n in range(20)]
-        assert sorted(workers.imap_unordered(tasks.square, range(20))) == [
-            n * n for n in range(20)
-        ]
+        assert sorted(workers.imap_unordered(tasks.square, range(20))) == [n * n for n in range(20)]
         assert workers.apply_async(tasks.add, (5, 6)).get() == 11
         assert workers.map_async(tasks.square, [7, 8]).get() == [49, 64]
         assert workers.starmap_async(tasks.add, [(9, 1)]).get() == [10]

@@ -102,9 +102,7 @@ def test_a_lock_excludes_other_processes(ctx: context.BaseContext) -> None:
     assert value.value == 6000
 
 
-def test_any_process_or_thread_may_release_a_lock(
-    ctx: context.BaseContext, engage: Engage
-) -> None:
+def test_any_process_or_thread_may_release_a_lock(ctx: context.BaseContext, engage: Engage) -> None:
     lock, other = ctx.Lock(), engage(ctx)
     lock.acquire()
     assert other.do("acquire", lock, timeout=0.01) is False
@@ -392,9 +390,7 @@ def test_an_event_wakes_all_who_wait(ctx: context.BaseContext, engage: Engage) -
 # --- Barrier --------------------------------------------------------------------------------
 
 
-def test_a_barrier_lets_all_go_when_all_have_come(
-    ctx: context.BaseContext, engage: Engage
-) -> None:
+def test_a_barrier_lets_all_go_when_all_have_come(ctx: context.BaseContext, engage: Engage) -> None:
     barrier = ctx.Barrier(3)
     others = [engage(ctx), engage(ctx)]
     for _ in range(3):
