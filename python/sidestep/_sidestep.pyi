@@ -33,6 +33,13 @@ _Opened: TypeAlias = tuple[int, bool, Any]
 
 # --- family -------------------------------------------------------------------------------
 
+def found() -> None:
+    """Make the family's arena if there is none: before a fork, so that both share it.
+
+    Raises:
+        OSError: The kernel refuses anonymous files, or there is no address space for the arena.
+    """
+
 def arena_fd() -> int:
     """Return the descriptor of the family's arena, for a child that is about to be exec'd.
 

@@ -93,7 +93,7 @@ class Popen:
         # Names the child to the engine, which gives back what the child held once it has ended.
         self._token = 0
         # Parent and child share one arena only if it exists before they part.
-        self._arena_fd = _sidestep.arena_fd()
+        _sidestep.found()
         self._launch(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:

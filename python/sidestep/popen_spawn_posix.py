@@ -110,13 +110,14 @@ class Popen(popen_fork.Popen):
             lines = popen_fork.LifeLines()
             try:
                 tracker_fd = _tracker_fd()
+                arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(
                     pipe_handle=data_fd,
                     parent_fd=lines.parent_fd,
-                    arena_fd=self._arena_fd,
+                    arena_fd=arena_fd,
                     tracker_fd=tracker_fd,
                 )
-                passed = {data_fd, self._arena_fd, *lines.child_fds, *self._fds}
+                passed = {data_fd, arena_fd, *lines.child_fds, *self._fds}
                 if tracker_fd is not None:
                     passed.add(tracker_fd)
                 self.pid = util.spawnv_passfds(command[0], command, sorted(passed))

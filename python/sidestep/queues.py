@@ -25,7 +25,11 @@ class _End:
 
     def __init__(self, queue: _sidestep.Queue[Any]) -> None:
         self._queue = queue
-        self.closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether this process has closed the queue."""
+        return self._queue._closed
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Tell whether an item is there, waiting for at most `timeout` seconds."""
@@ -40,8 +44,7 @@ class _End:
         self._queue.put(obj)
 
     def close(self) -> None:
-        """Mark this end as closed."""
-        self.closed = True
+        """Do nothing: a queue has no descriptor, and is closed as a whole."""
 
 
 class _Queue(_sidestep.Queue[_T]):
@@ -51,28 +54,29 @@ class _Queue(_sidestep.Queue[_T]):
         return _rebuild, (type(self), self._export(), self.__getstate__())
 
     def __getstate__(self) -> Any:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_reader", "_writer")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_ends",)}
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
-        self._open_ends()
 
-    def _open_ends(self) -> None:
-        self._reader: Any = _End(self)
-        self._writer: Any = _End(self)
+    def _end(self, name: str) -> Any:
+        # Made when asked for: kept here it would be a cycle, and the queue's memory would wait
+        # for the garbage collector. Only what somebody else has put in its place is kept.
+        return self.__dict__.get("_ends", {}).get(name) or _End(self)
+
+    def _set_end(self, name: str, end: Any) -> None:
+        self.__dict__.setdefault("_ends", {})[name] = end
+
+    _reader = property(
+        lambda self: self._end("_reader"), lambda self, end: self._set_end("_reader", end)
+    )
+    _writer = property(
+        lambda self: self._end("_writer"), lambda self, end: self._set_end("_writer", end)
+    )
 
     def _put_failed(self, error: BaseException, obj: Any) -> None:
         """Called by `put`, holding nothing, when `obj` could not be serialised."""
         raise error
-
-    def close(self) -> None:
-        """Stop using the queue in this process; others are not concerned.
-
-        What was put is in the queue already, and stays there.
-        """
-        super().close()
-        self._reader.close()
-        self._writer.close()
 
 
 class Queue(_Queue[_T]):
@@ -86,7 +90,6 @@ class Queue(_Queue[_T]):
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         self._init(maxsize)
         self._maxsize = maxsize if maxsize > 0 else 2**31 - 1
-        self._open_ends()
 
     def put_nowait(self, obj: _T) -> None:
         """Put an item if there is room, or raise `queue.Full`."""
@@ -140,4 +143,3 @@ class SimpleQueue(_Queue[_T]):
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._init()
-        self._open_ends()

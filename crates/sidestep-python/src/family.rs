@@ -156,6 +156,12 @@ impl Collector {
     }
 }
 
+/// Makes the family's arena if there is none: before a fork, so that parent and child share it.
+#[pyfunction]
+fn found() -> PyResult<()> {
+    shm::family().map(|_| ()).map_err(to_py)
+}
+
 /// The descriptor of the family's arena, which is made if there is none.
 #[pyfunction]
 fn arena_fd() -> PyResult<i32> {
@@ -226,6 +232,7 @@ fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     shm::prepare_for_forks().map_err(to_py)?;
     m.add_class::<Collector>()?;
+    m.add_function(wrap_pyfunction!(found, m)?)?;
     m.add_function(wrap_pyfunction!(arena_fd, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;

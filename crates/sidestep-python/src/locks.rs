@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use sidestep::sync::{
     Answer, Arrival, Holder, ReleaseError, SLICE, SharedBarrier, SharedCondition, SharedEvent,
-    SharedLock, SharedSemaphore, Stamp, Wait,
+    SharedLock, SharedSemaphore, Wait,
 };
 
 use crate::error::{ABANDONED_LOCK, BROKEN_BARRIER, to_py};
@@ -33,10 +33,11 @@ fn fill<T>(slot: &OnceLock<T>, made: sidestep::Result<T>) -> PyResult<()> {
     Ok(())
 }
 
-fn abandoned(py: Python<'_>, family: &sidestep::shm::Family, owner: Stamp, what: &str) -> PyErr {
-    let who = family
-        .pid_of(owner)
-        .map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+fn abandoned(py: Python<'_>, lock: &SharedLock, what: &str) -> PyErr {
+    let who = match lock.abandoned_by() {
+        0 => "a process".to_owned(),
+        pid => format!("process {pid}"),
+    };
     let text = format!(
         "{who} ended while it held this {what}; what it guards may be half changed: check that, \
          then call the lock's recover() to make it usable again"
@@ -108,7 +109,7 @@ impl Lock {
         };
         match done {
             Wait::Ready => Ok(true),
-            Wait::Abandoned(owner) => Err(abandoned(py, family, owner, "lock")),
+            Wait::Abandoned(_) => Err(abandoned(py, lock, "lock")),
             _ => Ok(false),
         }
     }
@@ -449,7 +450,7 @@ impl Condition {
             return Err(error);
         }
         match again? {
-            Wait::Abandoned(owner) => Err(abandoned(py, family, owner, "condition's lock")),
+            Wait::Abandoned(_) => Err(abandoned(py, guard, "condition's lock")),
             _ => {
                 guard.restore_depth(depth);
                 Ok(answer == Answer::Passed)

@@ -91,7 +91,7 @@ impl Population for Process<'_> {
     fn bury(&self) {
         let dead = self.world.dead.load(Ordering::SeqCst);
         if dead != 0 {
-            self.world.lock.bereave(Stamp::new(dead, 1), false);
+            self.world.lock.bereave(Stamp::new(dead, 1), None, false);
         }
     }
 }

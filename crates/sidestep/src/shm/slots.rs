@@ -2,7 +2,7 @@
 //!
 //! | state     | meaning                                  | written by          | next                     |
 //! |-----------|------------------------------------------|---------------------|--------------------------|
-//! | `FREE`    | nobody; the pid is the last one's        | a cleaner           | `LIVE`, `FORKING`        |
+//! | `FREE`    | nobody                                   | a cleaner           | `LIVE`, `FORKING`        |
 //! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by parent or cleaner |
 //! | `LIVE`    | a member                                 | itself              | `DEAD` by its finder     |
 //! | `DEAD`    | ended; its references wait to be dropped | whoever noticed     | `FREE` by a cleaner      |
@@ -260,21 +260,6 @@ impl Family {
             self.mark_dead(at, word);
             self.clean(stamp.slot());
         }
-    }
-
-    /// The process id behind a stamp, of a dead process too as long as its slot is not in use
-    /// again.
-    pub fn pid_of(&self, stamp: Stamp) -> Option<u32> {
-        if stamp == Stamp::NOBODY || stamp.slot() > SLOTS {
-            return None;
-        }
-        let word = self
-            .word(slot_at(stamp.slot()) + slot::STATE)
-            .load(Ordering::Acquire);
-        let known = state_of(word) != FORKING
-            && generation_of(word) & 0x3fff == stamp.generation()
-            && who_of(word) != 0;
-        known.then(|| who_of(word))
     }
 
     /// What is known of the process in a slot.

@@ -27,6 +27,8 @@ const ABANDONED: u32 = 1 << 30;
 /// so a stale value never looks like the owner's. Acquire and release of the word pair up
 /// [lock-word]. Killed waiters leave `SLEEPERS` behind: one wake for nobody.
 ///
+/// `last_words` is the process id of a dead owner, written before `ABANDONED` is.
+///
 /// After `ABANDONED` every attempt to acquire says so, until someone releases or recovers the
 /// lock: what it guards may be half changed, and only the user can know.
 #[repr(C)]
@@ -36,6 +38,7 @@ pub struct Lock {
     thread: AtomicU32,
     depth: AtomicU32,
     recursive: AtomicU32,
+    last_words: AtomicU32,
 }
 
 /// Who holds a lock, as one process sees it.
@@ -59,6 +62,7 @@ impl Lock {
             thread: AtomicU32::new(0),
             depth: AtomicU32::new(0),
             recursive: AtomicU32::new(u32::from(recursive)),
+            last_words: AtomicU32::new(0),
         }
     }
 
@@ -216,6 +220,12 @@ impl Lock {
         self.word.load(Relaxed) & ABANDONED != 0
     }
 
+    /// The process id of the owner that abandoned the lock, in its own pid namespace; 0 where it
+    /// is not known.
+    pub fn abandoned_by(&self) -> u32 {
+        self.last_words.load(Relaxed)
+    }
+
     /// For a wait on a condition: lets go of all levels; how many there were.
     ///
     /// # Errors
@@ -256,12 +266,14 @@ impl Lock {
 
     /// The process `dead` has ended: if it held the lock and was killed (or the lock is
     /// recursive, so that nobody else could release it), all waiters are told. May be repeated.
-    pub fn bereave(&self, dead: Stamp, orderly: bool) {
+    pub fn bereave(&self, dead: Stamp, pid: Option<u32>, orderly: bool) {
         if orderly && !self.is_recursive() {
             return;
         }
         let mut word = self.word.load(Relaxed);
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
+            // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
+            self.last_words.store(pid.unwrap_or(0), Relaxed);
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)

@@ -178,7 +178,11 @@ impl SharedBarrier {
 /// The dead process held a reference to the lock.
 pub(crate) fn bereave_lock(txn: &Txn<'_>, payload: u64, dead: Stamp, orderly: bool) {
     if let Some(lock) = txn.family.at::<Lock>(payload) {
-        lock.bereave(dead, orderly);
+        lock.bereave(
+            dead,
+            txn.family.member(dead).map(|member| member.pid),
+            orderly,
+        );
     }
 }
 
