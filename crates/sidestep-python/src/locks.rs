@@ -168,11 +168,13 @@ impl Lock {
         fill(&self.inner, SharedLock::from_handle(handle(name)))
     }
 
+    /// Take it, waiting if `block`, for at most `timeout` seconds. Returns whether it was taken.
     #[pyo3(signature = (block=true, timeout=None))]
     fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         self.take(py, block, timeout)
     }
 
+    /// Let go of it.
     fn release(&self) -> PyResult<()> {
         self.give()
     }
@@ -201,6 +203,7 @@ impl Lock {
         Ok(self.lock()?.recover())
     }
 
+    /// Whether it cannot be taken at this moment.
     fn locked(&self) -> PyResult<bool> {
         let lock = self.lock()?;
         Ok(lock.holder(lock.family(), thread()) != Holder::Nobody)
@@ -321,11 +324,13 @@ impl Semaphore {
         fill(&self.inner, SharedSemaphore::from_handle(handle(name)))
     }
 
+    /// Take it, waiting if `block`, for at most `timeout` seconds. Returns whether it was taken.
     #[pyo3(signature = (block=true, timeout=None))]
     fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         self.take(py, block, timeout)
     }
 
+    /// Let go of it.
     #[pyo3(signature = (n=1))]
     fn release(&self, n: i64) -> PyResult<()> {
         let count = u32::try_from(n)
@@ -353,10 +358,12 @@ impl Semaphore {
         self.release(1)
     }
 
+    /// The value at this moment.
     fn get_value(&self) -> PyResult<u32> {
         Ok(self.semaphore()?.value())
     }
 
+    /// Whether it cannot be taken at this moment.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.semaphore()?.value() == 0)
     }
@@ -510,20 +517,24 @@ impl Event {
         fill(&self.inner, SharedEvent::from_handle(handle(name)))
     }
 
+    /// Whether the flag is set.
     fn is_set(&self) -> PyResult<bool> {
         Ok(self.event()?.is_set())
     }
 
+    /// Set the flag and wake all who wait; never waits for them.
     fn set(&self) -> PyResult<()> {
         self.event()?.set();
         Ok(())
     }
 
+    /// Clear the flag.
     fn clear(&self) -> PyResult<()> {
         self.event()?.clear();
         Ok(())
     }
 
+    /// Wait until the flag is set, for at most `timeout` seconds. Returns whether it was.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let event = self.event()?;
@@ -627,28 +638,33 @@ impl Barrier {
         Ok(())
     }
 
+    /// Make the barrier usable again; those who wait are told that it broke.
     fn reset(&self) -> PyResult<()> {
         let barrier = self.barrier()?;
         barrier.reset(barrier.family());
         Ok(())
     }
 
+    /// Break the barrier: all who wait, and all who come, are told, until it is reset.
     fn abort(&self) -> PyResult<()> {
         let barrier = self.barrier()?;
         barrier.abort(barrier.family());
         Ok(())
     }
 
+    /// How many it takes.
     #[getter]
     fn parties(&self) -> PyResult<u32> {
         Ok(self.barrier()?.parties())
     }
 
+    /// How many wait.
     #[getter]
     fn n_waiting(&self) -> PyResult<u32> {
         Ok(self.barrier()?.waiting())
     }
 
+    /// Whether the barrier is broken.
     #[getter]
     fn broken(&self) -> PyResult<bool> {
         Ok(self.barrier()?.is_broken())

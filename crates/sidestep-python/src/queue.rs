@@ -270,6 +270,7 @@ impl Queue {
         Ok(())
     }
 
+    /// Put an item. Waits for room if `block`, at most `timeout` seconds, else raises queue.Full.
     #[pyo3(signature = (obj, block=true, timeout=None))]
     fn put(
         slf: &Bound<'_, Self>,
@@ -307,6 +308,8 @@ impl Queue {
         }
     }
 
+    /// Remove and return the oldest item. Waits for one if `block`, at most `timeout` seconds, else
+    /// raises queue.Empty.
     #[pyo3(signature = (block=true, timeout=None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
@@ -324,6 +327,7 @@ impl Queue {
         }
     }
 
+    /// Put several items, with fewer locks than one by one; return how many were put in time.
     #[pyo3(signature = (items, block=true, timeout=None))]
     fn put_many(
         slf: &Bound<'_, Self>,
@@ -420,10 +424,12 @@ impl Queue {
         }
     }
 
+    /// Number of items in the queue: put and not yet taken.
     fn qsize(&self) -> PyResult<u32> {
         Ok(self.queue()?.len())
     }
 
+    /// Whether the queue is empty at this moment.
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let this = slf.get();
         if this.closed.load(Ordering::Relaxed) && this.used.load(Ordering::Relaxed) {
@@ -432,10 +438,12 @@ impl Queue {
         Ok(this.queue()?.is_empty())
     }
 
+    /// Whether the queue holds as many items as it may.
     fn full(&self) -> PyResult<bool> {
         Ok(self.queue()?.is_full())
     }
 
+    /// Stop using the queue in this process; what was put stays in it for others.
     fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
