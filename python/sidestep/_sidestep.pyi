@@ -87,8 +87,8 @@ def usage() -> dict[str, int] | None:
     """Return what the arena holds, or None if this process has none.
 
     Returns:
-        `used`, `warm` (used or kept for reuse) and `limit` in bytes, and the number of `blocks`
-        and of `processes`.
+        `used` bytes, of which `warm` are free and kept for reuse, and their `limit`; the number of
+        `blocks` that exist and of `processes` that share them.
     """
 
 # --- handles in flight ----------------------------------------------------------------------
@@ -469,7 +469,9 @@ class Queue(Generic[_T]):
             timeout: Longest wait in seconds, for all together; None waits for ever.
 
         Returns:
-            How many were put; fewer than all only if there was no room in time.
+            How many were put; fewer than all only if there was no room in time. An error on the
+            way (MemoryError at the arena's limit, or what a signal handler raised) has a note that
+            says how many were put before.
         """
     def get_many(self, limit: int, block: bool = True, timeout: float | None = None) -> list[_T]:
         """Remove and return what is there: at least one item, at most `limit`, oldest first.
@@ -520,12 +522,18 @@ class PoolCore:
     @staticmethod
     def _attach(names: _PoolNames) -> PoolCore:
         """Return the core that `_export` named; RuntimeError if it is gone."""
-    def submit(self, task: Any) -> int:
-        """Serialise a task and put it in line; returns its number.
+    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None:
+        """Serialise a task, put it in line, and note `entry` under its number in `open`.
+
+        No result can be collected in between, and no signal handler can part the two.
 
         Raises:
             Exception: What serialising raised; nothing was submitted.
         """
+    def begin(self, worker: int) -> None:
+        """Say that a worker is ready to take tasks."""
+    def begun(self, worker: int) -> int:
+        """Return how many workers of this line ever came to take tasks."""
     def take(self, worker: int) -> _Opened | None:
         """Take a task, waiting for one.
 

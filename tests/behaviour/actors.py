@@ -78,6 +78,8 @@ def stage() -> Iterator[Callable[..., Actor]]:
 
 def play(told: connection.Connection, keep: bool) -> None:
     kept = []
+    result: Any = None
+    answer: Any = None
     while (message := told.recv()) is not None:
         what, args, kwargs = message
         if keep:

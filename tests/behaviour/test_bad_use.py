@@ -40,7 +40,7 @@ def test_start_twice(ctx: context.BaseContext) -> None:
     child = ctx.Process(target=tasks.square, args=(2,))
     child.start()
     for _ in ("running", "ended"):
-        with pytest.raises(AssertionError, match="twice|started"):
+        with pytest.raises(AssertionError, match="cannot start a process twice"):
             child.start()
         child.join()
 
@@ -102,7 +102,7 @@ def test_a_timeout_that_is_not_a_number(call: Callable[[Any], Any]) -> None:
 def test_a_timeout_of_a_connection_that_is_not_a_number() -> None:
     one, other = sidestep.Pipe()
     with one, other, pytest.raises(TypeError, match="real number|float"):
-        one.poll("1")
+        one.poll("1")  # type: ignore[arg-type]
 
 
 def test_an_unpicklable_object_in_a_queue_or_pipe() -> None:

@@ -276,6 +276,7 @@ def test_close_lets_all_tasks_end(either: Any) -> None:
 
 def test_a_closed_pool_takes_nothing(either: Any) -> None:
     either.close()
+    call: Callable[[], Any]
     for call in (
         lambda: either.apply(tasks.square, (1,)),
         lambda: either.map(tasks.square, [1]),
@@ -400,6 +401,7 @@ def test_unpicklable_arguments_raise_in_the_caller(two: Any) -> None:
 
 
 def test_unpicklable_arguments_of_asynchronous_calls_come_with_the_result(two: Any) -> None:
+    submit: Callable[[Any], Any]
     for submit in (
         lambda told: two.apply_async(tasks.square, (threading.Lock(),), error_callback=told),
         lambda told: two.map_async(tasks.square, [threading.Lock()], error_callback=told),
@@ -549,6 +551,7 @@ def test_an_initializer_that_always_fails_ends_the_jobs(
             workers.map_async(tasks.square, range(10), 1),
         ]
         lazy = workers.imap(tasks.square, endless)
+        get: Callable[[], Any]
         for get in (results[0].get, results[1].get, lambda: next(lazy)):
             with pytest.raises(WorkerLostError, match="cannot start.*initializer"):
                 get()

@@ -480,7 +480,12 @@ def test_join_waits_while_a_task_is_under_way() -> None:
     queue.put("task")
     queue.get()
     joined = threading.Event()
-    thread = threading.Thread(target=lambda: (queue.join(), joined.set()))
+
+    def join() -> None:
+        queue.join()
+        joined.set()
+
+    thread = threading.Thread(target=join)
     thread.start()
     assert not joined.wait(0.02)
     queue.task_done()
@@ -569,7 +574,7 @@ def test_an_unpicklable_object_takes_no_place() -> None:
     assert queue.full()
 
 
-class Quiet(queues.Queue):
+class Quiet(queues.Queue[Any]):
     """Takes care of objects that cannot be serialised."""
 
     def __init__(self, told: list[Any]) -> None:
@@ -648,7 +653,7 @@ def test_a_handler_that_returns_does_not_interrupt() -> None:
 
 
 def test_an_uninitialised_subclass_says_so() -> None:
-    class Forgetful(queues.Queue):
+    class Forgetful(queues.Queue[int]):
         def __init__(self) -> None:
             pass
 

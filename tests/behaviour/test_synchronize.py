@@ -76,7 +76,7 @@ def test_a_lock_is_taken_once() -> None:
     assert lock.acquire(block=False) is False
     assert lock.acquire(True, 0.01) is False
     assert lock.acquire(timeout=0) is False
-    assert lock.release() is None
+    lock.release()
     assert lock.acquire(False) is True
     lock.release()
 
@@ -690,7 +690,12 @@ def describe(*shared: Any) -> list[Any]:
 
 def test_subclasses_have_their_own_signature_and_travel(engage: Engage, fork: Any) -> None:
     lock = NamedLock("a", "b", "c", colour="blue")
-    others = [NamedCondition("x"), NamedBarrier("y"), NamedEvent("z"), NamedSemaphore("s")]
+    others: list[Any] = [
+        NamedCondition("x"),
+        NamedBarrier("y"),
+        NamedEvent("z"),
+        NamedSemaphore("s"),
+    ]
     actor = engage(fork)
     assert actor.do(describe, lock, *others) == [
         ("NamedLock", "a"),

@@ -187,6 +187,15 @@ def test_what_is_more_is_known(module: str) -> None:
     assert sorted(more - set(MORE)) == []
 
 
+def test_the_document_names_tests_that_exist() -> None:
+    text = COMPATIBILITY.read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)::(test_\w+)`", text)
+    assert named
+    for file, function in named:
+        (path,) = HERE.parent.glob(f"*/test_{file}.py")
+        assert f"\ndef {function}(" in path.read_text(encoding="utf-8"), (file, function)
+
+
 def test_the_document_has_each_missing_name() -> None:
     text = COMPATIBILITY.read_text(encoding="utf-8")
     documented = set(re.findall(r"`([\w.]+?)(?:\(\))?`", text))

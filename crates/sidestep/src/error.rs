@@ -35,6 +35,9 @@ pub enum Error {
     /// Too many processes at once.
     #[error("the family has {0} processes, and no place for one more")]
     TooManyProcesses(u32),
+    /// The queue takes nothing more.
+    #[error("the queue was closed, and is full")]
+    Closed,
     /// The kernel refused.
     #[error("{what}: {source}")]
     Os {

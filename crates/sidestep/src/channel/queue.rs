@@ -265,10 +265,11 @@ impl Queue {
     /// Puts a message of any length, waiting for room where there is a limit.
     ///
     /// # Errors
-    /// The arena is at its ceiling: nothing was put.
+    /// The arena is at its ceiling, or the queue is full and closed: nothing was put.
     pub fn put(&self, message: &[u8]) -> Result<()> {
         if message.len() <= INLINE_MAX {
             while self.try_put(0, &[message])? == Put::Full {
+                self.check_open()?;
                 let _ = self.wait_space(message.len() as u64, Deadline::NEVER);
             }
             return Ok(());
@@ -277,9 +278,19 @@ impl Queue {
         envelope.write(0, message);
         while let Err(back) = self.try_put_envelope(0, 0, envelope)? {
             envelope = back;
+            self.check_open()?;
             let _ = self.wait_space(message.len() as u64, Deadline::NEVER);
         }
         Ok(())
+    }
+
+    /// Nobody makes room in a closed queue for the sake of those who wait for it.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed() {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes the oldest message, waiting for it for at most `limit`; `None` when the time is up

@@ -331,6 +331,7 @@ fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
                 Err(envelope) => Parcel::Long(envelope),
             },
         };
+        queue.check_open()?;
         let _ = queue.wait_space(len, Deadline::NEVER);
     }
 }
