@@ -131,7 +131,9 @@ def is_arena(target: str) -> bool:
 
 def shared_names() -> frozenset[str]:
     try:
-        return frozenset(os.listdir("/dev/shm"))
+        # The package makes no semaphores with names: those are other programs', come and go.
+        names = (name for name in os.listdir("/dev/shm") if not name.startswith("sem."))
+        return frozenset(names)
     except FileNotFoundError:
         return frozenset()
 

@@ -216,9 +216,15 @@ class _ResourceSharer:
             if stopping.is_set():
                 conn.close()
                 return
-            threading.Thread(
+            handover = threading.Thread(
                 target=self._redeem, args=(conn,), name="sidestep-resource-handover", daemon=True
-            ).start()
+            )
+            try:
+                handover.start()
+            except RuntimeError:
+                # From 3.12 on an interpreter at its end starts no thread. A caller that says
+                # nothing then keeps the others waiting, but no longer than the exit waits.
+                self._redeem(conn)
 
     def _redeem(self, conn: Connection) -> None:
         from .connection import answer_challenge, deliver_challenge
