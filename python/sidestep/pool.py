@@ -377,6 +377,11 @@ class IMapIterator:
             self._length = length
             self._settle()
 
+    def _set_last(self, index: int, error: BaseException) -> None:
+        """There are `index` results, and after them this error."""
+        self._set(index, False, error)
+        self._set_length(index + 1)
+
     def _settle(self) -> None:
         if self._next_index == self._length and self._pool is not None:
             self._pool._crew.jobs.discard(self)
@@ -396,6 +401,8 @@ class IMapIterator:
 class IMapUnorderedIterator(IMapIterator):
     """The results of a lazy map as they come, in any order."""
 
+    _last_error: BaseException | None = None
+
     def _set(self, index: int, success: bool, value: Any) -> None:
         with self._changed:
             if self._ended:
@@ -403,6 +410,19 @@ class IMapUnorderedIterator(IMapIterator):
             self._items.append((success, value))
             self._next_index += 1
             self._settle()
+
+    def _set_last(self, index: int, error: BaseException) -> None:
+        with self._changed:
+            self._last_error = error
+        self._set_length(index)
+
+    def _settle(self) -> None:
+        if self._last_error is not None and self._next_index == self._length:
+            # All that came before is there.
+            self._items.append((False, self._last_error))
+            self._last_error = None
+            self._next_index = self._length = self._next_index + 1
+        super()._settle()
 
 
 # --- the workers and who looks after them -----------------------------------------------------
@@ -915,10 +935,10 @@ class _Feed:
                     self.results._set(count - 1, False, error)
         except BaseException as error:
             # The iterable failed: what came before is delivered, then this.
-            self.results._set(count, False, error)
-            count += 1
-        finally:
+            self.results._set_last(count, error)
+        else:
             self.results._set_length(count)
+        finally:
             self.crew.feeding -= 1
 
     def _make_tasks(self) -> Iterator[tuple[Any, ...]]:

@@ -247,6 +247,21 @@ def test_a_queue_of_small_items_at_the_ceiling() -> None:
     )
 
 
+def test_memory_that_was_given_back_serves_other_sizes() -> None:
+    at_the_ceiling(
+        """
+        queue = sidestep.Queue()
+        for size in (20_000, 100_000, 9_000, 1_000_000, 30_000, 300_000, 20_000):
+            put = 0
+            while not refused(lambda: queue.put(bytes(size))):
+                put += 1
+            assert put * size > 25_000_000, (size, put)
+            for _ in range(put):
+                assert len(queue.get()) == size
+        """
+    )
+
+
 def test_put_many_at_the_ceiling_says_how_many_were_put() -> None:
     at_the_ceiling(
         """

@@ -5,7 +5,9 @@ import itertools
 import os
 import pickle
 import re
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -695,3 +697,47 @@ def test_a_thread_pool_keeps_exceptions_as_they_are() -> None:
 def test_the_module_knows_its_names() -> None:
     assert set(pool.__all__) == {"Pool", "ThreadPool"}
     assert time.monotonic() and pool.RUN == "RUN"
+
+
+def fifty_and_an_error() -> Iterator[int]:
+    yield from range(50)
+    raise KeyError("the input is broken")
+
+
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_an_error_of_the_input_comes_after_the_results_before_it(two: Any, call: str) -> None:
+    found = []
+    with pytest.raises(KeyError, match="the input is broken"):  # noqa: PT012 the loop raises
+        for result in getattr(two, call)(tasks.square, fifty_and_an_error()):
+            found.append(result)
+    assert sorted(found) == [n * n for n in range(50)]
+
+
+OWNER = """
+import os, sys
+import sidestep
+
+if __name__ == "__main__":
+    pool = sidestep.get_context(sys.argv[1]).Pool(2)
+    pool.map(abs, [1, 2])
+    print(*[worker.pid for worker in pool._pool], flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_end_when_their_pools_process_was_killed(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    done = subprocess.run(
+        [sys.executable, str(script), method], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == -9
+    for pid in map(int, done.stdout.split()):
+        try:
+            life = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        with os.fdopen(life):
+            # Readable when the process has ended; the watchdog of the tests is the limit.
+            select.select([life], [], [])

@@ -669,3 +669,18 @@ def test_the_ends_of_a_queue_work_as_connections(queue: Any) -> None:
     queue._writer.send("through")
     assert queue._reader.poll(1)
     assert queue._reader.recv() == "through"
+
+
+def test_block_is_taken_for_true_or_false_as_if_would() -> None:
+    queue: Any = sidestep.Queue(1)
+    queue.put("item", 1)
+    with pytest.raises(standard.Full):
+        queue.put("too much", 0)
+    assert queue.get(1) == "item"
+    with pytest.raises(standard.Empty):
+        queue.get(0)
+    lock: Any = sidestep.Lock()
+    assert lock.acquire(1)
+    assert not lock.acquire(0)
+    assert not lock.acquire([])
+    lock.release()

@@ -17,7 +17,7 @@ use sidestep::sync::{
 
 use crate::error::{ABANDONED_LOCK, BROKEN_BARRIER, to_py};
 use crate::family::{Name, export, handle, thread};
-use crate::wait::{deadline, left, wait};
+use crate::wait::{deadline, left, truth, wait};
 
 type Any<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 
@@ -170,7 +170,12 @@ impl Lock {
 
     /// Take it, waiting if `block`, for at most `timeout` seconds. Returns whether it was taken.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
         self.take(py, block, timeout)
     }
 
@@ -326,7 +331,12 @@ impl Semaphore {
 
     /// Take it, waiting if `block`, for at most `timeout` seconds. Returns whether it was taken.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
         self.take(py, block, timeout)
     }
 
@@ -466,14 +476,14 @@ impl Condition {
     }
 
     /// Wakes at most `n` of those who wait, the earliest first; never waits for them.
-    fn _notify(&self, lock: &Bound<'_, Lock>, n: usize) -> PyResult<()> {
+    fn _notify(&self, lock: &Bound<'_, Lock>, n: i64) -> PyResult<()> {
         let condition = self.condition()?;
         if lock.get().lock()?.holder(condition.family(), thread()) != Holder::ThisThread {
             return Err(PyAssertionError::new_err(
                 "notify() needs the condition's lock to be held",
             ));
         }
-        condition.pass(condition.family(), n);
+        condition.pass(condition.family(), usize::try_from(n).unwrap_or(0));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyList};
 use sidestep::os::clock::Deadline;
 use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle};
-use sidestep::sync::Wait;
+use sidestep::sync::{SLICE, Stamp, Wait};
 
 use crate::codec;
 use crate::error::to_py;
@@ -57,7 +57,9 @@ fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> Option<Opene
 
 /// A task's number, whether what came could be rebuilt, and it, or the exception. Without a number:
 /// the line of a worker that is about to end.
-type Names = (Name, Name, Name, u32);
+type Names = PoolName;
+type PoolName = (Name, Name, Name, u32, u32);
+
 type Opened<'py> = (Option<u32>, bool, Bound<'py, PyAny>);
 
 impl PoolCore {
@@ -89,17 +91,19 @@ impl PoolCore {
             name(handle.results),
             name(handle.board),
             handle.lines,
+            handle.owner.word(),
         ))
     }
 
     #[staticmethod]
     fn _attach(names: Names) -> PyResult<Self> {
-        let (tasks, results, board, lines) = names;
+        let (tasks, results, board, lines, owner) = names;
         let handle = PoolHandle {
             tasks: handle(tasks),
             results: handle(results),
             board: handle(board),
             lines,
+            owner: Stamp::of_word(owner),
         };
         Ok(Self {
             inner: OnceLock::from(Pool::from_handle(handle).map_err(to_py)?),
@@ -138,7 +142,11 @@ impl PoolCore {
             if pool.is_closed() && pool.waiting() == 0 {
                 return Ok(None);
             }
-            let _ = wait(py, || pool.wait_task(Deadline::NEVER))?;
+            // Now and then a look whether there is still somebody to work for.
+            let slice = Deadline::after(Some(SLICE));
+            if wait(py, || pool.wait_task(slice))? == Wait::TimedOut && pool.is_orphaned() {
+                return Ok(None);
+            }
         }
     }
 

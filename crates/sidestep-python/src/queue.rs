@@ -18,7 +18,7 @@ use crate::codec;
 use crate::error::{EMPTY, FULL, to_py};
 use crate::family::{Name, export, handle};
 use crate::message::{Outgoing, pack, unpack};
-use crate::wait::{deadline, wait};
+use crate::wait::{deadline, truth, wait};
 
 thread_local! {
     /// Where short messages are copied to: one buffer per thread saves an allocation per item.
@@ -275,7 +275,7 @@ impl Queue {
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
-        block: bool,
+        #[pyo3(from_py_with = truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let py = slf.py();
@@ -313,7 +313,7 @@ impl Queue {
     #[pyo3(signature = (block=true, timeout=None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
-        block: bool,
+        #[pyo3(from_py_with = truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
@@ -332,7 +332,7 @@ impl Queue {
     fn put_many(
         slf: &Bound<'_, Self>,
         items: &Bound<'_, PyAny>,
-        block: bool,
+        #[pyo3(from_py_with = truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
         let py = slf.py();
@@ -363,7 +363,7 @@ impl Queue {
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
         limit: usize,
-        block: bool,
+        #[pyo3(from_py_with = truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();

@@ -41,3 +41,11 @@ pub fn wait(py: Python<'_>, mut step: impl FnMut() -> Wait + Send) -> PyResult<W
 pub fn left(deadline: Deadline) -> impl FnMut() -> Option<Duration> + Send {
     move || deadline.slice(SLICE)
 }
+
+/// An argument that is taken for true or false as `if` would.
+///
+/// # Errors
+/// What its `__bool__` raises.
+pub fn truth(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.is_truthy()
+}

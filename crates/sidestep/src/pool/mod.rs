@@ -21,7 +21,7 @@ use crate::crash;
 use crate::error::Result;
 use crate::os::clock::Deadline;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
-use crate::sync::Wait;
+use crate::sync::{Population, Stamp, Wait};
 
 /// A note is set; its low half is the task's number.
 const NOTED: u64 = crate::channel::NOTED;
@@ -48,15 +48,17 @@ pub struct PoolHandle {
     pub board: Handle,
     /// Lines on the board.
     pub lines: u32,
+    /// The process that submits tasks.
+    pub owner: Stamp,
 }
 
-/// A pool's shared parts. If the submitter dies, workers keep waiting for tasks until they are
-/// told (or die with it); if a worker dies, see [`Pool::lost`]; both queues go on in any case.
+/// A pool's shared parts. If the submitter dies, workers find out ([`Pool::is_orphaned`]); if a worker dies, see [`Pool::lost`]; both queues go on in any case.
 pub struct Pool {
     tasks: Queue,
     results: Queue,
     board: Ref,
     lines: u32,
+    owner: Stamp,
 }
 
 /// A message for the pool: short bytes, or an envelope.
@@ -104,10 +106,12 @@ impl Pool {
     /// # Errors
     /// The arena is at its ceiling.
     pub fn new(lines: u32) -> Result<Self> {
+        let family = family()?;
         Ok(Self {
+            owner: family.me(),
             tasks: QueueOptions::new().create()?,
             results: QueueOptions::new().create()?,
-            board: family()?.create(Kind::Board, LINE * u64::from(lines))?,
+            board: family.create(Kind::Board, LINE * u64::from(lines))?,
             lines,
         })
     }
@@ -122,6 +126,7 @@ impl Pool {
             results: Queue::from_handle(handle.results)?,
             board: Ref::from_handle(handle.board, Kind::Board)?,
             lines: handle.lines,
+            owner: handle.owner,
         })
     }
 
@@ -132,6 +137,7 @@ impl Pool {
             results: self.results.object().handle(),
             board: self.board.handle(),
             lines: self.lines,
+            owner: self.owner,
         }
     }
 
@@ -181,6 +187,11 @@ impl Pool {
     /// Waits until there may be a task, or the pool is closed.
     pub fn wait_task(&self, deadline: Deadline) -> Wait {
         self.tasks.wait_items(deadline)
+    }
+
+    /// Whether the process that submits tasks has ended, so that no more will come.
+    pub fn is_orphaned(&self) -> bool {
+        self.family().is_dead(self.owner)
     }
 
     /// After a wait: wakes one more worker if there is more to do.

@@ -81,7 +81,12 @@ impl Kind {
 const CONTENTS: u64 = 2048;
 
 /// Blocks from this size on give their pages back; smaller ones share pages with others.
-const GIVES_BACK: u64 = 64 << 10;
+const GIVES_BACK: u64 = 8 << 10;
+
+/// Bytes of whole pages behind the header's page in a block that gives its pages back.
+fn returnable(size: u64) -> u64 {
+    (size / 4096).saturating_sub(1) * 4096
+}
 
 impl Txn<'_> {
     /// A block for `bytes` of payload with one reference, which the caller must store somewhere
@@ -89,27 +94,19 @@ impl Txn<'_> {
     ///
     /// # Errors
     /// The ceiling is reached, or the machine is short of memory.
-    pub(crate) fn allocate(&mut self, kind: Kind, bytes: u64) -> Result<NewBlock> {
+    ///
+    /// `pressed` is for a second attempt, after all that can be given back was: then only what is
+    /// in use counts against the ceiling, and a larger block will do where there is no more
+    /// address space.
+    pub(crate) fn allocate(&mut self, kind: Kind, bytes: u64, pressed: bool) -> Result<NewBlock> {
         let wanted = bytes.saturating_add(block::HEADER);
         let class = class::for_bytes(wanted).ok_or_else(|| self.out_of_memory(wanted, ""))?;
-        let size = class::bytes(class);
-        let warm = header::FREE_LISTS + 8 * class;
-        let cold = header::COLD_LISTS + 8 * class;
-        let at = if self.get(warm) != 0 {
-            let at = self.get(warm);
-            self.set(warm, self.get(at + block::LINK));
-            self.add(header::WARM, -(size as i64));
-            at
-        } else {
-            self.check_growth(size)?;
-            self.add(header::USED, size as i64);
-            if self.get(cold) != 0 {
-                let at = self.get(cold);
-                self.set(cold, self.get(at + block::LINK));
-                at
-            } else {
-                self.carve(class, size)?
-            }
+        let at = match self.take_warm(class) {
+            Some(at) => at,
+            None => match self.take_cold(class, pressed)? {
+                Some(at) => at,
+                None => self.take_new(class, pressed)?,
+            },
         };
         let fresh = self.get(at + block::MEMORY) != 1;
         self.set(at + block::MEMORY, 1);
@@ -118,6 +115,56 @@ impl Txn<'_> {
         self.set(at + block::LINK, 0);
         self.add(header::LIVE_BLOCKS, 1);
         Ok(NewBlock { at, fresh })
+    }
+
+    /// The last block freed of this class, if its pages are there.
+    fn take_warm(&mut self, class: u64) -> Option<u64> {
+        let list = header::FREE_LISTS + 8 * class;
+        let at = self.get(list);
+        if at == 0 {
+            return None;
+        }
+        self.set(list, self.get(at + block::LINK));
+        self.add(header::WARM, -(class::bytes(class) as i64));
+        Some(at)
+    }
+
+    /// A free block of this class whose pages were given back.
+    fn take_cold(&mut self, class: u64, pressed: bool) -> Result<Option<u64>> {
+        let list = header::COLD_LISTS + 8 * class;
+        let at = self.get(list);
+        if at == 0 {
+            return Ok(None);
+        }
+        let size = class::bytes(class);
+        self.check_growth(size, pressed)?;
+        self.set(list, self.get(at + block::LINK));
+        self.add(header::USED, returnable(size) as i64);
+        self.add(header::COLD_REST, -((size - returnable(size)) as i64));
+        Ok(Some(at))
+    }
+
+    fn take_new(&mut self, class: u64, pressed: bool) -> Result<u64> {
+        let size = class::bytes(class);
+        self.check_growth(size, pressed)?;
+        match self.carve(class, size) {
+            Ok(at) => {
+                self.add(header::USED, size as i64);
+                Ok(at)
+            }
+            Err(error) if pressed => {
+                for larger in class + 1..class::COUNT {
+                    if let Some(at) = self.take_warm(larger) {
+                        return Ok(at);
+                    }
+                    if let Ok(Some(at)) = self.take_cold(larger, pressed) {
+                        return Ok(at);
+                    }
+                }
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A block that never was: the next piece of the file, which may have to grow.
@@ -153,9 +200,10 @@ impl Txn<'_> {
     }
 
     /// Whether the arena may use `size` more bytes.
-    fn check_growth(&mut self, size: u64) -> Result<()> {
+    fn check_growth(&mut self, size: u64, pressed: bool) -> Result<()> {
         let used = self.get(header::USED);
-        if used + size > self.get(header::LIMIT) {
+        let counted = if pressed { self.in_use() } else { used };
+        if counted + size > self.get(header::LIMIT) {
             return Err(self.out_of_memory(size, ""));
         }
         // The kernel's out-of-memory killer frees nothing of a shared file, so it must not come
@@ -176,10 +224,16 @@ impl Txn<'_> {
         Ok(())
     }
 
+    /// Bytes of blocks that are not free.
+    fn in_use(&self) -> u64 {
+        let free = self.get(header::WARM) + self.get(header::COLD_REST);
+        self.get(header::USED).saturating_sub(free)
+    }
+
     fn out_of_memory(&self, wanted: u64, hint: &'static str) -> Error {
         Error::OutOfMemory {
             wanted,
-            used: self.get(header::USED) - self.get(header::WARM),
+            used: self.in_use(),
             limit: self.get(header::LIMIT),
             hint,
         }
@@ -209,7 +263,9 @@ impl Txn<'_> {
         self.set(at + block::MEMORY, 2);
         self.set(at + block::LINK, self.get(list));
         self.set(list, at);
-        self.add(header::USED, -(class::bytes(class) as i64));
+        let size = class::bytes(class);
+        self.add(header::USED, -(returnable(size) as i64));
+        self.add(header::COLD_REST, (size - returnable(size)) as i64);
         // What is given back may be asked for again: look at the machine then.
         self.set(header::GROWN_CHECK, self.get(header::USED));
         self.add(header::LIVE_BLOCKS, -1);
@@ -257,10 +313,11 @@ impl Family {
 
     /// As [`Family::create`], with whatever the memory holds; tells whether that is zeros.
     pub(crate) fn create_unzeroed(&'static self, kind: Kind, bytes: u64) -> Result<(Ref, bool)> {
+        let mut pressed = false;
         loop {
             let entry = self.reserve_entry()?;
             let done = self.transact(|txn| {
-                let new = txn.allocate(kind, bytes)?;
+                let new = txn.allocate(kind, bytes, pressed)?;
                 if crate::objects::has_contents(kind) {
                     // Should this process be killed right after, the object will be taken apart:
                     // what the memory held before must not look like its contents.
@@ -276,23 +333,20 @@ impl Family {
                 }
                 Err(error) => {
                     self.return_entry(entry.index);
-                    if matches!(error, Error::OutOfMemory { .. }) && self.relieve() {
-                        continue;
+                    if pressed || !matches!(error, Error::OutOfMemory { .. }) {
+                        return Err(error);
                     }
-                    return Err(error);
+                    pressed = true;
+                    self.relieve();
                 }
             }
         }
     }
 
-    /// Memory is short: takes back what the dead held and gives back what is free. Tells whether
-    /// that made a difference.
-    pub(crate) fn relieve(&'static self) -> bool {
-        let before = self.usage();
+    /// Memory is short: takes back what the dead held, and gives back what is free.
+    fn relieve(&'static self) {
         self.clean_dead();
         self.trim(0);
-        let after = self.usage();
-        after.used - after.warm < before.used - before.warm || after.used < before.used
     }
 
     /// Takes doomed objects apart, step by step, each step a transaction.

@@ -18,6 +18,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
 /// size.
 const REVISION: u64 = 1 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
+/// Address space, in bytes, that a small arena takes as well: it costs nothing.
+const PLENTY: u64 = 64 << 30;
+
 static FAMILY: OnceLock<Family> = OnceLock::new();
 /// Taken around the making of the arena, and by the hooks around a fork.
 static CREATION: Mutex<()> = Mutex::new(());
@@ -159,12 +162,12 @@ impl Family {
         let group = memory::control_group().map_or(u64::MAX, |(limit, _)| limit);
         let space = memory::address_space_limit();
         let limit = bytes_from_environment("SIDESTEP_ARENA_LIMIT")
-            .unwrap_or_else(|| machine.min(group).min(space.unwrap_or(u64::MAX)) / 2)
+            .unwrap_or_else(|| (machine.min(group) / 2).min(space.unwrap_or(u64::MAX) / 8))
             .max(2 * EXTENT);
         // Blocks are recycled by size class only, so address space is spent freely where there is
-        // plenty of it; under a limit the program's own needs come first.
+        // plenty of it. Under a limit the arena takes a quarter, of which half can be in use.
         let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE")
-            .unwrap_or_else(|| space.map_or(limit.saturating_mul(16), |space| space / 8));
+            .unwrap_or_else(|| space.map_or(limit.saturating_mul(16).max(PLENTY), |space| space / 4));
         let mut reserve = wish
             .clamp(HEAP + 2 * EXTENT, 1 << 42)
             .next_multiple_of(EXTENT);

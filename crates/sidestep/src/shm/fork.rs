@@ -106,7 +106,7 @@ impl Family {
         let mut chunks = Vec::with_capacity(table.chunks.len());
         for &from in &table.chunks {
             let to = self.transact(|txn| {
-                let new = txn.allocate(Kind::Table, CHUNK)?;
+                let new = txn.allocate(Kind::Table, CHUNK, true)?;
                 self.zero(new.at + block::HEADER, CHUNK);
                 txn.set(new.at + block::HEADER, txn.get(home));
                 txn.set(home, new.at);

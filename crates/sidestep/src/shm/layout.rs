@@ -33,6 +33,7 @@ pub const SLOTS: u32 = 65_535 - 32;
 /// |     88 | `SLOTS_HIGH`     | who takes a slot, atomic max | highest slot ever used                   |
 /// |     96 | `GROWN_CHECK`    | transaction               | `USED` when headroom was last looked at     |
 /// |    104 | `LIVE_BLOCKS`    | transaction               | blocks in use                               |
+/// |    112 | `COLD_REST`      | transaction               | bytes of free blocks that could not be given back with their pages |
 /// |    512 | `JOURNAL`        | holder of the ledger      | pairs of offset and value                   |
 /// |   2048 | `FREE_LISTS`     | transaction               | per size class the first free warm block    |
 /// |   4096 | `COLD_LISTS`     | transaction               | the same for blocks whose pages went back   |
@@ -52,6 +53,7 @@ pub mod header {
     pub const SLOTS_HIGH: u64 = 88;
     pub const GROWN_CHECK: u64 = 96;
     pub const LIVE_BLOCKS: u64 = 104;
+    pub const COLD_REST: u64 = 112;
     pub const JOURNAL: u64 = 512;
     pub const FREE_LISTS: u64 = 2048;
     pub const COLD_LISTS: u64 = 4096;

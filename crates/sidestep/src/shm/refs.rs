@@ -210,7 +210,7 @@ impl Family {
         if table.unused.is_empty() {
             let home = slot_at(me.slot()) + slot::TABLE;
             let at = self.transact(|txn| {
-                let new = txn.allocate(Kind::Table, CHUNK)?;
+                let new = txn.allocate(Kind::Table, CHUNK, true)?;
                 self.zero(new.at + block::HEADER, CHUNK);
                 txn.set(new.at + block::HEADER, txn.get(home));
                 txn.set(home, new.at);
