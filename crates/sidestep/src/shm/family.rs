@@ -166,8 +166,9 @@ impl Family {
             .max(2 * EXTENT);
         // Blocks are recycled by size class only, so address space is spent freely where there is
         // plenty of it. Under a limit the arena takes a quarter, of which half can be in use.
-        let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE")
-            .unwrap_or_else(|| space.map_or(limit.saturating_mul(16).max(PLENTY), |space| space / 4));
+        let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE").unwrap_or_else(|| {
+            space.map_or(limit.saturating_mul(16).max(PLENTY), |space| space / 4)
+        });
         let mut reserve = wish
             .clamp(HEAP + 2 * EXTENT, 1 << 42)
             .next_multiple_of(EXTENT);
