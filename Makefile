@@ -2,6 +2,8 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make conformance  the interpreter's own multiprocessing tests, run against the package
+#               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make clean    remove everything that these have made
 #
@@ -21,6 +23,7 @@ endif
 PHOTOS ?=
 BENCH ?=
 PYTEST ?=
+CONFORMANCE ?=
 export PYTEST
 
 VENV := .venv
@@ -36,7 +39,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check bench clean build preflight
+.PHONY: demo test check conformance bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -46,6 +49,9 @@ test: $(VENV)/.with-test
 
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
+
+conformance: $(VENV)/.installed
+	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)

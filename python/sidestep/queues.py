@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from queue import Empty, Full
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from . import _sidestep
 
@@ -49,6 +49,9 @@ class _End:
 
 class _Queue(_sidestep.Queue[_T]):
     """What all queues share."""
+
+    # What the use of a closed queue raises.
+    _closed_error: ClassVar[type[Exception]] = ValueError
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _rebuild, (type(self), self._export(), self.__getstate__())
@@ -139,7 +142,15 @@ class JoinableQueue(Queue[_T]):
 
 
 class SimpleQueue(_Queue[_T]):
-    """A queue without limits and timeouts."""
+    """A queue without limits and timeouts. When it is closed, its methods raise OSError."""
+
+    _closed_error = OSError
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._init()
+
+    def empty(self) -> bool:
+        """Tell whether the queue is empty at this moment."""
+        if self._closed:
+            raise OSError(f"queue {self!r} is closed")
+        return super().empty()

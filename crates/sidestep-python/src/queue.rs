@@ -53,12 +53,19 @@ impl Queue {
     fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Shared> {
         let this = slf.get();
         if this.closed.load(Ordering::Relaxed) {
-            return Err(PyValueError::new_err(format!(
-                "{} is closed",
-                describe(slf)
-            )));
+            return Err(Self::closed_error(slf));
         }
         this.queue()
+    }
+
+    /// The error for the use of a closed queue: the class says which it is.
+    fn closed_error(slf: &Bound<'_, Self>) -> PyErr {
+        let text = format!("{} is closed", describe(slf));
+        let class = slf.getattr(intern!(slf.py(), "_closed_error"));
+        match class.and_then(|class| class.call1((text.as_str(),))) {
+            Ok(error) => PyErr::from_value(error),
+            Err(_) => PyValueError::new_err(text),
+        }
     }
 
     /// Sends what is packed. `Err(None)`: no room in time.
