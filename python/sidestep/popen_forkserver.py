@@ -11,15 +11,15 @@ __all__ = ["Popen"]
 class _DupFd:
     """A descriptor that a child of the fork server gets under another number."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, ind: int) -> None:
+        self.ind = ind
 
     def detach(self) -> int:
         """Return the descriptor, in the child. To be called once."""
         fds = forkserver.get_inherited_fds()
         if fds is None:
             raise RuntimeError("only a child of the fork server can take this descriptor")
-        return fds[self.index]
+        return fds[self.ind]
 
 
 class Popen(popen_spawn_posix.Popen):

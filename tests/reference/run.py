@@ -79,16 +79,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Expected:
-    """The part of `expected.toml` that concerns one version of Python."""
+    """The part of `expected.toml` that concerns one version of Python and one start method."""
 
     skips: tuple[str, ...]
     differences: tuple[dict[str, Any], ...]
 
     @classmethod
-    def read(cls, version: str, path: Path = EXPECTED) -> "Expected":
+    def read(cls, version: str, method: str, path: Path = EXPECTED) -> "Expected":
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         minor = version.rpartition(".")[0]
-        differences = [d for d in table["difference"] if minor in d.get("python", [minor])]
+        differences = [
+            entry
+            for entry in table["difference"]
+            if minor in entry.get("python", [minor])
+            and method in entry.get("start_methods", [method])
+        ]
         return cls(tuple(table["skips"]), tuple(differences))
 
     def differs(self, name: str) -> bool:
@@ -327,7 +332,6 @@ def run_method(worker: Sequence[str], expected: Expected, cases: list[Case], opt
 def main() -> int:
     options = parse_arguments()
     options.version = check_interpreter(options.python)
-    expected = Expected.read(options.version)
     worker = [options.python, "-m", "sidestep", str(WORKER)]
     good = True
     ran = False
@@ -336,6 +340,7 @@ def main() -> int:
         if not cases:
             continue
         ran = True
+        expected = Expected.read(options.version, method)
         if not options.filter:
             for pattern in expected.stale(cases):
                 print(f"UNEXPECTED {method} {pattern}: expected.toml names it, and there is none")

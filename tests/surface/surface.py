@@ -7,31 +7,16 @@ Run by itself, once per package, so that neither sees the other:
 import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from types import ModuleType
 from typing import Any
 
-MODULES = (
-    "",
-    "connection",
-    "context",
-    "dummy",
-    "dummy.connection",
-    "forkserver",
-    "heap",
-    "managers",
-    "pool",
-    "process",
-    "queues",
-    "reduction",
-    "resource_sharer",
-    "resource_tracker",
-    "shared_memory",
-    "sharedctypes",
-    "spawn",
-    "synchronize",
-    "util",
-)
+# Not for this system, in either package.
+ELSEWHERE = "popen_spawn_win32"
+# What is neither a class nor can be called, and what can be called but tells no signature.
+VALUE = "a value"
+UNKNOWN = "unknown"
 # Made by these, to see what the objects themselves have: some get their methods when they are made.
 FACTORIES: dict[str, tuple[Any, ...]] = {
     "Array": ("i", 1),
@@ -41,24 +26,35 @@ FACTORIES: dict[str, tuple[Any, ...]] = {
     "Event": (),
     "JoinableQueue": (),
     "Lock": (),
+    "Pool": (1,),
     "Process": (),
     "Queue": (),
     "RLock": (),
     "Semaphore": (),
+    "RawArray": ("i", 1),
+    "RawValue": ("i",),
     "SimpleQueue": (),
     "Value": ("i",),
+    "current_process": (),
+    "get_context": ("spawn",),
+    "get_logger": (),
 }
 
 
-def signature(function: Any) -> list[list[str]] | None:
-    """Name, kind and default ("" for none) of each parameter but `self` and `cls`.
+def modules(package: str) -> list[str]:
+    """The names of the package's modules, without its own; "" is the package itself."""
+    root = importlib.import_module(package)
+    found = pkgutil.walk_packages(root.__path__, f"{package}.")
+    names = (module.name.removeprefix(f"{package}.") for module in found)
+    return ["", *sorted(n for n in names if not n.startswith("_") and n != ELSEWHERE)]
 
-    None: unknown, as for many functions in C.
-    """
+
+def signature(function: Any) -> list[list[str]] | str:
+    """Name, kind and default ("" for none) of each parameter but `self` and `cls`."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return None
+        return UNKNOWN
     if parameters and parameters[0].name in ("self", "cls"):
         del parameters[0]
     return [
@@ -79,14 +75,14 @@ def is_public(name: str) -> bool:
 
 
 def of_class(cls: type) -> dict[str, Any]:
-    """Public methods with their signatures, other members with None; and the constructor."""
+    """Public methods with their signatures, other members as values; and the constructor."""
     members: dict[str, Any] = {"()": signature(cls)}
     if issubclass(cls, BaseException):
         members["bases"] = [base.__name__ for base in cls.__mro__]
     for name in filter(is_public, dir(cls)):
         value = inspect.getattr_static(cls, name)
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-        members[name] = signature(function) if callable(function) else None
+        members[name] = signature(function) if callable(function) else VALUE
     return members
 
 
@@ -107,24 +103,37 @@ def of_module(module: ModuleType, package: str) -> dict[str, Any]:
         elif callable(value):
             names[name] = signature(value)
         else:
-            names[name] = repr(value) if isinstance(value, int | str | float) else None
+            names[name] = repr(value) if isinstance(value, int | str | float) else VALUE
     return {"all": sorted(listed), "names": names}
 
 
 def main(package: str) -> None:
     surface: dict[str, Any] = {}
-    for name in MODULES:
+    for name in modules(package):
         module = importlib.import_module(f"{package}.{name}" if name else package)
         surface[name or "the package"] = of_module(module, package)
     root = importlib.import_module(package)
     objects = {name: getattr(root, name)(*args) for name, args in FACTORIES.items()}
     receiver, sender = root.Pipe()
     objects["Pipe()[0]"] = receiver
-    instances = {name: {n: None for n in dir(o) if is_public(n)} for name, o in objects.items()}
+    instances = {name: of_object(made) for name, made in objects.items()}
+    objects["Pool"].terminate()
     receiver.close()
     sender.close()
     surface["objects"] = {"all": [], "names": instances}
     json.dump(surface, sys.stdout)
+
+
+def of_object(made: Any) -> dict[str, Any]:
+    """What one can reach through an object: its methods are bound, and some are its very own."""
+    members = {}
+    for name in filter(is_public, dir(made)):
+        try:
+            value = getattr(made, name)
+        except Exception:  # a property that this object, in this state, cannot tell
+            value = None
+        members[name] = signature(value) if callable(value) else VALUE
+    return members
 
 
 if __name__ == "__main__":
