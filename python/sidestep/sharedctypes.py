@@ -13,7 +13,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
 from . import get_context, heap
 from .reduction import ForkingPickler
@@ -23,6 +23,8 @@ __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 _T = TypeVar("_T")
 # The type of a `ctypes` object.
 _C = TypeVar("_C")
+# One that arrays can be made of.
+_D = TypeVar("_D", bound="ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.Union")
 
 typecode_to_type: dict[Any, Any] = {
     "c": ctypes.c_char,
@@ -42,9 +44,20 @@ typecode_to_type: dict[Any, Any] = {
 }
 
 
+class LockLike(Protocol):
+    """What `Value` and `Array` need of a lock of one's own."""
+
+    def acquire(self) -> Any: ...
+    def release(self) -> Any: ...
+
+
 # --- without a lock ------------------------------------------------------------------------
 
 
+@overload
+def RawValue(typecode_or_type: type[_C], *args: Any) -> _C: ...
+@overload
+def RawValue(typecode_or_type: str, *args: Any) -> Any: ...
 def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     """Make a `ctypes` object in shared memory, without a lock.
 
@@ -64,6 +77,12 @@ def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     return obj
 
 
+@overload
+def RawArray(
+    typecode_or_type: type[_D], size_or_initializer: int | Sequence[Any]
+) -> "ctypes.Array[_D]": ...
+@overload
+def RawArray(typecode_or_type: str, size_or_initializer: int | Sequence[Any]) -> Any: ...
 def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
     """Make a `ctypes` array in shared memory, without a lock.
 
@@ -107,6 +126,27 @@ def copy(obj: Any) -> Any:
 # --- with a lock ---------------------------------------------------------------------------
 
 
+@overload
+def Value(
+    typecode_or_type: "type[ctypes._SimpleCData[_T]]",
+    *args: Any,
+    lock: Literal[True] | LockLike = True,
+    ctx: Any = None,
+) -> "Synchronized[_T]": ...
+@overload
+def Value(typecode_or_type: type[_C], *args: Any, lock: Literal[False], ctx: Any = None) -> _C: ...
+@overload
+def Value(
+    typecode_or_type: type[_C], *args: Any, lock: Literal[True] | LockLike = True, ctx: Any = None
+) -> "SynchronizedBase[_C]": ...
+@overload
+def Value(
+    typecode_or_type: str, *args: Any, lock: Literal[True] | LockLike = True, ctx: Any = None
+) -> "Synchronized[Any]": ...
+@overload
+def Value(
+    typecode_or_type: str | type, *args: Any, lock: bool | LockLike = True, ctx: Any = None
+) -> Any: ...
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Make a `ctypes` object in shared memory, with a lock around each access.
 
@@ -128,6 +168,46 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) 
     return _with_lock(RawValue(typecode_or_type, *args), lock, ctx)
 
 
+@overload
+def Array(
+    typecode_or_type: type[ctypes.c_char],
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: Literal[True] | LockLike = True,
+    ctx: Any = None,
+) -> "SynchronizedString": ...
+@overload
+def Array(
+    typecode_or_type: "type[ctypes._SimpleCData[_T]]",
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: Literal[True] | LockLike = True,
+    ctx: Any = None,
+) -> "SynchronizedArray[_T]": ...
+@overload
+def Array(
+    typecode_or_type: type[_D],
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: Literal[False],
+    ctx: Any = None,
+) -> "ctypes.Array[_D]": ...
+@overload
+def Array(
+    typecode_or_type: str,
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: Literal[True] | LockLike = True,
+    ctx: Any = None,
+) -> "SynchronizedArray[Any]": ...
+@overload
+def Array(
+    typecode_or_type: str | type,
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: bool | LockLike = True,
+    ctx: Any = None,
+) -> Any: ...
 def Array(
     typecode_or_type: Any,
     size_or_initializer: int | Sequence[Any],
@@ -305,6 +385,10 @@ class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
     def __len__(self) -> int:
         return len(self._obj)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> _T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[_T]: ...
     def __getitem__(self, index: Any) -> Any:
         self.acquire()
         try:
@@ -323,8 +407,14 @@ class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
 class SynchronizedString(SynchronizedArray[bytes]):
     """An array of `c_char` with its lock; `value` ends at the first zero byte, `raw` does not."""
 
-    value: Any = make_property("value")
-    raw: Any = make_property("raw")
+    if TYPE_CHECKING:
+        value: bytes
+        raw: bytes
+
+        def __getitem__(self, index: SupportsIndex | slice) -> bytes: ...  # type: ignore[override]
+    else:
+        value = make_property("value")
+        raw = make_property("raw")
 
 
 # --- memory and pickling -------------------------------------------------------------------

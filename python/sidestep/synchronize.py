@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from . import _sidestep, context, process
 
@@ -18,6 +18,8 @@ __all__ = [
     "RLock",
     "Semaphore",
 ]
+
+_T = TypeVar("_T")
 
 SEM_VALUE_MAX = 2**31 - 1
 
@@ -168,7 +170,7 @@ class Condition(_Named, _sidestep.Condition):
         """
         return self._wait(self._lock, timeout)
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
         """Wait until `predicate()` is true, for at most `timeout` seconds; return its value."""
         result = predicate()
         if timeout is None:
