@@ -5,6 +5,8 @@ and does its warming up before it starts the clock.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -336,3 +338,31 @@ def start_workload(method: str, n: int) -> None:
 start_workload("fork", 100)
 start_workload("forkserver", 20)
 start_workload("spawn", 10)
+
+
+# --- imports --------------------------------------------------------------------------------
+
+# The clock stands inside of the fresh interpreter: its start is not what is measured.
+IMPORT = """
+import sys, time
+sys.path[:] = {path!r}
+start = time.perf_counter()
+import {modules}
+print(time.perf_counter() - start)
+"""
+# What programs import soonest, by name or by making a queue, a lock, a value, a pool.
+PARTS = ("connection", "queues", "synchronize", "pool", "sharedctypes")
+
+
+def import_workload(name: str, parts: tuple[str, ...], sentence: str) -> None:
+    def run(mp: Any, n: int) -> float:
+        package = type(mp).__module__.partition(".")[0]
+        modules = ", ".join([package, *(f"{package}.{part}" for part in parts)])
+        command = [sys.executable, "-I", "-c", IMPORT.format(path=sys.path, modules=modules)]
+        return sum(float(subprocess.check_output(command)) for _ in range(n))
+
+    workload(name, n=10, sentence=sentence)(run)
+
+
+import_workload("import", (), "the package is imported, in a fresh interpreter")
+import_workload("import parts", PARTS, "the package with " + ", ".join(PARTS))

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -337,6 +336,8 @@ class BaseProcess:
         except SystemExit as error:
             exitcode = _status_of(error)
         except BaseException:
+            import traceback
+
             _report(f"Process {self.name}:\n{traceback.format_exc()}")
         finally:
             # Joins the threads that are not daemons: they may still use the package.

@@ -13,7 +13,6 @@ import select
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -351,6 +350,8 @@ def _run_finalizers(minpriority: int | None = None) -> None:
         try:
             finalizer()
         except Exception:
+            import traceback
+
             traceback.print_exc()
     if minpriority is None:
         _finalizer_registry.clear()

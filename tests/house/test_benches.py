@@ -23,7 +23,9 @@ def workloads() -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("area", ["queue", "pipe", "*lock", "event", "value", "pool", "start"])
+@pytest.mark.parametrize(
+    "area", ["queue", "pipe", "*lock", "event", "value", "pool", "start", "import"]
+)
 def test_every_workload_gives_a_row(area: str, tmp_path: Path) -> None:
     target = tmp_path / "results.json"
     pattern = f"{area}*"
@@ -43,7 +45,7 @@ def test_every_workload_gives_a_row(area: str, tmp_path: Path) -> None:
 
 
 def test_the_areas_above_cover_all_workloads() -> None:
-    areas = ("queue", "pipe", "lock", "rlock", "event", "value", "pool", "start")
+    areas = ("queue", "pipe", "lock", "rlock", "event", "value", "pool", "start", "import")
     assert {name.split()[0] for name in workloads()} == set(areas)
 
 
