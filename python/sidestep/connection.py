@@ -137,7 +137,15 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
 def _fileno(thing: SupportsIndex | _HasFileno) -> int:
     """The descriptor behind a number or an object with a `fileno` method."""
     fileno = getattr(thing, "fileno", None)
-    number = operator.index(cast(SupportsIndex, thing)) if fileno is None else fileno()
+    if fileno is not None:
+        number = fileno()
+    else:
+        try:
+            number = operator.index(cast(SupportsIndex, thing))
+        except TypeError:
+            raise ValueError(
+                f"cannot wait for {thing!r}: it is no descriptor and has no fileno method"
+            ) from None
     if number < 0:
         raise ValueError(f"invalid file descriptor: {number}")
     return number
@@ -171,7 +179,8 @@ def address_type(address: Address) -> str:
         isinstance(address, bytes) and util.is_abstract_socket_namespace(address)
     ):
         return "AF_UNIX"
-    raise ValueError(f"address type of {address!r} unrecognized")
+    wrong = ValueError if isinstance(address, str | bytes | bytearray) else TypeError
+    raise wrong(f"address type of {address!r} unrecognized")
 
 
 def _check_family(family: str) -> None:

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{
-    PyBufferError, PyEOFError, PyMemoryError, PyOSError, PyOverflowError, PyRuntimeError,
-    PyTypeError, PyValueError,
+    PyEOFError, PyMemoryError, PyOSError, PyOverflowError, PyRuntimeError, PyTypeError,
+    PyValueError,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -692,7 +692,8 @@ fn pickler(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 #[allow(unsafe_code)] // the C API's buffer protocol has no safe view without the interpreter
 fn contiguous(buffer: &PyUntypedBuffer) -> PyResult<&[u8]> {
     if !buffer.is_c_contiguous() {
-        return Err(PyBufferError::new_err("the buffer is not contiguous"));
+        // As Python itself does where a memoryview is cast.
+        return Err(PyTypeError::new_err("the buffer is not contiguous"));
     }
     let length = buffer.len_bytes();
     if length == 0 {
