@@ -61,7 +61,8 @@ def _parse(own: "Sequence[str]") -> "Namespace":
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
             from ._doctor import version
 
-            parser.exit(0, f"sidestep {version()}\n")
+            print(f"sidestep {version()}")
+            parser.exit()
 
     parser = argparse.ArgumentParser(
         prog="python -m sidestep",

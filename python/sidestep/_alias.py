@@ -90,7 +90,7 @@ def enter(
         # Frozen into the interpreter, yet they say where they would lie in its library.
         file: str = getattr(module, "__file__", "")
         if file.startswith(root):
-            module.__file__ = stdlib + "/" + file.rpartition("/")[2]
+            module.__file__ = stdlib + file.removeprefix(sys._stdlib_dir)  # type: ignore[attr-defined]
     sys._stdlib_dir = stdlib  # type: ignore[attr-defined]
     sys.prefix, sys.exec_prefix = sys.base_prefix, sys.base_exec_prefix = prefixes
     install(place)

@@ -6,6 +6,7 @@ the process object. The child is an interpreter with the parent's flags that run
 """
 
 import contextlib
+import importlib
 import os
 import pickle
 import runpy
@@ -101,7 +102,6 @@ def spawn_main(
     pipe_handle: int,
     parent_fd: int | None = None,
     arena_fd: int | None = None,
-    tracker_fd: int | None = None,
 ) -> None:
     """Be the child of a parent that spawned this interpreter, then exit.
 
@@ -109,7 +109,6 @@ def spawn_main(
         pipe_handle: Descriptor of what the parent has written.
         parent_fd: Descriptor that polls readable when the parent has ended.
         arena_fd: The family's arena.
-        tracker_fd: The resource tracker, if one runs.
     """
     if not is_forking(sys.argv):
         raise RuntimeError("spawn_main is for children that the package has started")
@@ -118,10 +117,6 @@ def spawn_main(
         from . import _sidestep
 
         _sidestep.attach(arena_fd)
-    if tracker_fd is not None:
-        from . import resource_tracker
-
-        resource_tracker._resource_tracker._fd = tracker_fd
     sys.exit(_main(pipe_handle, parent_fd))
 
 
@@ -237,6 +232,8 @@ def prepare(data: dict[str, Any]) -> None:
         os.chdir(data["dir"])
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
+    for name, descriptor in data.get("trackers", ()):
+        importlib.import_module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
         from . import context
 
