@@ -1,14 +1,18 @@
 """Starting a child as a fresh interpreter, and the part of it that the fork server shares."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
 
 from . import _sidestep, context, popen_fork, process, reduction, spawn, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import IO, Any
 
 __all__ = ["Popen"]
 
@@ -133,6 +137,8 @@ def _memory_file() -> IO[bytes]:
     try:
         fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
     except OSError:
+        import tempfile
+
         return tempfile.TemporaryFile()
     return open(fd, "w+b")
 

@@ -5,17 +5,21 @@ the process object. The child is an interpreter with the parent's flags that run
 `spawn_main`. The fork server's children come in by `_main`, below that.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib
 import os
 import pickle
-import runpy
 import sys
-import types
-from collections.abc import Sequence
-from typing import Any
 
 from . import process, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any
 
 __all__ = [
     "_main",
@@ -35,7 +39,7 @@ _MARK = "--multiprocessing-fork"
 _python_exe: bytes | None = None
 
 
-def set_executable(exe: "str | bytes | os.PathLike[Any] | None") -> None:
+def set_executable(exe: str | bytes | os.PathLike[Any] | None) -> None:
     """Set the interpreter that children run."""
     global _python_exe
     _python_exe = None if exe is None else os.fsencode(exe)
@@ -207,7 +211,7 @@ def _absolute(entry: Any) -> Any:
 
 
 # What was __main__ before: its functions may still run, and would find their globals gone.
-old_main_modules: list[types.ModuleType] = []
+old_main_modules: list[ModuleType] = []
 
 
 def prepare(data: dict[str, Any]) -> None:
@@ -250,6 +254,8 @@ def _fixup_main_from_name(mod_name: str) -> None:
         return
     # Set already where the fork server has preloaded it.
     if getattr(sys.modules["__main__"].__spec__, "name", None) != mod_name:
+        import runpy
+
         _set_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
 
 
@@ -258,6 +264,8 @@ def _fixup_main_from_path(main_path: str) -> None:
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+        import runpy
+
         _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
 
 
@@ -278,7 +286,7 @@ def _set_main(content: dict[str, Any]) -> None:
     running, and answers to both names.
     """
     old_main_modules.append(sys.modules["__main__"])
-    module = types.ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     vars(module).update(content)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
