@@ -6,13 +6,16 @@ command line that is left. So all that Python makes of it, from `__main__` to tr
 exit statuses, is made by Python itself.
 """
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 from . import _shadow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 _DESCRIPTION = """\
 Run a Python program whose multiprocessing, and that of every process it starts, is sidestep.
@@ -28,28 +31,39 @@ commands:
 def main() -> int:
     """Do what the command line says; return only with an exit status."""
     own, rest = _split(sys.argv[1:])
-    options = _parser().parse_args(own)
-    if options.start_method is not None:
-        os.environ["SIDESTEP_START_METHOD"] = options.start_method
-    if rest[:1] == ["doctor"]:
-        from . import _doctor
-
-        return _doctor.main(rest[1:])
     if not rest:
-        _parser().print_help()
-        return 2
-    _run(rest)
+        own.append("--help")
+    if own:
+        options = _parse(own)
+        if options.start_method is not None:
+            os.environ["SIDESTEP_START_METHOD"] = options.start_method
+    if rest[0] != "doctor":
+        _run(rest)
+
+    from . import _doctor
+
+    return _doctor.main(rest[1:])
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part our options, which all begin with two hyphens, from what is Python's."""
+def _split(arguments: "Sequence[str]") -> "tuple[list[str], list[str]]":
+    """Part our options, of which all but one begin with two hyphens, from what is Python's."""
     at = 0
-    while at < len(arguments) and arguments[at].startswith("--"):
+    while at < len(arguments) and (arguments[at].startswith("--") or arguments[at] == "-h"):
         at += 2 if arguments[at] == "--start-method" else 1
     return list(arguments[:at]), list(arguments[at:])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(own: "Sequence[str]") -> "Namespace":
+    # Not needed in most runs, and then not paid for.
+    import argparse
+
+    class ShowVersion(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            from ._doctor import version
+
+            print(f"sidestep {version()}")
+            parser.exit()
+
     parser = argparse.ArgumentParser(
         prog="python -m sidestep",
         usage="%(prog)s [options] script.py | -m module | -c command | - [arguments]\n"
@@ -64,20 +78,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("fork", "spawn", "forkserver"),
         help="how the program starts processes unless it says so itself",
     )
-    parser.add_argument("--version", action="version", version=f"sidestep {_version()}")
-    return parser
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print it and exit")
+    return parser.parse_args(own)
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sidestep")
-    except PackageNotFoundError:
-        return "(not installed, run from its source)"
-
-
-def _run(arguments: Sequence[str]) -> NoReturn:
+def _run(arguments: "Sequence[str]") -> "NoReturn":
     try:
         shadow = _shadow.interpreter()
         _shadow.enter_environment(shadow, os.environ)
@@ -86,18 +91,17 @@ def _run(arguments: Sequence[str]) -> NoReturn:
         sys.exit(f"python -m sidestep: {error}")
 
 
-def _flags() -> list[str]:
+def _flags() -> "list[str]":
     """The options of Python's that stood before `-m sidestep`, as they were written."""
     count = len(sys.orig_argv) - len(sys.argv[1:])
     *flags, last = sys.orig_argv[1:count]
     if flags and not last.startswith("-"):
         # The module's name, and before it what ends in the option's letter: -m, or -Bm.
-        last = flags.pop()
-        last = last.removesuffix("m")
+        last = flags.pop().removesuffix("m")
     else:
         # Both in one word: -msidestep, or -Bmsidestep.
         last = last[: last.rindex("m" + __package__)]
-    return [*flags, last] if last != "-" else flags
+    return flags if last == "-" else [*flags, last]
 
 
 if __name__ == "__main__":

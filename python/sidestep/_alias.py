@@ -5,10 +5,9 @@ of it as the very first thing that an interpreter runs, when there is nothing to
 is built in: so it imports nothing else.
 """
 
-import sys
-
 import _frozen_importlib as machinery
 import _frozen_importlib_external as files
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def install(place: str) -> None:
         place: The directory that the package lies in.
     """
     Alias.place = place
-    sys.meta_path.insert(0, Alias)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Alias)
 
 
 def enter(
@@ -87,6 +86,11 @@ def enter(
     """
     sys.path[:] = [entry for entry in sys.path if not entry.startswith(root)] + library
     sys.path_importer_cache.clear()
+    for module in sys.modules.values():
+        # Frozen into the interpreter, yet they say where they would lie in its library.
+        file: str = getattr(module, "__file__", "")
+        if file.startswith(root):
+            module.__file__ = stdlib + file.removeprefix(sys._stdlib_dir)  # type: ignore[attr-defined]
     sys._stdlib_dir = stdlib  # type: ignore[attr-defined]
     sys.prefix, sys.exec_prefix = sys.base_prefix, sys.base_exec_prefix = prefixes
     install(place)

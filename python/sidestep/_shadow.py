@@ -26,13 +26,15 @@ program runs in them.
 import binascii
 import contextlib
 import os
-import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, MutableMapping
 
 from . import _alias
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, MutableMapping
 
 __all__ = ["enter_environment", "interpreter"]
 
@@ -92,21 +94,23 @@ def interpreter() -> str:
     )
 
 
-def enter_environment(shadow: str, environ: MutableMapping[str, str]) -> None:
+def enter_environment(shadow: str, environ: "MutableMapping[str, str]") -> None:
     """Change the environment so that interpreters called by other names are caught, too."""
     bin_directory = os.path.dirname(shadow)
     overlay = os.path.join(os.path.dirname(bin_directory), "overlay")
     _prepend("PYTHONPATH", overlay, environ)
     # A program that calls another Python by these names shall get that other one.
-    called = shutil.which("python3") or shutil.which("python")
-    with contextlib.suppress(OSError):
-        if called and os.path.samefile(os.path.dirname(called), os.path.dirname(sys.executable)):
-            _prepend("PATH", bin_directory, environ)
+    own = os.path.dirname(sys.executable)
+    for entry in os.get_exec_path(environ):
+        if any(os.access(f"{entry}/{name}", os.X_OK) for name in ("python3", "python")):
+            if os.path.samefile(entry, own):
+                _prepend("PATH", bin_directory, environ)
+            break
     # It would lead past the shadow, which has what it says written down.
     environ.pop("PYTHONHOME", None)
 
 
-def _prepend(name: str, entry: str, environ: MutableMapping[str, str]) -> None:
+def _prepend(name: str, entry: str, environ: "MutableMapping[str, str]") -> None:
     entries = environ[name].split(os.pathsep) if environ.get(name) else []
     if entries[:1] != [entry]:
         environ[name] = os.pathsep.join([entry, *entries])
@@ -115,7 +119,7 @@ def _prepend(name: str, entry: str, environ: MutableMapping[str, str]) -> None:
 # --- where ----------------------------------------------------------------------------------
 
 
-def _caches() -> Iterator[str]:
+def _caches() -> "Iterator[str]":
     """Directories for shadows, the best one first."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
@@ -191,8 +195,7 @@ def _read(path: str) -> str:
 def _is_made(root: str) -> bool:
     try:
         return all(
-            read(f"{root}/{path}") == expected
-            for path, (read, expected) in _contents(root).items()
+            read(f"{root}/{path}") == expected for path, (read, expected) in _contents(root).items()
         )
     except (OSError, ValueError):
         return False
@@ -211,7 +214,7 @@ def _made_in(cache: str) -> str:
             _write(new, root)
             _put(new, root)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            _remove(new)
     return root
 
 
@@ -233,7 +236,7 @@ def _put(new: str, root: str) -> None:
     except OSError:
         if not _is_made(root):
             # Damaged, so that nothing can be running in it.
-            shutil.rmtree(root, ignore_errors=True)
+            _remove(root)
             os.rename(new, root)
 
 
@@ -245,4 +248,11 @@ def _sweep(cache: str) -> None:
                 if entry.name.startswith("new-") and (
                     entry.stat(follow_symlinks=False).st_mtime < time.time() - _BUILD_S
                 ):
-                    shutil.rmtree(entry.path, ignore_errors=True)
+                    _remove(entry.path)
+
+
+def _remove(directory: str) -> None:
+    # Needed for a build only: a run shall not wait for the import.
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)

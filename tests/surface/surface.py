@@ -78,7 +78,9 @@ def of_class(cls: type) -> dict[str, Any]:
     """Public methods with their signatures, other members as values; and the constructor."""
     members: dict[str, Any] = {"()": signature(cls)}
     if issubclass(cls, BaseException):
-        members["bases"] = [base.__name__ for base in cls.__mro__]
+        members["bases"] = [
+            base.__name__ for base in cls.__mro__ if not base.__module__.endswith("._original")
+        ]
     for name in filter(is_public, dir(cls)):
         value = inspect.getattr_static(cls, name)
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
@@ -137,4 +139,7 @@ def of_object(made: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] != "multiprocessing":
+        # Out of reach, so that nothing is seen which comes from there.
+        sys.modules["multiprocessing"] = ModuleType("multiprocessing")
     main(sys.argv[1])
