@@ -138,6 +138,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
 def _fileno(thing: SupportsIndex | _HasFileno) -> int:
     """The descriptor behind a number or an object with a `fileno` method."""
     fileno = getattr(thing, "fileno", None)
+    number: int
     if fileno is not None:
         number = fileno()
     else:

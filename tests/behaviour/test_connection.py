@@ -153,7 +153,7 @@ def test_an_object_that_is_no_buffer_is_refused(pipe: tuple[Connection, Connecti
     _, sender = pipe
     with pytest.raises(TypeError):
         sender.send_bytes("text")  # type: ignore[arg-type]
-    with pytest.raises(BufferError):
+    with pytest.raises(TypeError, match="not contiguous"):
         sender.send_bytes(memoryview(b"abcdef")[::2])
 
 
@@ -522,7 +522,7 @@ def test_wait_waits_at_least_its_timeout(pipe: tuple[Connection, Connection]) ->
 
 
 def test_wait_refuses_what_has_no_descriptor() -> None:
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(ValueError, match="has no fileno method"):
         wait([object()], 0)
     with pytest.raises(ValueError, match="invalid file descriptor"):
         wait([-1], 0)

@@ -10,6 +10,7 @@ more parameters with defaults after them, and a default where the original wants
 """
 
 import functools
+import importlib
 import json
 import re
 import subprocess
@@ -195,3 +196,13 @@ def test_the_document_names_tests_that_exist() -> None:
     for file, function in named:
         (path,) = HERE.parent.glob(f"*/test_{file}.py")
         assert f"\ndef {function}(" in path.read_text(encoding="utf-8"), (file, function)
+
+
+def test_every_module_says_what_it_exports() -> None:
+    """The interpreter's own tests ask that of each file beside `__init__.py`."""
+    import sidestep
+
+    for path in Path(sidestep.__file__).parent.glob("*.py"):
+        if path.stem not in ("__init__", "popen_spawn_win32"):
+            module = importlib.import_module(f"sidestep.{path.stem}")
+            assert all(hasattr(module, name) for name in module.__all__), path
