@@ -68,18 +68,29 @@ Barrier = _default.Barrier
 BoundedSemaphore = _default.BoundedSemaphore
 Condition = _default.Condition
 Event = _default.Event
-JoinableQueue = _default.JoinableQueue
 Lock = _default.Lock
 Manager = _default.Manager
 Pipe = _default.Pipe
 Pool = _default.Pool
-Queue = _default.Queue
 RLock = _default.RLock
 RawArray = _default.RawArray
 RawValue = _default.RawValue
 Semaphore = _default.Semaphore
-SimpleQueue = _default.SimpleQueue
 Value = _default.Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # As with the standard library these may stand in annotations: for a type checker they are
+    # the classes that the methods return.
+    from .queues import JoinableQueue as JoinableQueue
+    from .queues import Queue as Queue
+    from .queues import SimpleQueue as SimpleQueue
+else:
+    JoinableQueue = _default.JoinableQueue
+    Queue = _default.Queue
+    SimpleQueue = _default.SimpleQueue
+# No name of the package.
+del TYPE_CHECKING
 
 AuthenticationError = context.AuthenticationError
 BufferTooShort = context.BufferTooShort

@@ -15,12 +15,15 @@ released; signal handlers run meanwhile, and one that raises ends the wait.
 
 from collections.abc import Iterable
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar, final
+from typing import Any, Generic, Self, TypeAlias, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
-from typing_extensions import disjoint_base
+from typing_extensions import TypeVar, disjoint_base
 
-_T = TypeVar("_T")
+# With defaults, so that `Queue` and `Connection` by themselves are annotations, too.
+_T = TypeVar("_T", default=Any)
+_Sent_contra = TypeVar("_Sent_contra", contravariant=True, default=Any)
+_Received_co = TypeVar("_Received_co", covariant=True, default=Any)
 
 # Offset and generation of an object in the arena.
 _Name: TypeAlias = tuple[int, int]
@@ -615,7 +618,7 @@ class Hold:
     """Keeps a pipe in shared memory alive until it is freed; see `Connection._hold`."""
 
 @disjoint_base
-class Connection:
+class Connection(Generic[_Sent_contra, _Received_co]):
     """One end of a connection, on a descriptor that it owns.
 
     Blocking calls let other threads run and run signal handlers; if one raises in the middle of
@@ -672,7 +675,9 @@ class Connection:
 
         The other side sees the end once every copy of this one is closed, in all processes.
         """
-    def send(self, obj: Any) -> None:
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+    def send(self, obj: _Sent_contra) -> None:
         """Pickle an object and send it; waits while the other side does not read.
 
         Raises:
@@ -695,7 +700,7 @@ class Connection:
 
         Same as: `multiprocessing.connection.Connection.send_bytes`.
         """
-    def recv(self) -> Any:
+    def recv(self) -> _Received_co:
         """Wait for an object, and return it.
 
         Raises:

@@ -14,13 +14,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
 from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # What `send` takes and what `recv` returns, for those who want that checked.
+    _Sent_contra = TypeVar("_Sent_contra", contravariant=True, default=Any)
+    _Received_co = TypeVar("_Received_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    _Sent_contra, _Received_co = TypeVar("_Sent_contra"), TypeVar("_Received_co")
 
 Address: TypeAlias = str | bytes | tuple[str, int]
 
@@ -29,7 +40,7 @@ families = ["AF_INET", "AF_UNIX"]
 
 
 @_original.descend("connection")
-class Connection(_sidestep.Connection):
+class Connection(_sidestep.Connection[_Sent_contra, _Received_co]):
     """One end of a connection: sends and receives whole messages.
 
     Made by `Pipe`, `Client` and `Listener.accept`, or from the number of a descriptor, which it
@@ -181,7 +192,7 @@ def address_type(address: Address) -> str:
         isinstance(address, bytes) and util.is_abstract_socket_namespace(address)
     ):
         return "AF_UNIX"
-    wrong = ValueError if isinstance(address, str | bytes | bytearray) else TypeError
+    wrong = TypeError if address and not isinstance(address, str | bytes) else ValueError
     raise wrong(f"address type of {address!r} unrecognized")
 
 

@@ -15,9 +15,10 @@ from . import reduction as reduction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
-    from typing import Any
+    from typing import Any, Literal, TypeVar, overload
 
     from .connection import Connection
     from .managers import SyncManager
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from .queues import JoinableQueue as JoinableQueueType
     from .queues import Queue as QueueType
     from .queues import SimpleQueue as SimpleQueueType
+    from .sharedctypes import (
+        LockLike,
+        Synchronized,
+        SynchronizedArray,
+        SynchronizedString,
+    )
     from .synchronize import Barrier as BarrierType
     from .synchronize import BoundedSemaphore as BoundedSemaphoreType
     from .synchronize import Condition as ConditionType
@@ -33,6 +40,10 @@ if TYPE_CHECKING:
     from .synchronize import Lock as LockType
     from .synchronize import RLock as RLockType
     from .synchronize import Semaphore as SemaphoreType
+
+    _T = TypeVar("_T")
+    _C = TypeVar("_C")
+    _D = TypeVar("_D", bound=ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.Union)
 
 __all__ = ()
 
@@ -173,11 +184,29 @@ class BaseContext(_original.Root):
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
+    if TYPE_CHECKING:
+
+        @overload
+        def RawValue(self, typecode_or_type: type[_C], *args: Any) -> _C: ...
+        @overload
+        def RawValue(self, typecode_or_type: str, *args: Any) -> Any: ...
+
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Return a shared ctypes object without a lock."""
         from .sharedctypes import RawValue
 
         return RawValue(typecode_or_type, *args)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def RawArray(
+            self, typecode_or_type: type[_D], size_or_initializer: int | Sequence[Any]
+        ) -> ctypes.Array[_D]: ...
+        @overload
+        def RawArray(
+            self, typecode_or_type: str, size_or_initializer: int | Sequence[Any]
+        ) -> Any: ...
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
         """Return a shared ctypes array without a lock."""
@@ -185,11 +214,74 @@ class BaseContext(_original.Root):
 
         return RawArray(typecode_or_type, size_or_initializer)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def Value(
+            self,
+            typecode_or_type: type[ctypes._SimpleCData[_T]],
+            *args: Any,
+            lock: Literal[True] | LockLike | None = True,
+        ) -> Synchronized[_T]: ...
+        @overload
+        def Value(self, typecode_or_type: type[_C], *args: Any, lock: Literal[False]) -> _C: ...
+        @overload
+        def Value(
+            self, typecode_or_type: str, *args: Any, lock: Literal[True] | LockLike | None = True
+        ) -> Synchronized[Any]: ...
+        @overload
+        def Value(
+            self, typecode_or_type: str | type, *args: Any, lock: bool | LockLike | None = True
+        ) -> Any: ...
+
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """Return a shared ctypes object, with a lock around it unless `lock` is false."""
         from .sharedctypes import Value
 
         return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    if TYPE_CHECKING:
+
+        @overload
+        def Array(
+            self,
+            typecode_or_type: type[ctypes.c_char],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | LockLike | None = True,
+        ) -> SynchronizedString: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: type[ctypes._SimpleCData[_T]],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | LockLike | None = True,
+        ) -> SynchronizedArray[_T]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: type[_D],
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[False],
+        ) -> ctypes.Array[_D]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: str,
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: Literal[True] | LockLike | None = True,
+        ) -> SynchronizedArray[Any]: ...
+        @overload
+        def Array(
+            self,
+            typecode_or_type: str | type,
+            size_or_initializer: int | Sequence[Any],
+            *,
+            lock: bool | LockLike | None = True,
+        ) -> Any: ...
 
     def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
         """Return a shared ctypes array, with a lock around it unless `lock` is false."""
@@ -306,6 +398,17 @@ class DefaultContext(BaseContext):
         self._default_context = context
         self._actual_context: BaseContext | None = None
 
+    if TYPE_CHECKING:
+
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+        @overload
+        def get_context(self, method: str | None = None) -> BaseContext: ...
+
     def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method; without one, the one in force.
 
@@ -330,6 +433,13 @@ class DefaultContext(BaseContext):
             self._actual_context = None
         else:
             self._actual_context = self.get_context(method)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def get_start_method(self, allow_none: Literal[False] = False) -> str: ...
+        @overload
+        def get_start_method(self, allow_none: bool = False) -> str | None: ...
 
     def get_start_method(self, allow_none: bool = False) -> str | None:
         """Return the start method's name; None if `allow_none` and none was set or used."""

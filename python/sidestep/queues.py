@@ -3,14 +3,21 @@
 import sys
 from collections.abc import Callable
 from queue import Empty, Full
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _original, _sidestep
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    _T = TypeVar("_T", default=Any)
+else:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
 
 def _rebuild(cls: type["_Queue[Any]"], name: tuple[int, int], state: dict[str, Any]) -> Any:

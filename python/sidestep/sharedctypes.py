@@ -11,7 +11,7 @@ wrote. If it dies inside of `with value:`, the lock says so to the next one that
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
@@ -130,22 +130,18 @@ def copy(obj: Any) -> Any:
 def Value(
     typecode_or_type: "type[ctypes._SimpleCData[_T]]",
     *args: Any,
-    lock: Literal[True] | LockLike = True,
+    lock: Literal[True] | LockLike | None = True,
     ctx: Any = None,
 ) -> "Synchronized[_T]": ...
 @overload
 def Value(typecode_or_type: type[_C], *args: Any, lock: Literal[False], ctx: Any = None) -> _C: ...
 @overload
 def Value(
-    typecode_or_type: type[_C], *args: Any, lock: Literal[True] | LockLike = True, ctx: Any = None
-) -> "SynchronizedBase[_C]": ...
-@overload
-def Value(
-    typecode_or_type: str, *args: Any, lock: Literal[True] | LockLike = True, ctx: Any = None
+    typecode_or_type: str, *args: Any, lock: Literal[True] | LockLike | None = True, ctx: Any = None
 ) -> "Synchronized[Any]": ...
 @overload
 def Value(
-    typecode_or_type: str | type, *args: Any, lock: bool | LockLike = True, ctx: Any = None
+    typecode_or_type: str | type, *args: Any, lock: bool | LockLike | None = True, ctx: Any = None
 ) -> Any: ...
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Make a `ctypes` object in shared memory, with a lock around each access.
@@ -173,7 +169,7 @@ def Array(
     typecode_or_type: type[ctypes.c_char],
     size_or_initializer: int | Sequence[Any],
     *,
-    lock: Literal[True] | LockLike = True,
+    lock: Literal[True] | LockLike | None = True,
     ctx: Any = None,
 ) -> "SynchronizedString": ...
 @overload
@@ -181,7 +177,7 @@ def Array(
     typecode_or_type: "type[ctypes._SimpleCData[_T]]",
     size_or_initializer: int | Sequence[Any],
     *,
-    lock: Literal[True] | LockLike = True,
+    lock: Literal[True] | LockLike | None = True,
     ctx: Any = None,
 ) -> "SynchronizedArray[_T]": ...
 @overload
@@ -197,7 +193,7 @@ def Array(
     typecode_or_type: str,
     size_or_initializer: int | Sequence[Any],
     *,
-    lock: Literal[True] | LockLike = True,
+    lock: Literal[True] | LockLike | None = True,
     ctx: Any = None,
 ) -> "SynchronizedArray[Any]": ...
 @overload
@@ -205,7 +201,7 @@ def Array(
     typecode_or_type: str | type,
     size_or_initializer: int | Sequence[Any],
     *,
-    lock: bool | LockLike = True,
+    lock: bool | LockLike | None = True,
     ctx: Any = None,
 ) -> Any: ...
 def Array(
@@ -387,6 +383,10 @@ class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
 
     def __len__(self) -> int:
         return len(self._obj)
+
+    if TYPE_CHECKING:
+        # By length and index, as with the original; each item is one access.
+        def __iter__(self) -> Iterator[_T]: ...
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> _T: ...

@@ -23,7 +23,7 @@ import pool_tasks as tasks
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
 def ctx(request: pytest.FixtureRequest) -> context.BaseContext:
-    return sidestep.get_context(request.param)
+    return sidestep.get_context(str(request.param))
 
 
 # --- processes ------------------------------------------------------------------------------

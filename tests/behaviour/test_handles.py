@@ -113,7 +113,7 @@ def make_and_put(channel: Any, kinds: list[str]) -> None:
 
 @pytest.fixture(params=actors.METHODS)
 def ctx(request: pytest.FixtureRequest) -> context.BaseContext:
-    return sidestep.get_context(request.param)
+    return sidestep.get_context(str(request.param))
 
 
 @pytest.fixture

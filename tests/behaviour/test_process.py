@@ -40,7 +40,7 @@ METHODS = ("fork", "spawn", "forkserver")
 
 @pytest.fixture(params=METHODS)
 def ctx(request: pytest.FixtureRequest) -> sidestep.context.BaseContext:
-    return sidestep.get_context(request.param)
+    return sidestep.get_context(str(request.param))
 
 
 @pytest.fixture

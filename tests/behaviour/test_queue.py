@@ -29,7 +29,7 @@ LIMITED = ("Queue", "JoinableQueue")
 
 @pytest.fixture(params=actors.METHODS)
 def ctx(request: pytest.FixtureRequest) -> context.BaseContext:
-    return sidestep.get_context(request.param)
+    return sidestep.get_context(str(request.param))
 
 
 @pytest.fixture

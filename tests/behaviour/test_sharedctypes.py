@@ -168,7 +168,7 @@ def test_bad_sizes() -> None:
     with pytest.raises(ValueError):
         sidestep.Array("i", -1)
     with pytest.raises(TypeError):
-        sidestep.Array("i", 1.5)
+        sidestep.Array("i", 1.5)  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         sidestep.Value("no such type")
 
@@ -213,9 +213,9 @@ def test_without_a_lock_it_is_the_object_itself() -> None:
 @pytest.mark.parametrize("lock", ["navalue", 5, object(), []])
 def test_what_is_no_lock_is_an_attribute_error(lock: object) -> None:
     with pytest.raises(AttributeError, match="acquire"):
-        sidestep.Value("i", lock=lock)
+        sidestep.Value("i", lock=lock)  # type: ignore[call-overload]
     with pytest.raises(AttributeError, match="acquire"):
-        sidestep.Array("i", 3, lock=lock)
+        sidestep.Array("i", 3, lock=lock)  # type: ignore[call-overload]
 
 
 class CountingLock:

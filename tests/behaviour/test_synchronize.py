@@ -27,7 +27,7 @@ Engage = Callable[..., actors.Actor]
 
 @pytest.fixture(params=actors.METHODS)
 def ctx(request: pytest.FixtureRequest) -> context.BaseContext:
-    return sidestep.get_context(request.param)
+    return sidestep.get_context(str(request.param))
 
 
 @pytest.fixture

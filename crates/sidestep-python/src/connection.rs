@@ -25,7 +25,7 @@ use pyo3::exceptions::{
 };
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
 use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
@@ -353,6 +353,15 @@ impl Connection {
             cut: Mutex::default(),
             end: Mutex::default(),
         }
+    }
+
+    /// `Connection[int, str]` and the like, in annotations and as a base class.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
     /// In `__init__`, so that a subclass may have a constructor of its own.
