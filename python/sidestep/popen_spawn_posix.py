@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from . import _sidestep, context, popen_fork, process, reduction, spawn, util
+from . import _by_value, _sidestep, context, popen_fork, process, spawn, util
 
 __all__ = ["Popen"]
 
@@ -82,7 +82,7 @@ class Popen(popen_fork.Popen):
                     )
 
         def by_value(obj: object, file: IO[bytes]) -> None:
-            reduction._dump_by_value(obj, file, child_gets_main)
+            _by_value.dump(obj, file, _by_value.Main(forked=False))
 
         try:
             self._collect(by_name, obj, file)
