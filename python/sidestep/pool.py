@@ -469,7 +469,6 @@ class IMapIterator:
         if self._index == self._length and self._pool is not None:
             # Dropping the pool may end it, and all jobs that are still known with it.
             self._cache.pop(self._job, None)
-            self._pool._crew.held_back.discard(self)
             self._pool = self._function = None
         self._cond.notify_all()
 
@@ -533,8 +532,6 @@ class _Crew:
         self.lines: dict[int, Any] = {}
         self.state = INIT
         self.jobs: dict[int, Any] = {}
-        #: Lazy maps whose input waits for whoever takes the results, and ends if nobody can.
-        self.held_back: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         #: The task behind each number that was submitted and not yet reported.
         self.open: dict[int, tuple[Any, int]] = {}
         self.pid = os.getpid()
@@ -708,7 +705,7 @@ class _Crew:
     def fail(self, error: BaseException) -> None:
         """End every job that is still open with an error."""
         self.open.clear()
-        for job in [*self.jobs.values(), *self.held_back]:
+        for job in list(self.jobs.values()):
             try:
                 job._finish(False, error)
             except Exception:
@@ -743,13 +740,11 @@ def _terminated() -> context.ProcessError:
     return context.ProcessError("the pool was terminated before the task was done")
 
 
-def _lost(gone: Any) -> WorkerLostError:
+def _lost(gone: Any, what: str = "while it ran this task") -> WorkerLostError:
     code = gone.exitcode
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
     return WorkerLostError(
-        f"worker {gone.name} (process {gone.pid}) ended while it ran this task, {how}",
-        gone.pid,
-        code,
+        f"worker {gone.name} (process {gone.pid}) ended {what}, {how}", gone.pid, code
     )
 
 
@@ -772,9 +767,11 @@ class _Classic:
         return vars(ClassicPool)[self._name].__get__(pool, owner)
 
 
-def _classic_names() -> set[str]:
-    """What a subclass cannot override and stay on the engine's path."""
-    return {"_repopulate_pool"} | {k for k, v in vars(Pool).items() if isinstance(v, _Classic)}
+#: Who overrides one of these replaces a part of the original pool, and becomes a ClassicPool.
+#: Other names of the original have no effect when they are overridden.
+_REPLACEABLE = frozenset(
+    {"_setup_queues", "_repopulate_pool", "_get_sentinels", "_help_stuff_finish", "_terminate_pool"}
+)
 
 
 class Pool:
@@ -793,8 +790,7 @@ class Pool:
     _crew_type = _Crew
     _failure: Callable[[BaseException], Any] = _Failure
 
-    # The workings of the standard library's pool. Whoever overrides one gets them all; see
-    # __init_subclass__.
+    # The workings of the standard library's pool, which only a ClassicPool uses.
     _setup_queues = _Classic()
     _repopulate_pool_static = _Classic()
     _maintain_pool = _Classic()
@@ -813,7 +809,7 @@ class Pool:
         if cls._classic:
             return
         replaced = {name for base in cls.__mro__ if base not in Pool.__mro__ for name in vars(base)}
-        if not replaced.isdisjoint(_classic_names()):
+        if not replaced.isdisjoint(_REPLACEABLE):
             from ._classic_pool import ClassicPool
 
             bases = tuple(ClassicPool if base is Pool else base for base in cls.__bases__)
@@ -837,9 +833,8 @@ class Pool:
             from ._classic_pool import ClassicPool
 
             assert isinstance(self, ClassicPool)
-            return ClassicPool.__init__(
-                self, processes, initializer, initargs, maxtasksperchild, context
-            )
+            ClassicPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+            return
         self._state = INIT
         self._ctx = context or self._default_context()
         self._check_arguments(processes, initializer, initargs, maxtasksperchild)
@@ -1221,9 +1216,13 @@ class _BoundedFeed(_Feed):
         for _ in range(size):
             self._room.put(None)
         results._room = self._room
-        results._cache.pop(results._job)
-        crew.held_back.add(results)
-        weakref.finalize(results, self._room.put, None).atexit = False
+        results._cache[results._job] = weakref.proxy(results)
+        weakref.finalize(results, self._drop, results._cache, results._job).atexit = False
+
+    def _drop(self, cache: dict[int, Any], job: int) -> None:
+        """Nobody can ask for the results any more."""
+        cache.pop(job, None)
+        self._room.put(None)
 
     def _may_go_on(self) -> bool:
         self._room.get()
