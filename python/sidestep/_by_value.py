@@ -22,9 +22,12 @@ import weakref
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from . import _sidestep, heap
+from . import _sidestep
+
+if TYPE_CHECKING:
+    from .heap import BufferWrapper
 
 _MAIN = ("__main__", "__mp_main__")
 
@@ -260,9 +263,11 @@ class Carried:
         with _sidestep.Collector() as self._refs:
             dump(function, file, main)
         self._key = (os.getpid(), next(_numbers))
-        self._pickle: bytes | heap.BufferWrapper
+        self._pickle: bytes | "BufferWrapper"
         if in_arena and file.tell() > _INLINE:
-            self._pickle = heap.BufferWrapper(file.tell())
+            from .heap import BufferWrapper
+
+            self._pickle = BufferWrapper(file.tell())
             self._pickle.create_memoryview()[:] = file.getbuffer()
         else:
             self._pickle = file.getvalue()
@@ -275,7 +280,7 @@ _kept: dict[tuple[int, int], Any] = {}
 _keeping = threading.Lock()
 
 
-def _unpack(key: tuple[int, int], data: bytes | heap.BufferWrapper) -> Any:
+def _unpack(key: tuple[int, int], data: "bytes | BufferWrapper") -> Any:
     with _keeping:
         if key in _kept:
             return _kept[key]

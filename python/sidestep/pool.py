@@ -23,9 +23,12 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GenericAlias, TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
-from . import _by_value, _sidestep, context, reduction, util
+from . import _sidestep, context, reduction, util
+
+if TYPE_CHECKING:
+    from ._by_value import Exporter
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -522,7 +525,7 @@ class _Crew:
         core: _Core,
         lines: int,
         start: Callable[[int], Any],
-        exporter: _by_value.Exporter | None,
+        exporter: "Exporter | None",
     ) -> None:
         self.core = core
         self.exporter = exporter
@@ -887,8 +890,11 @@ class Pool:
     def _make_core(self) -> _Core:
         return _sidestep.PoolCore(self._processes)
 
-    def _make_exporter(self) -> _by_value.Exporter | None:
-        return _by_value.Exporter(self._ctx.get_start_method() == "fork")
+    def _make_exporter(self) -> "Exporter | None":
+        # Imported here: workers need it only if something comes to them by value.
+        from ._by_value import Exporter
+
+        return Exporter(self._ctx.get_start_method() == "fork")
 
     def _repopulate_pool(self) -> None:
         self._crew.dismiss_dead()

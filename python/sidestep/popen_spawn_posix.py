@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from . import _by_value, _sidestep, context, popen_fork, process, spawn, util
+from . import _sidestep, context, popen_fork, process, spawn, util
 
 __all__ = ["Popen"]
 
@@ -82,6 +82,8 @@ class Popen(popen_fork.Popen):
                     )
 
         def by_value(obj: object, file: IO[bytes]) -> None:
+            from . import _by_value
+
             _by_value.dump(obj, file, _by_value.Main(forked=False))
 
         try:
