@@ -1338,6 +1338,7 @@ class _ThreadCrew(_Crew):
 class ThreadPool(Pool):
     """A pool of threads with the interface of `Pool`."""
 
+    _wrap_exception = False
     _crew_type = _ThreadCrew
     _failure = staticmethod(_as_it_is)
 
