@@ -36,7 +36,7 @@ if __name__ == "__main__":
     ones = numpy.ones(500_000)
     with parallel_config(backend="multiprocessing"):
         print(Parallel(n_jobs=2)(delayed(weigh)(ones, n) for n in range(5)))
-        print(Parallel(n_jobs=2)(delayed(pow)(n, 2) for n in range(100)) == [n * n for n in range(100)])
+        print(sum(Parallel(n_jobs=2)(delayed(pow)(n, 2) for n in range(10))))
         try:
             Parallel(n_jobs=2)(delayed(fail)(n) for n in range(2))
         except LookupError as error:
@@ -61,4 +61,4 @@ def test_parallel_with_the_backend_multiprocessing(tmp_path: Path) -> None:
     first, weights, squares, error, lost = done.stdout.splitlines()
     assert first == "sidestep.context True"
     assert weights == str([(500_000.0 * n, "memmap") for n in range(5)])
-    assert (squares, error, lost) == ("True", "LookupError", "WorkerLostError")
+    assert (squares, error, lost) == ("285", "LookupError", "WorkerLostError")
