@@ -10,6 +10,7 @@ need that, and which globals they meet over there:
   initializer, stays.
 """
 
+import copyreg
 import functools
 import importlib
 import io
@@ -113,9 +114,9 @@ class _NameChecker(pickle.Pickler):
 
         # Buffers are left out: it is about the names only.
         super().__init__(io.BytesIO(), 5, buffer_callback=lambda _: None)
-        self.dispatch_table = ChainMap(
+        self.dispatch_table: Any = ChainMap(
             reduction.ForkingPickler._extra_reducers,
-            reduction.ForkingPickler._copyreg_dispatch_table,
+            copyreg.dispatch_table,
         )
         self._main = main
 
@@ -263,14 +264,13 @@ class Carried:
         with _sidestep.Collector() as self._refs:
             dump(function, file, main)
         self._key = (os.getpid(), next(_numbers))
-        self._pickle: bytes | "BufferWrapper"
-        if in_arena and file.tell() > _INLINE:
+        self._pickle: Any = file.getvalue()
+        if in_arena and len(self._pickle) > _INLINE:
             from .heap import BufferWrapper
 
-            self._pickle = BufferWrapper(file.tell())
-            self._pickle.create_memoryview()[:] = file.getbuffer()
-        else:
-            self._pickle = file.getvalue()
+            block = BufferWrapper(len(self._pickle))
+            block.create_memoryview()[:] = self._pickle
+            self._pickle = block
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpack, (self._key, self._pickle)

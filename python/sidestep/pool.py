@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GenericAlias, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
-from . import _sidestep, context, reduction, util
+from . import _original, _sidestep, context, reduction, util
 
 if TYPE_CHECKING:
     from ._by_value import Exporter
@@ -51,24 +51,27 @@ _STILLBORN = 3
 # --- errors that cross the border -------------------------------------------------------------
 
 
-class RemoteTraceback(Exception):
+@_original.descend("pool")
+class RemoteTraceback(_original.ErrorRoot):
     """The cause of an error that a worker raised: its traceback there, as text."""
 
     def __init__(self, tb: str) -> None:
-        super().__init__(tb)
+        # Not super(): beside the standard library that is the original's.
+        Exception.__init__(self, tb)
         self.tb = tb
 
     def __str__(self) -> str:
         return self.tb
 
 
-class MaybeEncodingError(Exception):
+@_original.descend("pool")
+class MaybeEncodingError(_original.ErrorRoot):
     """A result, or an exception, could not be brought from the worker to the parent."""
 
     def __init__(self, exc: object, value: object) -> None:
         self.exc = exc if isinstance(exc, str) else repr(exc)
         self.value = value if isinstance(value, str) else _safe_repr(value)
-        super().__init__(self.exc, self.value)
+        Exception.__init__(self, self.exc, self.value)
 
     def __str__(self) -> str:
         return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
@@ -282,7 +285,8 @@ def worker(
 # --- results in the parent --------------------------------------------------------------------
 
 
-class ApplyResult:
+@_original.descend("pool")
+class ApplyResult(_original.Root):
     """The result of an asynchronous call, to come."""
 
     def __init__(
@@ -363,6 +367,7 @@ class ApplyResult:
 AsyncResult = ApplyResult
 
 
+@_original.descend("pool")
 class MapResult(ApplyResult):
     """The results of a map, to come: a list in the order of the items."""
 
@@ -398,7 +403,8 @@ class MapResult(ApplyResult):
                 self._finish(False, self._error)
 
 
-class IMapIterator:
+@_original.descend("pool")
+class IMapIterator(_original.Root):
     """The results of a lazy map, in the order of the items, as they come."""
 
     def __init__(self, pool: "Pool") -> None:
@@ -487,6 +493,7 @@ class IMapIterator:
             self._room.put(None)
 
 
+@_original.descend("pool")
 class IMapUnorderedIterator(IMapIterator):
     """The results of a lazy map as they come, in any order."""
 
@@ -777,7 +784,8 @@ _REPLACEABLE = frozenset(
 )
 
 
-class Pool:
+@_original.descend("pool")
+class Pool(_original.Root):
     """Worker processes that call functions.
 
     Functions, initializers and their arguments may be anything that can be called, also lambdas,
@@ -811,7 +819,8 @@ class Pool:
         super().__init_subclass__(**kwargs)
         if cls._classic:
             return
-        replaced = {name for base in cls.__mro__ if base not in Pool.__mro__ for name in vars(base)}
+        known = {*Pool.__mro__, *globals().get("ThreadPool", Pool).__mro__}
+        replaced = {name for base in cls.__mro__ if base not in known for name in vars(base)}
         if not replaced.isdisjoint(_REPLACEABLE):
             from ._classic_pool import ClassicPool
 
@@ -1335,6 +1344,7 @@ class _ThreadCrew(_Crew):
             super().join()
 
 
+@_original.descend("pool")
 class ThreadPool(Pool):
     """A pool of threads with the interface of `Pool`."""
 
