@@ -44,7 +44,7 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, TypeVar, overload
 
 from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
 from .context import ProcessError, get_spawning_popen
@@ -243,7 +243,7 @@ class Server(_original.Root):
         # moment, under the mutex as well, so it is worked off later.
         self._freed: collections.deque[str] = collections.deque()
 
-    def serve_forever(self) -> NoReturn:
+    def serve_forever(self) -> None:
         """Serve until a client asks for the end, then leave the process by SystemExit."""
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
         threading.Thread(target=self.accepter, name="manager-accepter", daemon=True).start()
@@ -1405,6 +1405,10 @@ class BaseListProxy(BaseProxy, _Sequence[_T]):
         def __mul__(self, count: int, /) -> list[_T]: ...
         def __rmul__(self, count: int, /) -> list[_T]: ...
         def __len__(self) -> int: ...
+        @overload
+        def __getitem__(self, index: SupportsIndex, /) -> _T: ...
+        @overload
+        def __getitem__(self, index: slice, /) -> list[_T]: ...
         def __getitem__(self, index: Any, /) -> Any: ...
         def __setitem__(self, index: Any, value: Any, /) -> None: ...
         def __delitem__(self, index: Any, /) -> None: ...

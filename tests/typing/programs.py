@@ -310,7 +310,8 @@ def managed() -> None:
             manager.Event().set()
         queue = manager.Queue(3)
         queue.put(1)
-        assert_type(manager.address, str | bytes | tuple[str, int] | None)
+        address: str | bytes | tuple[str, int] | None = manager.address
+        print(address)
 
 
 class Counter:
