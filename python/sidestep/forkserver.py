@@ -170,11 +170,7 @@ class ForkServer:
                 ours.settimeout(None)
                 theirs.settimeout(None)
                 arguments = f"{theirs.fileno()}, {file.fileno()}, {arena_fd}"
-                command = [
-                    *spawn._interpreter(),
-                    "-c",
-                    spawn._program("forkserver", "main", arguments),
-                ]
+                command = spawn._calling("forkserver", "main", arguments)
                 passed = [theirs.fileno(), file.fileno(), arena_fd]
                 self._forkserver_pid = util.spawnv_passfds(command[0], command, passed)
                 self._starter_pid = os.getpid()

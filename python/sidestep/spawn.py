@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 
-from . import process, util
+from . import _original, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ __all__ = [
 
 # Marks the command line of a child; those who freeze programs look for it.
 _MARK = "--multiprocessing-fork"
+# How the program of a helper process begins, where the executable is frozen.
+_HELPER = f"from {__package__}."
 
 # --- the interpreter ----------------------------------------------------------------------------
 
@@ -59,44 +61,45 @@ def is_forking(argv: Sequence[str]) -> bool:
 
 
 def freeze_support() -> None:
-    """In a child of a frozen executable, do the child's work and exit; else do nothing."""
+    """In a child or a helper process of a frozen executable, do its work and exit; else nothing."""
     if is_forking(sys.argv):
         words = (word.split("=") for word in sys.argv[2:])
         numbers: dict[str, Any] = {
             name: None if value == "None" else int(value) for name, value in words
         }
         spawn_main(**numbers)
+    elif _is_frozen() and sys.argv[-2:-1] == ["-c"] and sys.argv[-1].startswith(_HELPER):
+        exec(sys.argv[-1], {})
+        sys.exit()
 
 
 def get_command_line(**kwds: int | None) -> list[Any]:
     """Return the command line of a child that calls `spawn_main(**kwds)`."""
-    if getattr(sys, "frozen", False):
+    if _is_frozen():
         return [sys.executable, _MARK, *(f"{name}={value!r}" for name, value in kwds.items())]
     arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
-    return [*_interpreter(), "-c", _program("spawn", "spawn_main", arguments), _MARK]
+    return [*_calling("spawn", "spawn_main", arguments), _MARK]
 
 
-def _interpreter() -> list[Any]:
-    """The interpreter and its flags, ours."""
+def _is_frozen() -> bool:
+    """Tell whether interpreter and program are one executable, which takes no options."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def _calling(module: str, function: str, arguments: str) -> list[Any]:
+    """The command line of a process that calls a function of this package."""
     if _python_exe is None:
         raise RuntimeError(
             "there is no interpreter to run children with (sys.executable is empty): "
             "call set_executable() first"
         )
-    return [get_executable(), *util._args_from_interpreter_flags()]
-
-
-def _program(module: str, function: str, arguments: str) -> str:
-    """A program for `python -c` that calls a function of this package.
-
-    The package may lie where a bare interpreter with our flags does not look: sys.path was
-    changed, or -S is among the flags. So its place is added, after all others.
-    """
-    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return (
-        f"import sys; sys.path.append({place!r}); "
-        f"from {__package__}.{module} import {function}; {function}({arguments})"
-    )
+    program = f"{_HELPER}{module} import {function}; {function}({arguments})"
+    if not _is_frozen():
+        # The package may lie where a bare interpreter with our flags does not look: sys.path was
+        # changed, or -S is among the flags. So its place is added, after all others.
+        place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        program = f"import sys; sys.path.append({place!r}); {program}"
+    return [get_executable(), *util._args_from_interpreter_flags(), "-c", program]
 
 
 # --- in the child -------------------------------------------------------------------------------
@@ -176,7 +179,12 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     # Removed under us, there is no name for it: the child stays where it finds itself.
     with contextlib.suppress(FileNotFoundError):
         data["dir"] = os.getcwd()
-    return {**data, **_main_origin()}
+    data.update(_main_origin())
+    wrapper = _original.replaced("spawn", "get_preparation_data")
+    if wrapper is not None:
+        # A tool has something to say to the original's children: ours are told as well.
+        data = {**wrapper(name), **data}
+    return data
 
 
 def _main_origin() -> dict[str, str]:
@@ -235,7 +243,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "dir" in data:
         os.chdir(data["dir"])
     if "orig_dir" in data:
-        process.ORIGINAL_DIR = data["orig_dir"]
+        process._home.ORIGINAL_DIR = data["orig_dir"]
     for name, descriptor in data.get("trackers", ()):
         importlib.import_module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
