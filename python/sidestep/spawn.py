@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import sys
@@ -272,9 +273,31 @@ def _fixup_main_from_path(main_path: str) -> None:
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+        _set_main(_run_path(main_path))
+
+
+def _run_path(main_path: str) -> dict[str, Any]:
+    """Run what is at `main_path` as a main module, and return its globals."""
+    if not main_path.endswith(".py") or not os.path.isfile(main_path):
+        # A folder, an archive, compiled code or who knows what.
         import runpy
 
-        _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
+        return runpy.run_path(main_path, run_name="__mp_main__")
+    # As there, without what it imports for all the other cases: each child would wait for it.
+    with io.open_code(main_path) as file:
+        code = compile(file.read(), main_path, "exec", dont_inherit=True)
+    module = type(sys)("__mp_main__")
+    content = vars(module)
+    content.update(__file__=main_path, __cached__=None, __package__="")
+    argv, main = sys.argv[:1], sys.modules.get("__mp_main__")
+    sys.argv[:1], sys.modules["__mp_main__"] = [main_path], module
+    try:
+        exec(code, content)
+    finally:
+        sys.argv[:1] = argv
+        if main is not None:
+            sys.modules["__mp_main__"] = main
+    return content
 
 
 def _works_when_imported(mod_name: str) -> bool:
