@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+__all__ = ["main"]
+
 _DESCRIPTION = """\
 Run a Python program whose multiprocessing, and that of every process it starts, is sidestep.
 What comes after the options is what would come after `python`: a script and its arguments,

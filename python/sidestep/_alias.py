@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+__all__ = ["Alias", "enter", "install"]
+
 _ORIGINAL = "multiprocessing"
 _PACKAGE = "sidestep"
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from . import _shadow, _sidestep, get_all_start_methods, get_context
 
+__all__ = ["main", "version"]
+
 _LIMITS = ("RLIMIT_AS", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_FSIZE")
 
 # Run by the shadow: with nothing but the standard library, is it us?

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     _Class = TypeVar("_Class", bound=type[Any])
 
+__all__ = ["BESIDE", "Root", "descend", "loaded", "module", "replaced", "same"]
+
 _NAME = "multiprocessing"
 
 
