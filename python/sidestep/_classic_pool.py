@@ -39,6 +39,8 @@ from .pool import (
     _terminated,
     worker,
 )
+
+__all__ = ["ClassicPool", "work"]
 from .synchronize import AbandonedLockError
 
 #: How often somebody who waits for another process looks whether it lives, in seconds.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _Class = TypeVar("_Class", bound=type[Any])
 
-__all__ = ["BESIDE", "Root", "descend", "loaded", "module", "replaced", "same"]
+__all__ = ["BESIDE", "ErrorRoot", "Root", "descend", "loaded", "module", "replaced", "same"]
 
 _NAME = "multiprocessing"
 
