@@ -1370,3 +1370,7 @@ class SharedMemoryManager(BaseManager):
         except BaseException:
             block.unlink()
             raise
+        if self._process is None:
+            # The server of another program unlinks it, which this program's tracker never learns.
+            resource_tracker.unregister(f"/{block.name}", "shared_memory")
+            block._track = False
