@@ -313,7 +313,7 @@ class BaseManager:
                     process.kill()
                     process.join()
         state.value = State.SHUTDOWN
-        BaseProxy._address_to_local.pop(address, None)
+        BaseProxy._address_to_local.pop(_address_key(address), None)
 
     @property
     def address(self) -> Any:
@@ -596,9 +596,10 @@ class BaseProxy:
     @staticmethod
     def _line_to(address: Any) -> _Line:
         with BaseProxy._mutex:
-            line = BaseProxy._address_to_local.get(address)
+            key = _address_key(address)
+            line = BaseProxy._address_to_local.get(key)
             if line is None:
-                line = BaseProxy._address_to_local[address] = _Line(address)
+                line = BaseProxy._address_to_local[key] = _Line(address)
         return line
 
     def _connect(self) -> None:
@@ -734,7 +735,7 @@ def RebuildProxy(
     server: Server | None = getattr(current, "_manager_server", None)
     # A child that inherits a proxy counts it in its after-fork hook.
     incref = kwds.pop("incref", True) and not getattr(current, "_inheriting", False)
-    if server is None or server.address != token.address:
+    if server is None or _address_key(server.address) != _address_key(token.address):
         return func(token, serializer, incref=incref, **kwds)
     server._hold(token.id)
     kwds = {"authkey": server.authkey, **kwds, "manager_owned": True}
@@ -745,6 +746,11 @@ def RebuildProxy(
         server._freed.append(token.id)
         raise
     return proxy
+
+
+def _address_key(address: Any) -> Any:
+    # The kernel tells an abstract name as bytes, where a program may have given text.
+    return os.fsencode(address) if isinstance(address, str) else address
 
 
 _ProxyClass = TypeVar("_ProxyClass", bound=type[BaseProxy])

@@ -386,7 +386,7 @@ def references(pairing: Pairing) -> None:
     assert f"{items[0]._id}:       refcount=2" in manager._debug_info()
     del items, again, branch
     gc.collect()
-    assert manager._number_of_objects() == before
+    assert manager._number_of_objects() == before, (before, manager._debug_info())
 
 
 def append_from_a_child(items: Any, more: Any) -> None:
