@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, Self
 
-from . import connection, reduction
+from . import _original, connection, reduction
 from .connection import ConnectionWrapper
 
 __all__ = [
@@ -179,7 +179,8 @@ class Token:
         )
 
 
-class RemoteError(Exception):
+@_original.descend("managers")
+class RemoteError(_original.ErrorRoot):
     """The server could not carry out a call; the text is what it reported."""
 
     __module__ = f"{__package__}.managers"  # its public place, by which it is pickled

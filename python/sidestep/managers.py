@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from . import connection, process, reduction, resource_tracker, shared_memory, util
+from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
 from ._manager_server import GREETING, Server
 from ._manager_server import all_methods as all_methods
 from ._manager_server import public_methods as public_methods
@@ -88,7 +88,8 @@ class State:
         self.value = State.INITIAL
 
 
-class BaseManager:
+@_original.descend("managers")
+class BaseManager(_original.Root):
     """Starts a server process, or finds one, and makes objects in it.
 
     Args:
@@ -542,7 +543,8 @@ class _Line:
                 conn.close()
 
 
-class BaseProxy:
+@_original.descend("managers")
+class BaseProxy(_original.Root):
     """Stands for an object in a manager's server.
 
     Subclasses name the referent's methods in `_exposed_` and call them by `_callmethod`. A
@@ -875,6 +877,7 @@ def _make_pool(*args: Any, **kwds: Any) -> Any:
     return Pool(*args, **kwds)
 
 
+@_original.descend("managers")
 class IteratorProxy(BaseProxy):
     """An iterator or generator in the server."""
 
@@ -899,6 +902,7 @@ class IteratorProxy(BaseProxy):
         return self._callmethod("close", args)
 
 
+@_original.descend("managers")
 class AcquirerProxy(BaseProxy):
     """A lock or semaphore in the server.
 
@@ -930,6 +934,7 @@ class AcquirerProxy(BaseProxy):
         self._callmethod("release")
 
 
+@_original.descend("managers")
 class ConditionProxy(AcquirerProxy):
     """A condition in the server."""
 
@@ -958,6 +963,7 @@ class ConditionProxy(AcquirerProxy):
         return result
 
 
+@_original.descend("managers")
 class EventProxy(BaseProxy):
     """An event in the server."""
 
@@ -980,6 +986,7 @@ class EventProxy(BaseProxy):
         return self._callmethod("wait", (timeout,))
 
 
+@_original.descend("managers")
 class BarrierProxy(BaseProxy):
     """A barrier in the server."""
 
@@ -1013,6 +1020,7 @@ class BarrierProxy(BaseProxy):
         return self._callmethod("__getattribute__", ("broken",))
 
 
+@_original.descend("managers")
 class NamespaceProxy(BaseProxy):
     """An object in the server whose attributes are used as if they were the proxy's.
 
@@ -1039,6 +1047,7 @@ class NamespaceProxy(BaseProxy):
             self._callmethod("__delattr__", (key,))
 
 
+@_original.descend("managers")
 class ValueProxy(BaseProxy, Generic[_T]):
     """A `Value` in the server."""
 
@@ -1064,6 +1073,7 @@ class ValueProxy(BaseProxy, Generic[_T]):
 
 
 @_forwarding
+@_original.descend("managers")
 class BaseListProxy(BaseProxy, _Sequence[_T]):
     """What a `ListProxy` passes on."""
 
@@ -1107,6 +1117,7 @@ class BaseListProxy(BaseProxy, _Sequence[_T]):
         ) -> None: ...
 
 
+@_original.descend("managers")
 class ListProxy(BaseListProxy[_T]):
     """A list in the server. Items come out as copies; proxies among them stay proxies."""
 
@@ -1156,11 +1167,13 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         def items(self) -> list[tuple[_K, _V]]: ...  # type: ignore[override]
 
 
+@_original.descend("managers")
 class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
 
 
 @_forwarding
+@_original.descend("managers")
 class ArrayProxy(BaseProxy):
     """An array in the server."""
 
@@ -1174,6 +1187,7 @@ class ArrayProxy(BaseProxy):
 
 
 @_forwarding
+@_original.descend("managers")
 class BasePoolProxy(BaseProxy):
     """What a `PoolProxy` passes on."""
 
@@ -1199,6 +1213,7 @@ class BasePoolProxy(BaseProxy):
     }
 
 
+@_original.descend("managers")
 class PoolProxy(BasePoolProxy):
     """A pool in the server; its workers are the server's children."""
 
@@ -1214,6 +1229,7 @@ class PoolProxy(BasePoolProxy):
         self._callmethod("terminate")
 
 
+@_original.descend("managers")
 class SyncManager(BaseManager):
     """Makes locks, queues, lists, dicts and the like that any process can use by proxy.
 
@@ -1306,6 +1322,7 @@ class _Segments:
             self.destroy_segment(name)
 
 
+@_original.descend("managers")
 class SharedMemoryServer(Server):
     """A server that also remembers blocks of shared memory, to unlink them at its end."""
 
@@ -1344,6 +1361,7 @@ class SharedMemoryServer(Server):
         return self.shared_memory_context.segment_names
 
 
+@_original.descend("managers")
 class SharedMemoryManager(BaseManager):
     """Makes shared memory blocks and lists that are unlinked when the manager is shut down.
 
