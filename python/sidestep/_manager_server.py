@@ -217,7 +217,8 @@ class Server(_original.Root):
         """Carry out a call of the server over a long connection; the reply."""
         try:
             if name == "introduce":
-                return "#RETURN", self._introduce(conn, *args)
+                self._introduce(conn, *args)
+                return "#RETURN", None
             if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
             return "#RETURN", getattr(self, name)(conn, *args, **kwds)
