@@ -47,7 +47,8 @@ class RemoteTraceback(_original.ErrorRoot):
     """The cause of an error that a worker raised: its traceback there, as text."""
 
     def __init__(self, tb: str) -> None:
-        super().__init__(tb)
+        # Not super(): beside the standard library that is the original's.
+        Exception.__init__(self, tb)
         self.tb = tb
 
     def __str__(self) -> str:
@@ -61,7 +62,7 @@ class MaybeEncodingError(_original.ErrorRoot):
     def __init__(self, exc: object, value: object) -> None:
         self.exc = exc if isinstance(exc, str) else repr(exc)
         self.value = value if isinstance(value, str) else _safe_repr(value)
-        super().__init__(self.exc, self.value)
+        Exception.__init__(self, self.exc, self.value)
 
     def __str__(self) -> str:
         return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"

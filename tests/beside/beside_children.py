@@ -12,15 +12,16 @@ import sidestep
 def names(queue: Any) -> None:
     """Say who this process is, as everybody would who asks."""
     record = logging.LogRecord("x", logging.INFO, __file__, 1, "", (), None)
-    parent = multiprocessing.parent_process()
+    parent: Any = multiprocessing.parent_process()
+    ours: Any = sidestep
     queue.put(
         (
             record.processName,
             multiprocessing.current_process().name,
             sidestep.current_process().name,
-            multiprocessing.current_process() is sidestep.current_process(),
+            multiprocessing.current_process() is ours.current_process(),
             parent is sidestep.parent_process() and parent is not None and parent.pid,
-            multiprocessing.active_children() == sidestep.active_children() == [],
+            multiprocessing.active_children() == ours.active_children() == [],
         )
     )
 

@@ -54,7 +54,7 @@ def python(program: str) -> str:
 
 def test_the_package_is_beside_the_original() -> None:
     assert _original.BESIDE
-    assert multiprocessing is not sidestep  # type: ignore[comparison-overlap]
+    assert multiprocessing is not sidestep
 
 
 def test_objects_are_instances_of_the_originals_classes() -> None:
@@ -81,12 +81,14 @@ def test_objects_are_instances_of_the_originals_classes() -> None:
 
 
 def test_errors_and_registries_are_the_originals() -> None:
+    ours: Any = sidestep
+    theirs: Any = multiprocessing
     for name in ("ProcessError", "TimeoutError", "BufferTooShort", "AuthenticationError"):
-        assert getattr(sidestep, name) is getattr(multiprocessing, name)
-    assert sidestep.reduction.ForkingPickler is multiprocessing.reduction.ForkingPickler
-    assert sidestep.current_process() is multiprocessing.current_process()
-    assert sidestep.util._finalizer_registry is multiprocessing.util._finalizer_registry
-    assert issubclass(sidestep.pool.MaybeEncodingError, multiprocessing.pool.MaybeEncodingError)
+        assert getattr(ours, name) is getattr(theirs, name)
+    assert ours.reduction.ForkingPickler is theirs.reduction.ForkingPickler
+    assert ours.current_process() is theirs.current_process()
+    assert ours.util._finalizer_registry is theirs.util._finalizer_registry
+    assert issubclass(ours.pool.MaybeEncodingError, theirs.pool.MaybeEncodingError)
 
 
 def test_descent_comes_with_the_first_import_of_the_original() -> None:
