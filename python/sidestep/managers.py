@@ -29,19 +29,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
-from ._manager_server import GREETING, Server
+from ._manager_server import GREETING
+from ._manager_server import Server as Server
 from ._manager_server import all_methods as all_methods
 from ._manager_server import public_methods as public_methods
 from ._wire import RemoteError as RemoteError
-from ._wire import (
-    Token,
-    call_server,
-    convert_to_error,
-    listener_client,
-    note_traceback,
-    result_of,
-)
+from ._wire import Token, call_server, note_traceback, result_of
+from ._wire import convert_to_error as convert_to_error
 from ._wire import dispatch as dispatch
+from ._wire import listener_client as listener_client
 from .connection import ConnectionWrapper
 from .context import ProcessError, get_spawning_popen
 

@@ -259,7 +259,7 @@ def conditions_events_barriers(pairing: Pairing) -> None:
 
 @check
 def pools(pairing: Pairing) -> None:
-    with pairing.manager("tcp").Pool(2) as pool:
+    with pairing.manager("abstract").Pool(2) as pool:
         assert pool.apply(divmod, (7, 2)) == (3, 1)
         assert pool.map(abs, [-1, 2, -3]) == [1, 2, 3]
         assert pool.starmap(divmod, [(7, 2), (9, 4)]) == [(3, 1), (2, 1)]
