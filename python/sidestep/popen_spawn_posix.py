@@ -7,7 +7,7 @@ import pickle
 import sys
 from contextlib import contextmanager
 
-from . import _sidestep, context, popen_fork, process, reduction, spawn, util
+from . import _sidestep, context, popen_fork, process, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Popen(popen_fork.Popen):
                     )
 
         def by_value(obj: object, file: IO[bytes]) -> None:
-            reduction._dump_by_value(obj, file, child_gets_main)
+            from . import _by_value
+
+            _by_value.dump(obj, file, _by_value.Main(forked=False))
 
         try:
             self._collect(by_name, obj, file)
