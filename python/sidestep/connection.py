@@ -330,6 +330,7 @@ class SocketListener(_original.Root):
         """Wait for a client."""
         peer, self._last_accepted = self._socket.accept()
         peer.setblocking(True)
+        _send_at_once(peer)
         return Connection(peer.detach())
 
     def close(self) -> None:
@@ -347,7 +348,14 @@ def SocketClient(address: Address) -> Connection:
     with socket.socket(getattr(socket, address_type(address))) as peer:
         peer.setblocking(True)
         peer.connect(address)
+        _send_at_once(peer)
         return Connection(peer.detach())
+
+
+def _send_at_once(peer: socket.socket) -> None:
+    """Have the kernel not wait for more: a handshake and a first request are short messages."""
+    if peer.family != socket.AF_UNIX:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 # --- authentication -----------------------------------------------------------------------
