@@ -106,7 +106,9 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     shared: set[int] = set()
     numbers: list[int] = []
     for position, thing in enumerate(objects):
-        if isinstance(thing, _Reader) or (isinstance(thing, _sidestep.Connection) and thing._ringed):
+        if isinstance(thing, _Reader) or (
+            isinstance(thing, _sidestep.Connection) and thing._ringed
+        ):
             shared.add(position)
             number = thing._handle
             if number is None:
