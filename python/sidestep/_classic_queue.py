@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from . import connection, context, queues, util
+from . import _sidestep, connection, context, queues, util
 from .queues import Empty, Full, JoinableQueue, Queue, SimpleQueue, _sentinel
 from .reduction import ForkingPickler
 from .synchronize import SEM_VALUE_MAX
@@ -44,6 +44,16 @@ def _the_context(ctx: Any) -> Any:
     return context._default_context.get_context() if ctx is None else ctx
 
 
+def _stream() -> tuple[connection.Connection, connection.Connection]:
+    """A pipe whose messages are frames on its descriptors, not in shared memory.
+
+    Libraries that reach so deep also bring reducers of their own: they hand the bare numbers to
+    processes that they start themselves, which know nothing of a family.
+    """
+    reader, writer = _sidestep.stream_pair(False)
+    return connection.Connection(reader, True, False), connection.Connection(writer, False, True)
+
+
 class ClassicQueue(Queue[_T]):
     """`queues.Queue` as a pipe with a lock at each end, a semaphore, and a thread that feeds it."""
 
@@ -57,7 +67,7 @@ class ClassicQueue(Queue[_T]):
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         ctx = _the_context(ctx)
         self._maxsize = maxsize if maxsize > 0 else SEM_VALUE_MAX
-        self._reader, self._writer = connection.Pipe(duplex=False)
+        self._reader, self._writer = _stream()
         self._rlock = ctx.Lock()
         self._wlock = ctx.Lock()
         self._sem = ctx.BoundedSemaphore(self._maxsize)
@@ -109,7 +119,7 @@ class ClassicQueue(Queue[_T]):
         self._close: Callable[[], object] | None = None
         self._send_bytes = self._writer.send_bytes
         self._recv_bytes = self._reader.recv_bytes
-        self._poll = self._reader.poll
+        self._poll = self._reader.poll  # type: ignore[method-assign]
 
     def put(self, obj: _T, block: bool = True, timeout: float | None = None) -> None:
         """Leave an item to the feeder, which pickles it later; raise `queue.Full` if too many."""
@@ -346,7 +356,7 @@ class ClassicSimpleQueue(SimpleQueue[_T]):
 
     def __init__(self, *, ctx: Any = None) -> None:
         ctx = _the_context(ctx)
-        self._reader, self._writer = connection.Pipe(duplex=False)
+        self._reader, self._writer = _stream()
         self._rlock = ctx.Lock()
         self._wlock = ctx.Lock()
 

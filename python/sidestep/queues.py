@@ -223,7 +223,9 @@ class _Queue(_sidestep.Queue[_T]):
         return _rebuild, (type(self), self._export()), self.__getstate__()
 
     def __getstate__(self) -> Any:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_ends",)}
+        # As in the standard library, what a subclass keeps beside the queue does not travel by
+        # itself: it is often something that cannot be pickled.
+        return {k: v for k, v in self.__dict__.items() if k in ("_maxsize", "_ignore_epipe")}
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
