@@ -113,19 +113,25 @@ impl Queue {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After a look for items: a descriptor that somebody polls must say what was seen.
+    /// After a look for items: a descriptor that somebody polls must say what was seen. Whether
+    /// there are items for which it is worth to look again.
     #[inline]
-    fn settle(&self) {
-        if self.watched.load(Ordering::Relaxed) {
-            self.settle_watch();
-        }
+    fn settle(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) && self.settle_watch()
     }
 
     #[cold]
-    fn settle_watch(&self) {
+    fn settle_watch(&self) -> bool {
         let watch = self.descriptors().reader.clone();
-        if let Some(watch) = watch {
-            watch.settle();
+        watch.is_some_and(|watch| watch.settle())
+    }
+
+    /// A last look after one that was in vain: the descriptor may have woken us a moment early.
+    fn look_again<'py>(&self, py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
+        if self.settle() {
+            Self::receive(py, queue)
+        } else {
+            Ok(Item::Nothing)
         }
     }
 
@@ -268,12 +274,12 @@ impl Queue {
             return Ok(Item::Object(object));
         }
         if !block {
-            return Ok(Item::Nothing);
+            return self.look_again(py, queue);
         }
         let deadline = deadline()?;
         loop {
             if wait(py, || queue.wait_items(deadline))? == Wait::TimedOut {
-                return Ok(Item::Nothing);
+                return self.look_again(py, queue);
             }
             let item = Self::receive(py, queue);
             // Also if the object could not be rebuilt: others may sleep beside more items.

@@ -524,11 +524,14 @@ impl Chain {
         Ok(payload)
     }
 
-    /// Makes a watcher's descriptor readable if there are items, and otherwise not.
-    pub(crate) fn settle(&self, family: &'static Family, entry: u64, bell: BorrowedFd<'_>) {
+    /// Makes a watcher's descriptor readable if there are items, and otherwise not: whether there
+    /// are.
+    pub(crate) fn settle(&self, family: &'static Family, entry: u64, bell: BorrowedFd<'_>) -> bool {
         self.lock_producers(family);
-        watch::fit(family, entry, bell, self.may_have_items(family));
+        let has_items = self.may_have_items(family);
+        watch::fit(family, entry, bell, has_items);
         self.producer.put_lock.unlock();
+        has_items
     }
 
     /// Takes a watcher off the list.

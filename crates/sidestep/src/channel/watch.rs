@@ -11,7 +11,8 @@
 //! So nobody who only polls the descriptor misses an item, even if a producer is killed at any
 //! instruction. The other way round a descriptor may be readable without an item: if a producer
 //! was killed between the ring and its item, or another consumer was faster. It is silenced as
-//! soon as the watching process looks for an item and finds none.
+//! soon as the watching process looks for an item and finds none. That look takes the mutex, so
+//! nobody who was woken by a ring misses the item that is about to follow it.
 //!
 //! Nobody watches: a producer reads one word more, on a line that it has in its hands. Somebody
 //! watches: a ring (three short system calls) for the first item after the queue was empty.
@@ -177,12 +178,15 @@ impl Watch {
     }
 
     /// To be called after a look for items: the descriptor is readable afterwards if there are any,
-    /// and otherwise not.
-    pub fn settle(&self) {
-        if self.is_ours() {
-            self.chain
-                .settle(self.object.family(), self.entry, self.bell.as_fd());
-        }
+    /// and otherwise not. Whether there are: who was woken by the descriptor and found nothing may
+    /// have come between ring and item, and should look again.
+    ///
+    /// Always false where the watch is not [ours](Self::is_ours).
+    pub fn settle(&self) -> bool {
+        self.is_ours()
+            && self
+                .chain
+                .settle(self.object.family(), self.entry, self.bell.as_fd())
     }
 }
 
