@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
-from . import _sidestep, context, reduction, util
+from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
 from .queues import _Reader
@@ -29,6 +29,7 @@ default_family = "AF_UNIX"
 families = ["AF_INET", "AF_UNIX"]
 
 
+@_original.descend("connection")
 class Connection(_sidestep.Connection):
     """One end of a connection: sends and receives whole messages.
 
@@ -191,7 +192,8 @@ def _check_authkey(authkey: bytes | None) -> None:
 # --- listener and client ------------------------------------------------------------------
 
 
-class Listener:
+@_original.descend("connection")
+class Listener(_original.Root):
     """A bound socket that waits for clients.
 
     Args:
@@ -306,7 +308,8 @@ class _closed_on_error:
             self._connection.close()
 
 
-class SocketListener:
+@_original.descend("connection")
+class SocketListener(_original.Root):
     """The listening socket behind a `Listener`."""
 
     def __init__(self, address: Address, family: str, backlog: int = 1) -> None:
@@ -471,7 +474,8 @@ def answer_challenge(connection: _BytesChannel, authkey: bytes) -> None:
 # --- XML instead of pickles ---------------------------------------------------------------
 
 
-class ConnectionWrapper:
+@_original.descend("connection")
+class ConnectionWrapper(_original.Root):
     """A connection whose objects are serialised by two given functions."""
 
     def __init__(
@@ -511,6 +515,7 @@ def _xml_loads(data: bytes) -> Any:
     return obj
 
 
+@_original.descend("connection")
 class XmlListener(Listener):
     """A `Listener` whose connections carry objects as XML-RPC does, not as pickles."""
 

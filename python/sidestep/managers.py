@@ -46,7 +46,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
-from . import connection, process, reduction, resource_tracker, shared_memory, util
+from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
 from .context import ProcessError, get_spawning_popen
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class Token:
         )
 
 
-class RemoteError(Exception):
+@_original.descend("managers")
+class RemoteError(_original.ErrorRoot):
     """The server could not carry out a call; the text is what it reported."""
 
     def __str__(self) -> str:
@@ -195,7 +196,8 @@ _Record = tuple[Any, set[str], Mapping[str, str] | None]
 _REPLIED = object()  # result of a server call that has written its reply itself
 
 
-class Server:
+@_original.descend("managers")
+class Server(_original.Root):
     """Holds referents and serves proxies, one thread for each connection.
 
     Args:
@@ -526,7 +528,8 @@ class State:
         self.value = State.INITIAL
 
 
-class BaseManager:
+@_original.descend("managers")
+class BaseManager(_original.Root):
     """Starts a server process, or finds one, and makes objects in it.
 
     Args:
@@ -829,7 +832,8 @@ class ProcessLocalSet(set[str]):
         return type(self), ()
 
 
-class BaseProxy:
+@_original.descend("managers")
+class BaseProxy(_original.Root):
     """Stands for an object in a manager's server.
 
     Subclasses name the referent's methods in `_exposed_` and call them by `_callmethod`. A
@@ -1171,6 +1175,7 @@ def _make_pool(*args: Any, **kwds: Any) -> Any:
     return Pool(*args, **kwds)
 
 
+@_original.descend("managers")
 class IteratorProxy(BaseProxy):
     """An iterator or generator in the server."""
 
@@ -1195,6 +1200,7 @@ class IteratorProxy(BaseProxy):
         return self._callmethod("close", args)
 
 
+@_original.descend("managers")
 class AcquirerProxy(BaseProxy):
     """A lock or semaphore in the server.
 
@@ -1226,6 +1232,7 @@ class AcquirerProxy(BaseProxy):
         self._callmethod("release")
 
 
+@_original.descend("managers")
 class ConditionProxy(AcquirerProxy):
     """A condition in the server."""
 
@@ -1254,6 +1261,7 @@ class ConditionProxy(AcquirerProxy):
         return result
 
 
+@_original.descend("managers")
 class EventProxy(BaseProxy):
     """An event in the server."""
 
@@ -1276,6 +1284,7 @@ class EventProxy(BaseProxy):
         return self._callmethod("wait", (timeout,))
 
 
+@_original.descend("managers")
 class BarrierProxy(BaseProxy):
     """A barrier in the server."""
 
@@ -1309,6 +1318,7 @@ class BarrierProxy(BaseProxy):
         return self._callmethod("__getattribute__", ("broken",))
 
 
+@_original.descend("managers")
 class NamespaceProxy(BaseProxy):
     """An object in the server whose attributes are used as if they were the proxy's.
 
@@ -1335,6 +1345,7 @@ class NamespaceProxy(BaseProxy):
             self._callmethod("__delattr__", (key,))
 
 
+@_original.descend("managers")
 class ValueProxy(BaseProxy, Generic[_T]):
     """A `Value` in the server."""
 
@@ -1360,6 +1371,7 @@ class ValueProxy(BaseProxy, Generic[_T]):
 
 
 @_forwarding
+@_original.descend("managers")
 class BaseListProxy(BaseProxy, _Sequence[_T]):
     """What a `ListProxy` passes on."""
 
@@ -1403,6 +1415,7 @@ class BaseListProxy(BaseProxy, _Sequence[_T]):
         ) -> None: ...
 
 
+@_original.descend("managers")
 class ListProxy(BaseListProxy[_T]):
     """A list in the server. Items come out as copies; proxies among them stay proxies."""
 
@@ -1452,11 +1465,13 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         def items(self) -> list[tuple[_K, _V]]: ...  # type: ignore[override]
 
 
+@_original.descend("managers")
 class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
 
 
 @_forwarding
+@_original.descend("managers")
 class ArrayProxy(BaseProxy):
     """An array in the server."""
 
@@ -1470,6 +1485,7 @@ class ArrayProxy(BaseProxy):
 
 
 @_forwarding
+@_original.descend("managers")
 class BasePoolProxy(BaseProxy):
     """What a `PoolProxy` passes on."""
 
@@ -1495,6 +1511,7 @@ class BasePoolProxy(BaseProxy):
     }
 
 
+@_original.descend("managers")
 class PoolProxy(BasePoolProxy):
     """A pool in the server; its workers are the server's children."""
 
@@ -1510,6 +1527,7 @@ class PoolProxy(BasePoolProxy):
         self._callmethod("terminate")
 
 
+@_original.descend("managers")
 class SyncManager(BaseManager):
     """Makes locks, queues, lists, dicts and the like that any process can use by proxy.
 
@@ -1602,6 +1620,7 @@ class _Segments:
             self.destroy_segment(name)
 
 
+@_original.descend("managers")
 class SharedMemoryServer(Server):
     """A server that also remembers blocks of shared memory, to unlink them at its end."""
 
@@ -1640,6 +1659,7 @@ class SharedMemoryServer(Server):
         return self.shared_memory_context.segment_names
 
 
+@_original.descend("managers")
 class SharedMemoryManager(BaseManager):
     """Makes shared memory blocks and lists that are unlinked when the manager is shut down.
 

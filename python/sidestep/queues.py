@@ -11,7 +11,7 @@ from queue import Empty, Full
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar
 
-from . import _sidestep
+from . import _original, _sidestep
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -250,6 +250,7 @@ class _Queue(_sidestep.Queue[_T]):
         raise error
 
 
+@_original.descend("queues")
 class Queue(_Queue[_T]):
     """A queue, first in, first out, for any number of producers and consumers.
 
@@ -301,6 +302,7 @@ class Queue(_Queue[_T]):
         sys.excepthook(type(e), e, e.__traceback__)
 
 
+@_original.descend("queues")
 class JoinableQueue(Queue[_T]):
     """A queue that counts its items until they are reported done."""
 
@@ -318,8 +320,14 @@ class JoinableQueue(Queue[_T]):
         self._join()
 
 
+@_original.descend("queues")
 class SimpleQueue(_Queue[_T]):
     """A queue without limits and timeouts."""
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._init()
+
+    def close(self) -> None:
+        """Close both ends in this process: using it then raises OSError, as with a pipe."""
+        self._close_end(False)
+        self._close_end(True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from . import _sidestep, context, process
+from . import _original, _sidestep, context, process
 
 __all__ = [
     "AbandonedLockError",
@@ -65,6 +65,7 @@ class SemLock:
         return self
 
 
+@_original.descend("synchronize")
 class Lock(SemLock, _sidestep.Lock):
     """A lock that is not recursive: any thread of any process may release it.
 
@@ -87,6 +88,7 @@ class Lock(SemLock, _sidestep.Lock):
         return {"none": "None", "thread": "SomeOtherThread", "process": "SomeOtherProcess"}[holder]
 
 
+@_original.descend("synchronize")
 class RLock(SemLock, _sidestep.RLock):
     """A lock that its owner, one thread of one process, may take again.
 
@@ -103,6 +105,7 @@ class RLock(SemLock, _sidestep.RLock):
         return f"<{type(self).__name__}({Lock._owner(self)}, {count})>"  # type: ignore[arg-type]
 
 
+@_original.descend("synchronize")
 class Semaphore(SemLock, _sidestep.Semaphore):
     """A counter of permits; `acquire` waits while it is zero.
 
@@ -116,6 +119,7 @@ class Semaphore(SemLock, _sidestep.Semaphore):
         return f"<{type(self).__name__}(value={self.get_value()})>"
 
 
+@_original.descend("synchronize")
 class BoundedSemaphore(Semaphore):
     """A semaphore that cannot be released more often than it was acquired."""
 
@@ -134,6 +138,7 @@ class _Count:
         self.get_value = look
 
 
+@_original.descend("synchronize")
 class Condition(SemLock, _sidestep.Condition):
     """A condition variable: wait, under a lock, until another thread or process notifies.
 
@@ -221,6 +226,7 @@ def _rebuild_condition(cls: type[Any], name: tuple[int, int], state: dict[str, A
     return condition
 
 
+@_original.descend("synchronize")
 class Event(SemLock, _sidestep.Event):
     """A flag that threads and processes wait for."""
 
@@ -232,6 +238,7 @@ class Event(SemLock, _sidestep.Event):
         return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
 
 
+@_original.descend("synchronize")
 class Barrier(SemLock, _sidestep.Barrier):
     """A place where `parties` threads or processes wait until all of them have come.
 
