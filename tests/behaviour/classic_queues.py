@@ -52,10 +52,10 @@ class OwnFeeder(queues.Queue[Any]):
             self._reader,
             self._writer,
             self.label,
-            self._rlock,  # type: ignore[attr-defined]
-            self._wlock,  # type: ignore[attr-defined]
-            self._sem,  # type: ignore[attr-defined]
-            self._opid,  # type: ignore[attr-defined]
+            self._rlock,
+            self._wlock,
+            self._sem,
+            self._opid,
         )
 
     def __setstate__(self, state: Any) -> None:
@@ -137,7 +137,7 @@ class OwnPickler(queues.SimpleQueue[Any]):
 
     def __getstate__(self) -> Any:
         assert_spawning(self)
-        return (self._reader, self._writer, self.label, self._rlock, self._wlock)  # type: ignore[attr-defined]
+        return (self._reader, self._writer, self.label, self._rlock, self._wlock)
 
     def __setstate__(self, state: Any) -> None:
         (self._reader, self._writer, self.label, self._rlock, self._wlock) = state
@@ -158,7 +158,7 @@ class Mentions(queues.Queue[Any]):
 
 class MentionsInJoinable(queues.JoinableQueue[Any]):
     def room(self) -> int:
-        return next(iter(self._sem._semlock._get_value() for _ in "1"))  # type: ignore[attr-defined]
+        return next(iter(self._sem._semlock._get_value() for _ in "1"))  # type: ignore[attr-defined,no-any-return]
 
 
 class Plain(queues.Queue[Any]):

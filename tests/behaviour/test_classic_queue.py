@@ -62,10 +62,10 @@ def is_classic(cls: type) -> bool:
 
 
 def test_only_who_reaches_inside_is_classic() -> None:
-    for cls in (OwnFeeder, OwnPickler, Mentions, MentionsInJoinable, DeepBelowPlain):
-        assert is_classic(cls)
-    for cls in (queues.Queue, queues.JoinableQueue, queues.SimpleQueue, Plain):
-        assert not is_classic(cls)
+    reach: list[type] = [OwnFeeder, OwnPickler, Mentions, MentionsInJoinable, DeepBelowPlain]
+    do_not: list[type] = [queues.Queue, queues.JoinableQueue, queues.SimpleQueue, Plain]
+    assert [is_classic(cls) for cls in reach] == [True] * len(reach)
+    assert [is_classic(cls) for cls in do_not] == [False] * len(do_not)
 
 
 def test_a_hook_for_errors_alone_stays_on_the_engine() -> None:
