@@ -193,8 +193,9 @@ def _reaches_inside(cls: type) -> bool:
     """Whether the body of a class overrides or mentions one of the internals."""
     if not _INTERNALS.isdisjoint(vars(cls)):
         return True
-    functions = (getattr(member, "__func__", member) for member in vars(cls).values())
-    return any(_mentions(getattr(function, "__code__", None)) for function in functions)
+    members = [getattr(member, "__func__", member) for member in vars(cls).values()]
+    members += [member.fget for member in members if isinstance(member, property)]
+    return any(_mentions(getattr(member, "__code__", None)) for member in members)
 
 
 def _mentions(code: object) -> bool:

@@ -161,6 +161,12 @@ class MentionsInJoinable(queues.JoinableQueue[Any]):
         return next(iter(self._sem._semlock._get_value() for _ in "1"))  # type: ignore[attr-defined,no-any-return]
 
 
+class MentionsInProperty(queues.SimpleQueue[Any]):
+    @property
+    def lock(self) -> Any:
+        return self._rlock  # type: ignore[attr-defined]
+
+
 class Plain(queues.Queue[Any]):
     """What most subclasses are."""
 

@@ -20,6 +20,7 @@ from classic_queues import (
     DeepBelowPlain,
     Mentions,
     MentionsInJoinable,
+    MentionsInProperty,
     Number,
     OwnFeeder,
     OwnPickler,
@@ -62,7 +63,8 @@ def is_classic(cls: type) -> bool:
 
 
 def test_only_who_reaches_inside_is_classic() -> None:
-    reach: list[type] = [OwnFeeder, OwnPickler, Mentions, MentionsInJoinable, DeepBelowPlain]
+    reach: list[type] = [OwnFeeder, OwnPickler, Mentions, DeepBelowPlain]
+    reach += [MentionsInJoinable, MentionsInProperty]
     do_not: list[type] = [queues.Queue, queues.JoinableQueue, queues.SimpleQueue, Plain]
     assert [is_classic(cls) for cls in reach] == [True] * len(reach)
     assert [is_classic(cls) for cls in do_not] == [False] * len(do_not)
