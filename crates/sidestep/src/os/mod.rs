@@ -5,6 +5,7 @@ pub mod clock;
 pub mod doorbell;
 pub mod futex;
 pub mod memory;
+pub mod probe;
 pub mod process;
 pub mod robust;
 pub mod socket;
