@@ -3,7 +3,6 @@
 pip install loky joblib && python -m pytest tests/ecosystem
 """
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -12,52 +11,16 @@ from pathlib import Path
 
 import pytest
 
-import sidestep
-
-# Answers every import of `multiprocessing` with this package, in each process that is started.
-STAND_IN = """
-import importlib
-import sys
-from importlib.machinery import ModuleSpec
-
-
-class Alias:
-    @classmethod
-    def find_spec(cls, fullname, path=None, target=None):
-        if fullname.partition(".")[0] == "multiprocessing":
-            return ModuleSpec(fullname, cls)
-
-    @staticmethod
-    def create_module(spec):
-        module = importlib.import_module("sidestep" + spec.name.removeprefix("multiprocessing"))
-        spec.loader_state = module.__spec__
-        return module
-
-    @staticmethod
-    def exec_module(module):
-        module.__spec__ = module.__spec__.loader_state
-
-
-sys.meta_path.insert(0, Alias)
-sys.modules["multiprocessing"] = importlib.import_module("sidestep")
-"""
-
 needs_loky = pytest.mark.skipif(find_spec("loky") is None, reason="loky is not installed")
 needs_joblib = pytest.mark.skipif(find_spec("joblib") is None, reason="joblib is not installed")
 
 
 def run(tmp_path: Path, program: str) -> list[str]:
     """Run a program for which the package is `multiprocessing`; return the lines it prints."""
-    stand_in = tmp_path / "place" / "multiprocessing"
-    stand_in.mkdir(parents=True)
-    (stand_in / "__init__.py").write_text(STAND_IN)
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(program))
-    package = Path(sidestep.__file__).parent.parent
-    path = os.pathsep.join([str(stand_in.parent), str(package)])
     done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", "sidestep", str(script)],
         capture_output=True,
         text=True,
         timeout=240,
