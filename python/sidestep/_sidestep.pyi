@@ -523,6 +523,23 @@ class Queue(Generic[_T]):
         """Stop using the queue in this process; others are not concerned."""
     @property
     def _closed(self) -> bool: ...
+    def _end_closed(self, writer: bool) -> bool:
+        """Tell whether this process closed the queue, or its end to put to or to take from."""
+    def _close_end(self, writer: bool) -> None:
+        """Close one end, and its descriptor, in this process; others are not concerned."""
+    def _end_fileno(self, writer: bool) -> int:
+        """Return the descriptor of one end, made by the first call in a process.
+
+        The one to take from is readable while there are items. It may be readable without one if
+        another consumer was faster; a look for items by this object makes it right again. The one
+        to put to is always writable. What can be read from either means nothing.
+
+        Raises:
+            OSError: The end is closed, or no descriptor is left.
+            RuntimeError: Too many processes watch the queue.
+        """
+    def _probe(self) -> bool:
+        """Tell whether there is an item, and make the descriptor say the same."""
     def _task_done(self) -> bool:
         """Count one item as done; false if all were already."""
     def _join(self) -> None:

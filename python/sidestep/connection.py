@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
+from .queues import _Reader
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -81,17 +82,17 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 
 # The longest single wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
-# A pipe is looked at again so often, in milliseconds: its sender may have been killed between a
-# message and the bell.
-_LONGEST_PIPE_WAIT = 500
+# A pipe or queue is looked at again so often, in milliseconds: a pipe's sender may have been killed
+# between a message and the bell, a queue's producer may live in another network namespace.
+_LONGEST_SHARED_WAIT = 500
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     """Wait until at least one object is ready to be read, and return all that are.
 
     Args:
-        object_list: Connections, sockets, sentinels of processes, descriptors, or anything with
-            a `fileno` method; any iterable.
+        object_list: Connections, the `_reader` of queues, sockets, sentinels of processes,
+            descriptors, or anything with a `fileno` method; any iterable.
         timeout: Longest wait in seconds; None waits for ever, 0 or less only looks.
 
     Returns:
@@ -101,12 +102,15 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     objects = list(object_list)
     deadline = None if timeout is None else time.monotonic() + timeout
     poller = select.poll()
-    # Whether a pipe has something is told by its shared memory; its socket only wakes us.
-    pipes: set[int] = set()
+    # Whether a pipe or a queue has something is told by its shared memory; its descriptor only
+    # wakes us.
+    shared: set[int] = set()
     numbers: list[int] = []
     for position, thing in enumerate(objects):
-        if isinstance(thing, _sidestep.Connection) and thing._ringed:
-            pipes.add(position)
+        if isinstance(thing, _Reader) or (
+            isinstance(thing, _sidestep.Connection) and thing._ringed
+        ):
+            shared.add(position)
             number = thing._handle
             if number is None:
                 raise OSError("handle is closed")
@@ -115,19 +119,19 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
         poller.register(number, select.POLLIN)
         numbers.append(number)
     while True:
-        ready = {position for position in pipes if objects[position]._probe()}
+        ready = {position for position in shared if objects[position]._probe()}
         if ready:
             limit: float | None = 0
         elif deadline is None:
-            limit = _LONGEST_PIPE_WAIT if pipes else None
+            limit = _LONGEST_SHARED_WAIT if shared else None
         else:
             limit = min(
                 max(0.0, deadline - time.monotonic()) * 1000,
-                _LONGEST_PIPE_WAIT if pipes else _LONGEST_WAIT,
+                _LONGEST_SHARED_WAIT if shared else _LONGEST_WAIT,
             )
         woken = {number for number, _ in poller.poll(limit)}
         for position, number in enumerate(numbers):
-            if number in woken and (position not in pipes or objects[position]._probe()):
+            if number in woken and (position not in shared or objects[position]._probe()):
                 ready.add(position)
         if ready:
             return [objects[position] for position in sorted(ready)]

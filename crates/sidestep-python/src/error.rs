@@ -16,9 +16,11 @@ pub fn to_py(error: Error) -> PyErr {
             Some(number) => PyOSError::new_err((number, text)),
             None => PyOSError::new_err(text),
         },
-        Error::Stale { .. } | Error::Foreign(_) | Error::TooManyProcesses(_) | Error::Closed => {
-            PyRuntimeError::new_err(text)
-        }
+        Error::Stale { .. }
+        | Error::Foreign(_)
+        | Error::TooManyProcesses(_)
+        | Error::Watched(_)
+        | Error::Closed => PyRuntimeError::new_err(text),
     }
 }
 
