@@ -11,6 +11,7 @@ mod locks;
 mod memory;
 mod message;
 mod pool;
+mod porch;
 mod queue;
 mod wait;
 
@@ -23,5 +24,6 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;
     connection::register(m)?;
+    porch::register(m)?;
     codec::register(m)
 }
