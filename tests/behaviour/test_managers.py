@@ -112,8 +112,8 @@ def test_proxy_class_decides(ours: Any) -> None:
 def test_error_comes_with_the_servers_traceback(ours: Any) -> None:
     with pytest.raises(LookupError, match="nothing there") as caught:
         ours.Counter().fail()
-    (note,) = caught.value.__notes__
-    assert "in fail" in note
+    assert isinstance(caught.value.__cause__, RemoteError)
+    assert "in fail" in str(caught.value.__cause__)
 
 
 def test_result_that_cannot_be_pickled_is_a_remote_error(ours: Any) -> None:
@@ -402,14 +402,13 @@ def test_server_counts_references_by_itself() -> None:
         server.listener.close()
 
 
-def test_proxy_without_a_manager_cannot_make_further_ones(manager: Any) -> None:
+def test_proxy_without_a_manager_makes_further_ones(manager: Any) -> None:
     table = manager.dict(a=1)
     bare: managers.DictProxy[str, int] = managers.DictProxy(
         table._token, "pickle", authkey=manager._authkey
     )
-    assert bare["a"] == 1
-    with pytest.raises(RuntimeError, match="needs the manager"):
-        iter(bare)
+    assert list(bare) == ["a"]
+    assert isinstance(iter(bare), managers.IteratorProxy)
     assert manager._number_of_objects() == 1
 
 
@@ -441,7 +440,7 @@ def test_unknown_and_wrong_replies_are_errors() -> None:
 
 def test_server_refuses_calls_that_are_not_public(manager: Any) -> None:
     with pytest.raises(RemoteError, match="is no call of a manager's server"):
-        managers._call_server(manager._Client, manager.address, manager._authkey, "serve_forever")
+        managers.call_server(manager._Client, manager.address, manager._authkey, "serve_forever")
 
 
 def test_xml_carries_simple_values() -> None:
