@@ -116,7 +116,8 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     # than it was asked for; the socket only wakes us.
     pipes: set[int] = set()
     numbers: list[int] = []
-    for position, thing in enumerate(objects):
+    sources = [thing._conn if isinstance(thing, ConnectionWrapper) else thing for thing in objects]
+    for position, thing in enumerate(sources):
         if isinstance(thing, Connection) and (thing._ringed or thing._reads_ahead):
             pipes.add(position)
             number = thing._handle
@@ -127,7 +128,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
         poller.register(number, select.POLLIN)
         numbers.append(number)
     while True:
-        ready = {position for position in pipes if objects[position]._probe()}
+        ready = {position for position in pipes if sources[position]._probe()}
         if ready:
             limit: float | None = 0
         elif deadline is None:
@@ -139,7 +140,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
             )
         woken = {number for number, _ in poller.poll(limit)}
         for position, number in enumerate(numbers):
-            if number in woken and (position not in pipes or objects[position]._probe()):
+            if number in woken and (position not in pipes or sources[position]._probe()):
                 ready.add(position)
         if ready:
             return [objects[position] for position in sorted(ready)]
@@ -247,6 +248,75 @@ class TLS:
         )
 
 
+class _Encrypted:
+    """An address that is reached through TLS; else it is what its other base class is.
+
+    Managers have it: with the address, how it is reached gets to the server, into tokens, and so
+    into proxies everywhere.
+    """
+
+    tls: TLS
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _arrived, (_plain(self), self.tls)
+
+
+class _EncryptedHost(_Encrypted, tuple[Any, ...]):
+    pass
+
+
+class _EncryptedPath(_Encrypted, str):
+    pass
+
+
+class _EncryptedName(_Encrypted, bytes):
+    pass
+
+
+_KINDS: dict[type, type] = {tuple: _EncryptedHost, str: _EncryptedPath, bytes: _EncryptedName}
+
+# What this process itself has been told of addresses. It goes before what comes along with one:
+# the files that another machine names may not be here.
+_told: dict[Any, TLS] = {}
+
+
+def _plain(address: Any) -> Any:
+    return next((kind(address) for kind in _KINDS if isinstance(address, kind)), address)
+
+
+def _encrypted(address: Any, tls: TLS | None) -> Any:
+    """The address as one that is reached through `tls`, if that is not None."""
+    if tls is None:
+        return address
+    plain = _plain(address)
+    encrypted = _KINDS[type(plain)](plain)
+    encrypted.tls = tls
+    return encrypted
+
+
+def _arrived(address: Any, tls: TLS) -> Any:
+    """Unpickle an address."""
+    return _encrypted(address, _told.get(address, tls))
+
+
+def _reached_through(address: Any, tls: TLS | None) -> Any:
+    """The address with what the program says of it; None makes one up if it has to say something.
+
+    Raises:
+        TypeError: `tls` is not a `TLS`: a context could not be sent anywhere.
+    """
+    if tls is None:
+        return address
+    if not isinstance(tls, TLS):
+        raise TypeError(
+            f"a manager's tls must be a sidestep.connection.TLS, not {type(tls).__name__}: it has "
+            "to go to other processes"
+        )
+    address = address or arbitrary_address(default_family)
+    _told[_plain(address)] = tls
+    return _encrypted(address, tls)
+
+
 class Listener:
     """A bound socket that waits for clients.
 
@@ -286,6 +356,8 @@ class Listener:
             family = address_type(address) if address else default_family
         _check_family(family)
         _check_authkey(authkey)
+        self._carried = getattr(address, "tls", None)
+        tls = tls or self._carried
         context = None
         if tls is not None:
             from ._tls import context_of
@@ -347,7 +419,7 @@ class Listener:
     @property
     def address(self) -> Address:
         """Where clients connect to (with the port that was really taken)."""
-        return self._open()._address
+        return cast(Address, _encrypted(self._open()._address, self._carried))
 
     @property
     def last_accepted(self) -> Any:
@@ -413,6 +485,7 @@ def Client(
     family = family or address_type(address)
     _check_family(family)
     _check_authkey(authkey)
+    tls = tls or getattr(address, "tls", None)
     if tls is None:
         connection = SocketClient(address, family)
     else:
