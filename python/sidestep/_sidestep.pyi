@@ -639,6 +639,9 @@ def handshake_verify(authkey: bytes, message: bytes, response: bytes) -> None:
         AuthenticationError: It was made with another key, or is no answer.
     """
 
+def send_now(fd: int, data: bytes) -> int:
+    """Send what the socket takes without waiting, and return how many bytes that was."""
+
 @final
 class Hold:
     """Keeps a pipe in shared memory alive until it is freed; see `Connection._hold`."""

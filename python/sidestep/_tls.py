@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from . import reduction, util
+from . import _sidestep, reduction, util
 from .connection import TLS, Address, Connection, SocketClient, _closed_on_error
 from .context import BufferTooShort
 
@@ -166,6 +166,7 @@ class _Wire:
         self.fd = fd
         self._writing = threading.Lock()
         self._unsent = b""
+        self._torn = False
         self._pid = os.getpid()
 
     def check_process(self) -> None:
@@ -189,17 +190,23 @@ class _Wire:
                 return  # whoever writes takes these along
             try:
                 # Taken and sent by one thread at a time: records have an order.
+                _refuse_torn(self._torn)
+                self._torn = True
                 if not self._unsent:
                     self._unsent = session.outgoing.read(_PIECE)
+                # Where it waits is no place where anything is lost: an exception may come there.
+                self._torn = False
                 while self._unsent:
-                    if not wait and not _poll(self.fd, select.POLLOUT, 0):
+                    if not _poll(self.fd, select.POLLOUT, None if wait else 0):
                         return
-                    self._unsent = self._unsent[os.write(self.fd, self._unsent) :]
+                    self._torn = True
+                    self._unsent = self._unsent[_sidestep.send_now(self.fd, self._unsent) :]
+                    self._torn = False
             finally:
                 self._writing.release()
 
     def fill(self) -> None:
-        """Read from the socket, waiting for something."""
+        """Read what the socket has."""
         wire = os.read(self.fd, _PIECE)
         with self.session.lock:
             if wire:
@@ -220,6 +227,18 @@ class _Wire:
             self.flush(wait=False)
         except (OSError, ValueError):
             pass  # it is gone already
+
+
+def _refuse_torn(torn: bool) -> None:
+    """Raise if an exception came between doing something and noting it.
+
+    A handler of a signal can raise at any point of Python code. What it has cut would go on as
+    garbage.
+    """
+    if torn:
+        raise OSError(
+            errno.EIO, "an exception of a signal handler has cut the connection within a message"
+        )
 
 
 def _poll(fd: int, events: int, milliseconds: float | None) -> bool:
@@ -248,6 +267,8 @@ class TlsConnection(Connection):
         self._received = bytearray()
         self._end: Exception | None = None
         self._half_sent = b""
+        # One for each direction, set between doing something and noting it.
+        self._torn_in = self._torn_out = False
         self._goodbye = util.Finalize(self, self._wire.goodbye, exitpriority=-100)
 
     def _handshake(self) -> None:
@@ -259,6 +280,7 @@ class TlsConnection(Connection):
                     session.tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._wire.flush()
+                _poll(self._wire.fd, select.POLLIN, None)
                 self._wire.fill()
                 continue
             except ssl.SSLEOFError as error:
@@ -279,6 +301,7 @@ class TlsConnection(Connection):
         self._wire.check_process()
 
     def _send_frame(self, body: Any) -> None:
+        _refuse_torn(self._torn_out)
         length = len(body)
         if length <= _SHORT_MAX:
             header = length.to_bytes(4, "big")
@@ -300,9 +323,11 @@ class TlsConnection(Connection):
                     del left[0]
                     continue
                 with session.lock:
+                    self._torn_out = True
                     sent = session.tls.write(left[0][:_PIECE])
-                    begun = True
                     left[0] = left[0][sent:]
+                    begun = True
+                    self._torn_out = False
                 self._wire.flush()
         except BaseException:
             if begun:
@@ -343,13 +368,17 @@ class TlsConnection(Connection):
 
     def _decrypt_more(self) -> bool:
         session = self._wire.session
+        _refuse_torn(self._torn_in)
         try:
             with session.lock:
+                self._torn_in = True
                 plain = session.tls.read(_PIECE)
                 self._received += plain
+                self._torn_in = False
             if not plain:
                 self._end = EOFError()
         except ssl.SSLWantReadError:
+            self._torn_in = False
             self._wire.flush(wait=False)
             return False
         except ssl.SSLZeroReturnError:
@@ -372,13 +401,17 @@ class TlsConnection(Connection):
                 # A new one each time: this one must not collect tracebacks, which refer to us.
                 raise type(self._end)(*self._end.args)
             if not self._decrypt_more():
+                _poll(self._wire.fd, select.POLLIN, None)
                 self._fill()
 
     def _fill(self) -> None:
+        _refuse_torn(self._torn_in)
+        self._torn_in = True
         try:
             self._wire.fill()
         except OSError as error:
             self._end = error.with_traceback(None)
+        self._torn_in = False
 
     def _receive(self, limit: int | None = None) -> bytes:
         self._check()

@@ -39,7 +39,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     trustme = pytest.importorskip("trustme", reason="trustme makes the certificates of the tests")
     folder = tmp_path_factory.mktemp("certificates")
     authority, other = trustme.CA(), trustme.CA()
-    files = Certificates(*(folder / name for name in ("ca", "server", "client", "other", "strange")))
+    files = Certificates(
+        *(folder / name for name in ("ca", "server", "client", "other", "strange"))
+    )
     authority.cert_pem.write_to_path(str(files.authority))
     other.cert_pem.write_to_path(str(files.other_authority))
     names = ("localhost", "127.0.0.1", "::1", "the-listener")

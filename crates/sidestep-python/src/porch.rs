@@ -3,9 +3,10 @@
 //! Python accepts the callers, since it knows their addresses and makes the session of TLS, if
 //! there is one; the engine serves them ([`sidestep::channel::porch`]).
 
+use std::io::ErrorKind;
 use std::mem;
 use std::os::fd::IntoRawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -19,8 +20,11 @@ use crate::connection::{Failure, os_error, until_done};
 use crate::error::AUTHENTICATION_ERROR;
 use crate::wait::deadline;
 
+/// What Python has raised where the engine cannot: a handler of a signal, for one.
+type Raised = Arc<Mutex<Option<PyErr>>>;
+
 /// A session of TLS: an object with a method `pass_`, see `_tls.Session`.
-struct Session(Py<PyAny>);
+struct Session(Py<PyAny>, Raised);
 
 impl Veil for Session {
     fn pass(&mut self, wire: &[u8], plain: &[u8], wants: usize) -> Unveiled {
@@ -37,10 +41,14 @@ impl Veil for Session {
                     open,
                     fault,
                 },
-                Err(error) => Unveiled {
-                    fault: Some(error.to_string()),
-                    ..Unveiled::default()
-                },
+                Err(error) => {
+                    let fault = Some(format!("was dropped by an exception: {error}"));
+                    *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    Unveiled {
+                        fault,
+                        ..Unveiled::default()
+                    }
+                }
             }
         })
     }
@@ -55,7 +63,7 @@ enum Place {
 
 /// Callers of a listener that have not proved who they are.
 #[pyclass(frozen, module = "sidestep._sidestep")]
-pub struct Porch(Mutex<Place>);
+pub struct Porch(Mutex<Place>, Raised);
 
 impl Porch {
     fn place(&self) -> MutexGuard<'_, Place> {
@@ -99,13 +107,14 @@ impl Porch {
                 ))
             })?;
         let porch = porch::Porch::new(authkey, patience, room);
-        Ok(Self(Mutex::new(Place::Here(porch))))
+        Ok(Self(Mutex::new(Place::Here(porch)), Raised::default()))
     }
 
     fn add(&self, py: Python<'_>, fd: i32, session: Option<Py<PyAny>>) -> PyResult<u64> {
         let caller = socket::take_over(fd).map_err(|error| os_error(py, &error))?;
         let mut porch = self.take()?;
-        let veil = session.map(|session| Box::new(Session(session)) as Box<dyn Veil>);
+        let veil =
+            session.map(|session| Box::new(Session(session, Arc::clone(&self.1))) as Box<dyn Veil>);
         let id = py.detach(|| porch.add(caller, veil));
         self.give_back(porch);
         id.map_err(|error| os_error(py, &error))
@@ -122,7 +131,16 @@ impl Porch {
         let door = socket::vouched(door).map_err(|error| os_error(py, &error))?;
         let deadline = deadline(timeout)?;
         let mut porch = self.take()?;
-        let event = until_done(py, || porch.wait(door, deadline));
+        let mut event = until_done(py, || porch.wait(door, deadline));
+        let raised = (self.1.lock())
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(error) = raised {
+            if let Ok(event) = event {
+                porch.put_back(event);
+            }
+            event = Err(Failure::Signal(error));
+        }
         self.give_back(porch);
         let event = event.map_err(|failure| match failure {
             Failure::Signal(error) => error,
@@ -187,6 +205,18 @@ fn handshake_verify(
     handshake::verify(authkey, message, response).map_err(|error| refusal(py, &error))
 }
 
+/// Sends what a socket takes without waiting; how many bytes that was.
+#[pyfunction]
+fn send_now(py: Python<'_>, fd: i32, data: &[u8]) -> PyResult<usize> {
+    let sent = socket::vouched(fd).and_then(|fd| socket::send(fd, data, &[], socket::Wait::Never));
+    match sent {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Ok(0)
+        }
+        sent => sent.map_err(|error| os_error(py, &error)),
+    }
+}
+
 /// Adds this file's part of the module.
 ///
 /// # Errors
@@ -195,5 +225,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Porch>()?;
     m.add_function(wrap_pyfunction!(handshake_response, m)?)?;
     m.add_function(wrap_pyfunction!(handshake_answer, m)?)?;
-    m.add_function(wrap_pyfunction!(handshake_verify, m)?)
+    m.add_function(wrap_pyfunction!(handshake_verify, m)?)?;
+    m.add_function(wrap_pyfunction!(send_now, m)?)
 }

@@ -9,7 +9,7 @@
 //! The time that a caller has counts only while somebody waits here: a program that is busy
 //! between two calls does not lose those who came meanwhile.
 
-use std::io::{self};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -241,6 +241,11 @@ impl Porch {
         let caller = self.callers.remove(silent.unwrap_or(0));
         self.events.push(Event::Dropped(caller.id, why.to_owned()));
         true
+    }
+
+    /// Takes an event back that could not be dealt with: the next wait returns it.
+    pub fn put_back(&mut self, event: Event) {
+        self.events.insert(0, event);
     }
 
     /// How many callers stand here.
