@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sidestep
-from sidestep import connection, util
+from sidestep import _sidestep, connection, util
 from sidestep.connection import Client, Connection, Listener
 from sidestep.context import AuthenticationError
 from sidestep.managers import BaseManager
@@ -382,7 +382,7 @@ def test_no_bytes_get_in_or_stop_the_porch(pieces: list[bytes]) -> None:
     here, there = socket.socketpair()
     door, street = socket.socketpair()
     with there, door, street:
-        porch = connection._sidestep.Porch(KEY, 100.0, 4)
+        porch = _sidestep.Porch(KEY, 100.0, 4)
         porch.add(here.detach(), None)
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
@@ -417,12 +417,9 @@ def test_the_frame_reader_takes_any_bytes(data: bytes, limit: int) -> None:
 @settings(max_examples=200, deadline=None)
 @given(challenge=st.binary(max_size=256))
 def test_any_challenge_is_answered_or_refused(challenge: bytes) -> None:
-    for call in (
-        lambda: connection._sidestep.handshake_answer(KEY, challenge),
-        lambda: connection._create_response(KEY, challenge),
-    ):
+    for answer in (_sidestep.handshake_answer, connection._create_response):
         with contextlib.suppress(AuthenticationError):
-            assert 16 <= len(call()) <= 64
+            assert 16 <= len(answer(KEY, challenge)) <= 64
     with pytest.raises(AuthenticationError):
         connection._verify_challenge(KEY, b"{sha256}" + bytes(40), challenge)
 
@@ -466,7 +463,8 @@ def test_neither_silence_nor_another_key_harms_a_manager(manager: Any) -> None:
 
 
 def test_a_manager_at_a_network_address_has_a_key() -> None:
-    with Manager(("0.0.0.0", 0), ctx=sidestep.get_context("fork")) as started:
+    started: Any = Manager(("0.0.0.0", 0), ctx=sidestep.get_context("fork"))
+    with started:
         assert started.make_list()._callmethod("__len__") == 0
     started.join()
     with pytest.raises(ValueError, match="authkey"):
