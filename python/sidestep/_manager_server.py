@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from . import context, process, util
+from . import _original, context, process, util
 from ._wire import Token, listener_client, note_traceback
 
 __all__ = ["GREETING", "Server", "all_methods", "public_methods"]
@@ -68,7 +68,8 @@ class _Client:
         self.references: collections.Counter[str] = collections.Counter()
 
 
-class Server:
+@_original.descend("managers")
+class Server(_original.Root):
     """Holds referents and serves proxies, one thread for each connection.
 
     Args:
@@ -222,7 +223,10 @@ class Server:
     ) -> tuple[str, Any]:
         """Carry out a call of the server over a long connection; the reply."""
         try:
-            if name != "introduce" and (name not in self.public or name == "accept_connection"):
+            if name == "introduce":
+                self._introduce(conn, *args)
+                return "#RETURN", None
+            if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
             return "#RETURN", getattr(self, name)(conn, *args, **kwds)
         except Exception:
@@ -357,7 +361,7 @@ class Server:
         self.serve_client(c)
         return _REPLIED
 
-    def introduce(self, c: Any, name: str) -> None:
+    def _introduce(self, c: Any, name: str) -> None:
         """Take note that this long connection belongs to the process that calls itself `name`."""
         with self.mutex:
             client = self._clients.setdefault(name, _Client(name))

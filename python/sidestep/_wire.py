@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, Self
 
-from . import connection, reduction
+from . import _original, connection, reduction
 from .connection import ConnectionWrapper
 
 __all__ = [
@@ -80,7 +80,7 @@ def _pickler(base: type[pickle.Pickler]) -> type[pickle.Pickler]:
 class _WireUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("pkgutil", "resolve_name"):
-            return self._resolve
+            return _resolve
         ours = _TO_OURS.get(module)
         if ours is not None:
             # Something that only the standard library has works as it is.
@@ -88,9 +88,14 @@ class _WireUnpickler(pickle.Unpickler):
                 return super().find_class(ours, name)
         return super().find_class(module, name)
 
-    def _resolve(self, path: str) -> Any:
-        module, _, name = path.partition(":")
-        return self.find_class(module, name) if name else pkgutil.resolve_name(path)
+
+def _resolve(path: str) -> Any:
+    """Find what a `WirePickler` has told in words."""
+    module, _, name = path.partition(":")
+    if module in _TO_OURS:
+        with contextlib.suppress(AttributeError):
+            return pkgutil.resolve_name(f"{_TO_OURS[module]}:{name}")
+    return pkgutil.resolve_name(path)
 
 
 def _dumps(obj: Any) -> Any:
@@ -174,7 +179,8 @@ class Token:
         )
 
 
-class RemoteError(Exception):
+@_original.descend("managers")
+class RemoteError(_original.ErrorRoot):
     """The server could not carry out a call; the text is what it reported."""
 
     __module__ = f"{__package__}.managers"  # its public place, by which it is pickled

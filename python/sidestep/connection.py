@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
-from . import _sidestep, context, reduction, util
+from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
 
@@ -37,6 +37,7 @@ families = ["AF_INET", "AF_UNIX"]
 HANDSHAKE_TIMEOUT = 20.0
 
 
+@_original.descend("connection")
 class Connection(_sidestep.Connection):
     """One end of a connection: sends and receives whole messages.
 
@@ -317,7 +318,8 @@ def _reached_through(address: Any, tls: TLS | None) -> Any:
     return _encrypted(address, tls)
 
 
-class Listener:
+@_original.descend("connection")
+class Listener(_original.Root):
     """A bound socket that waits for clients.
 
     Args:
@@ -513,7 +515,8 @@ class _closed_on_error:
             self._connection.close()
 
 
-class SocketListener:
+@_original.descend("connection")
+class SocketListener(_original.Root):
     """The listening socket behind a `Listener`."""
 
     def __init__(self, address: Address, family: str, backlog: int = 1) -> None:
@@ -538,6 +541,7 @@ class SocketListener:
         """Wait for a client."""
         peer, self._last_accepted = self._socket.accept()
         peer.setblocking(True)
+        _send_at_once(peer)
         return Connection(peer.detach())
 
     def close(self) -> None:
@@ -555,7 +559,14 @@ def SocketClient(address: Address, family: str | None = None) -> Connection:
     with socket.socket(getattr(socket, family or address_type(address))) as peer:
         peer.setblocking(True)
         peer.connect(address)
+        _send_at_once(peer)
         return Connection(peer.detach())
+
+
+def _send_at_once(peer: socket.socket) -> None:
+    """Have the kernel not wait for more: a handshake and a first request are short messages."""
+    if peer.family != socket.AF_UNIX:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 # --- authentication -----------------------------------------------------------------------
@@ -628,7 +639,8 @@ def answer_challenge(connection: _BytesChannel, authkey: bytes) -> None:
 # --- XML instead of pickles ---------------------------------------------------------------
 
 
-class ConnectionWrapper:
+@_original.descend("connection")
+class ConnectionWrapper(_original.Root):
     """A connection whose objects are serialised by two given functions."""
 
     def __init__(
@@ -668,6 +680,7 @@ def _xml_loads(data: bytes) -> Any:
     return obj
 
 
+@_original.descend("connection")
 class XmlListener(Listener):
     """A `Listener` whose connections carry objects as XML-RPC does, not as pickles."""
 

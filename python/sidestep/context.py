@@ -4,17 +4,21 @@ Each factory imports its module when it is first called, so that importing the p
 quick and creates nothing.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-from . import process
+from . import _original, process
 from . import reduction as reduction
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
+    from typing import Any
+
     from .connection import Connection
     from .managers import SyncManager
     from .pool import Pool as PoolType
@@ -33,23 +37,28 @@ if TYPE_CHECKING:
 __all__ = ()
 
 
+@_original.same("context")
 class ProcessError(Exception):
     """Base of the package's own exceptions."""
 
 
+@_original.same("context")
 class BufferTooShort(ProcessError):
     """A message did not fit the buffer given; it is the exception's first argument."""
 
 
+@_original.same("context")
 class TimeoutError(ProcessError):
     """A wait with a time limit came to its limit."""
 
 
+@_original.same("context")
 class AuthenticationError(ProcessError):
     """The other side of a connection does not know the key."""
 
 
-class BaseContext:
+@_original.descend("context")
+class BaseContext(_original.Root):
     """The interface that all contexts share."""
 
     _name: str
@@ -73,7 +82,7 @@ class BaseContext:
 
     # --- shared objects -------------------------------------------------------------------
 
-    def Manager(self) -> "SyncManager":
+    def Manager(self) -> SyncManager:
         """Start a server process for shared objects and return its manager."""
         from .managers import SyncManager
 
@@ -81,43 +90,43 @@ class BaseContext:
         manager.start()
         return manager
 
-    def Pipe(self, duplex: bool = True) -> "tuple[Connection, Connection]":
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Return the two ends of a pipe; with `duplex` false, the first only receives."""
         from .connection import Pipe
 
         return Pipe(duplex)
 
-    def Lock(self) -> "LockType":
+    def Lock(self) -> LockType:
         """Return a lock that any process may release."""
         from .synchronize import Lock
 
         return Lock(ctx=self.get_context())
 
-    def RLock(self) -> "RLockType":
+    def RLock(self) -> RLockType:
         """Return a lock that its owner may take again."""
         from .synchronize import RLock
 
         return RLock(ctx=self.get_context())
 
-    def Condition(self, lock: "LockType | RLockType | None" = None) -> "ConditionType":
+    def Condition(self, lock: LockType | RLockType | None = None) -> ConditionType:
         """Return a condition on `lock`, or on a new RLock."""
         from .synchronize import Condition
 
         return Condition(lock, ctx=self.get_context())
 
-    def Semaphore(self, value: int = 1) -> "SemaphoreType":
+    def Semaphore(self, value: int = 1) -> SemaphoreType:
         """Return a semaphore with `value` permits."""
         from .synchronize import Semaphore
 
         return Semaphore(value, ctx=self.get_context())
 
-    def BoundedSemaphore(self, value: int = 1) -> "BoundedSemaphoreType":
+    def BoundedSemaphore(self, value: int = 1) -> BoundedSemaphoreType:
         """Return a semaphore that refuses more releases than acquires."""
         from .synchronize import BoundedSemaphore
 
         return BoundedSemaphore(value, ctx=self.get_context())
 
-    def Event(self) -> "EventType":
+    def Event(self) -> EventType:
         """Return a flag that processes can wait for."""
         from .synchronize import Event
 
@@ -128,25 +137,25 @@ class BaseContext:
         parties: int,
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
-    ) -> "BarrierType":
+    ) -> BarrierType:
         """Return a barrier that opens when `parties` processes or threads have come."""
         from .synchronize import Barrier
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
-    def Queue(self, maxsize: int = 0) -> "QueueType[Any]":
+    def Queue(self, maxsize: int = 0) -> QueueType[Any]:
         """Return a queue; `maxsize` 0 means no limit of items."""
         from .queues import Queue
 
         return Queue(maxsize, ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0) -> "JoinableQueueType[Any]":
+    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueueType[Any]:
         """Return a queue that can be joined until all its items are done."""
         from .queues import JoinableQueue
 
         return JoinableQueue(maxsize, ctx=self.get_context())
 
-    def SimpleQueue(self) -> "SimpleQueueType[Any]":
+    def SimpleQueue(self) -> SimpleQueueType[Any]:
         """Return a queue with few methods."""
         from .queues import SimpleQueue
 
@@ -158,7 +167,7 @@ class BaseContext:
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-    ) -> "PoolType":
+    ) -> PoolType:
         """Return a pool of worker processes."""
         from .pool import Pool
 
@@ -214,7 +223,7 @@ class BaseContext:
         # Importing the module registers the reducers.
         from . import connection  # noqa: F401
 
-    def set_executable(self, executable: "str | bytes | os.PathLike[Any] | None") -> None:
+    def set_executable(self, executable: str | bytes | os.PathLike[Any] | None) -> None:
         """Set the interpreter that children of spawn and forkserver run."""
         from .spawn import set_executable
 
@@ -229,7 +238,7 @@ class BaseContext:
 
         set_forkserver_preload(module_names)
 
-    def get_context(self, method: str | None = None) -> "BaseContext":
+    def get_context(self, method: str | None = None) -> BaseContext:
         """Return the context of a start method; without one, this context itself.
 
         Raises:
@@ -270,13 +279,14 @@ class BaseContext:
 # --- the default context ------------------------------------------------------------------
 
 
+@_original.descend("context")
 class Process(process.BaseProcess):
     """A process of the default context: its start method is looked up at `start`."""
 
     _start_method = None
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
+    def _Popen(process_obj: process.BaseProcess) -> PopenType:
         concrete: Any = _default_context.get_context().Process
         popen: PopenType = concrete._Popen(process_obj)
         return popen
@@ -286,6 +296,7 @@ class Process(process.BaseProcess):
         _default_context.get_context().Process._after_fork()
 
 
+@_original.descend("context")
 class DefaultContext(BaseContext):
     """The context behind the package's own names; its start method can be set once."""
 
@@ -335,25 +346,27 @@ class DefaultContext(BaseContext):
 # --- one context for each start method ----------------------------------------------------
 
 
+@_original.descend("context")
 class ForkProcess(process.BaseProcess):
     """A process that starts as a copy of its parent."""
 
     _start_method = "fork"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
+    def _Popen(process_obj: process.BaseProcess) -> PopenType:
         from .popen_fork import Popen
 
         return Popen(process_obj)
 
 
+@_original.descend("context")
 class SpawnProcess(process.BaseProcess):
     """A process that starts as a fresh interpreter."""
 
     _start_method = "spawn"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
+    def _Popen(process_obj: process.BaseProcess) -> PopenType:
         from .popen_spawn_posix import Popen
 
         return Popen(process_obj)
@@ -364,18 +377,20 @@ class SpawnProcess(process.BaseProcess):
         pass
 
 
+@_original.descend("context")
 class ForkServerProcess(process.BaseProcess):
     """A process that starts as a copy of a small server."""
 
     _start_method = "forkserver"
 
     @staticmethod
-    def _Popen(process_obj: process.BaseProcess) -> "PopenType":
+    def _Popen(process_obj: process.BaseProcess) -> PopenType:
         from .popen_forkserver import Popen
 
         return Popen(process_obj)
 
 
+@_original.descend("context")
 class ForkContext(BaseContext):
     """Children are copies of their parent."""
 
@@ -383,6 +398,7 @@ class ForkContext(BaseContext):
     Process = ForkProcess
 
 
+@_original.descend("context")
 class SpawnContext(BaseContext):
     """Children are fresh interpreters."""
 
@@ -390,6 +406,7 @@ class SpawnContext(BaseContext):
     Process = SpawnProcess
 
 
+@_original.descend("context")
 class ForkServerContext(BaseContext):
     """Children are copies of a server that has done little else."""
 
@@ -415,15 +432,17 @@ def _force_start_method(method: str) -> None:
 
 # --- whether this thread is pickling a process for its start -------------------------------
 
-_tls = threading.local()
+# The same for both packages: a lock or queue of the one goes to children of the other.
+_tls: Any = getattr(_original.module("context"), "_tls", None) or threading.local()
 
 
-def get_spawning_popen() -> "PopenType | None":
+def get_spawning_popen() -> PopenType | None:
     """Return the Popen that this thread is pickling a process object for, or None."""
-    return getattr(_tls, "spawning_popen", None)
+    popen: PopenType | None = getattr(_tls, "spawning_popen", None)
+    return popen
 
 
-def set_spawning_popen(popen: "PopenType | None") -> None:
+def set_spawning_popen(popen: PopenType | None) -> None:
     """Say for which Popen this thread pickles from now on; None ends it."""
     _tls.spawning_popen = popen
 

@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from . import connection, process, reduction, resource_tracker, shared_memory, util
+from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
 from ._manager_server import GREETING, Server
 from ._manager_server import all_methods as all_methods
 from ._manager_server import public_methods as public_methods
@@ -88,7 +88,8 @@ class State:
         self.value = State.INITIAL
 
 
-class BaseManager:
+@_original.descend("managers")
+class BaseManager(_original.Root):
     """Starts a server process, or finds one, and makes objects in it.
 
     Args:
@@ -317,7 +318,7 @@ class BaseManager:
                     process.kill()
                     process.join()
         state.value = State.SHUTDOWN
-        BaseProxy._address_to_local.pop(address, None)
+        BaseProxy._address_to_local.pop(_address_key(address), None)
 
     @property
     def address(self) -> Any:
@@ -546,7 +547,8 @@ class _Line:
                 conn.close()
 
 
-class BaseProxy:
+@_original.descend("managers")
+class BaseProxy(_original.Root):
     """Stands for an object in a manager's server.
 
     Subclasses name the referent's methods in `_exposed_` and call them by `_callmethod`. A
@@ -600,9 +602,10 @@ class BaseProxy:
     @staticmethod
     def _line_to(address: Any) -> _Line:
         with BaseProxy._mutex:
-            line = BaseProxy._address_to_local.get(address)
+            key = _address_key(address)
+            line = BaseProxy._address_to_local.get(key)
             if line is None:
-                line = BaseProxy._address_to_local[address] = _Line(address)
+                line = BaseProxy._address_to_local[key] = _Line(address)
         return line
 
     def _connect(self) -> None:
@@ -738,7 +741,7 @@ def RebuildProxy(
     server: Server | None = getattr(current, "_manager_server", None)
     # A child that inherits a proxy counts it in its after-fork hook.
     incref = kwds.pop("incref", True) and not getattr(current, "_inheriting", False)
-    if server is None or server.address != token.address:
+    if server is None or _address_key(server.address) != _address_key(token.address):
         return func(token, serializer, incref=incref, **kwds)
     server._hold(token.id)
     kwds = {"authkey": server.authkey, **kwds, "manager_owned": True}
@@ -749,6 +752,11 @@ def RebuildProxy(
         server._freed.append(token.id)
         raise
     return proxy
+
+
+def _address_key(address: Any) -> Any:
+    # The kernel tells an abstract name as bytes, where a program may have given text.
+    return os.fsencode(address) if isinstance(address, str) else address
 
 
 _ProxyClass = TypeVar("_ProxyClass", bound=type[BaseProxy])
@@ -873,6 +881,7 @@ def _make_pool(*args: Any, **kwds: Any) -> Any:
     return Pool(*args, **kwds)
 
 
+@_original.descend("managers")
 class IteratorProxy(BaseProxy):
     """An iterator or generator in the server."""
 
@@ -897,6 +906,7 @@ class IteratorProxy(BaseProxy):
         return self._callmethod("close", args)
 
 
+@_original.descend("managers")
 class AcquirerProxy(BaseProxy):
     """A lock or semaphore in the server.
 
@@ -928,6 +938,7 @@ class AcquirerProxy(BaseProxy):
         self._callmethod("release")
 
 
+@_original.descend("managers")
 class ConditionProxy(AcquirerProxy):
     """A condition in the server."""
 
@@ -956,6 +967,7 @@ class ConditionProxy(AcquirerProxy):
         return result
 
 
+@_original.descend("managers")
 class EventProxy(BaseProxy):
     """An event in the server."""
 
@@ -978,6 +990,7 @@ class EventProxy(BaseProxy):
         return self._callmethod("wait", (timeout,))
 
 
+@_original.descend("managers")
 class BarrierProxy(BaseProxy):
     """A barrier in the server."""
 
@@ -1011,6 +1024,7 @@ class BarrierProxy(BaseProxy):
         return self._callmethod("__getattribute__", ("broken",))
 
 
+@_original.descend("managers")
 class NamespaceProxy(BaseProxy):
     """An object in the server whose attributes are used as if they were the proxy's.
 
@@ -1037,6 +1051,7 @@ class NamespaceProxy(BaseProxy):
             self._callmethod("__delattr__", (key,))
 
 
+@_original.descend("managers")
 class ValueProxy(BaseProxy, Generic[_T]):
     """A `Value` in the server."""
 
@@ -1062,6 +1077,7 @@ class ValueProxy(BaseProxy, Generic[_T]):
 
 
 @_forwarding
+@_original.descend("managers")
 class BaseListProxy(BaseProxy, _Sequence[_T]):
     """What a `ListProxy` passes on."""
 
@@ -1105,6 +1121,7 @@ class BaseListProxy(BaseProxy, _Sequence[_T]):
         ) -> None: ...
 
 
+@_original.descend("managers")
 class ListProxy(BaseListProxy[_T]):
     """A list in the server. Items come out as copies; proxies among them stay proxies."""
 
@@ -1154,11 +1171,13 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         def items(self) -> list[tuple[_K, _V]]: ...  # type: ignore[override]
 
 
+@_original.descend("managers")
 class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
 
 
 @_forwarding
+@_original.descend("managers")
 class ArrayProxy(BaseProxy):
     """An array in the server."""
 
@@ -1172,6 +1191,7 @@ class ArrayProxy(BaseProxy):
 
 
 @_forwarding
+@_original.descend("managers")
 class BasePoolProxy(BaseProxy):
     """What a `PoolProxy` passes on."""
 
@@ -1197,6 +1217,7 @@ class BasePoolProxy(BaseProxy):
     }
 
 
+@_original.descend("managers")
 class PoolProxy(BasePoolProxy):
     """A pool in the server; its workers are the server's children."""
 
@@ -1212,6 +1233,7 @@ class PoolProxy(BasePoolProxy):
         self._callmethod("terminate")
 
 
+@_original.descend("managers")
 class SyncManager(BaseManager):
     """Makes locks, queues, lists, dicts and the like that any process can use by proxy.
 
@@ -1304,6 +1326,7 @@ class _Segments:
             self.destroy_segment(name)
 
 
+@_original.descend("managers")
 class SharedMemoryServer(Server):
     """A server that also remembers blocks of shared memory, to unlink them at its end."""
 
@@ -1342,6 +1365,7 @@ class SharedMemoryServer(Server):
         return self.shared_memory_context.segment_names
 
 
+@_original.descend("managers")
 class SharedMemoryManager(BaseManager):
     """Makes shared memory blocks and lists that are unlinked when the manager is shut down.
 
@@ -1374,3 +1398,7 @@ class SharedMemoryManager(BaseManager):
         except BaseException:
             block.unlink()
             raise
+        if self._process is None:
+            # The server of another program unlinks it, which this program's tracker never learns.
+            resource_tracker.unregister(f"/{block.name}", "shared_memory")
+            block._track = False

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GenericAlias, TracebackType
 from typing import Any, Protocol, Self
 
-from . import _sidestep, context, reduction, util
+from . import _original, _sidestep, context, reduction, util
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -42,24 +42,27 @@ _STILLBORN = 3
 # --- errors that cross the border -------------------------------------------------------------
 
 
-class RemoteTraceback(Exception):
+@_original.descend("pool")
+class RemoteTraceback(_original.ErrorRoot):
     """The cause of an error that a worker raised: its traceback there, as text."""
 
     def __init__(self, tb: str) -> None:
-        super().__init__(tb)
+        # Not super(): beside the standard library that is the original's.
+        Exception.__init__(self, tb)
         self.tb = tb
 
     def __str__(self) -> str:
         return self.tb
 
 
-class MaybeEncodingError(Exception):
+@_original.descend("pool")
+class MaybeEncodingError(_original.ErrorRoot):
     """A result, or an exception, could not be brought from the worker to the parent."""
 
     def __init__(self, exc: object, value: object) -> None:
         self.exc = exc if isinstance(exc, str) else repr(exc)
         self.value = value if isinstance(value, str) else _safe_repr(value)
-        super().__init__(self.exc, self.value)
+        Exception.__init__(self, self.exc, self.value)
 
     def __str__(self) -> str:
         return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
@@ -208,7 +211,8 @@ def worker(
 # --- results in the parent --------------------------------------------------------------------
 
 
-class ApplyResult:
+@_original.descend("pool")
+class ApplyResult(_original.Root):
     """The result of an asynchronous call, to come."""
 
     def __init__(
@@ -286,6 +290,7 @@ class ApplyResult:
 AsyncResult = ApplyResult
 
 
+@_original.descend("pool")
 class MapResult(ApplyResult):
     """The results of a map, to come: a list in the order of the items."""
 
@@ -320,7 +325,8 @@ class MapResult(ApplyResult):
                 self._finish(False, self._error)
 
 
-class IMapIterator:
+@_original.descend("pool")
+class IMapIterator(_original.Root):
     """The results of a lazy map, in the order of the items, as they come."""
 
     def __init__(self, pool: "Pool") -> None:
@@ -398,6 +404,7 @@ class IMapIterator:
             self._settle()
 
 
+@_original.descend("pool")
 class IMapUnorderedIterator(IMapIterator):
     """The results of a lazy map as they come, in any order."""
 
@@ -614,7 +621,8 @@ def _drop(crew: _Crew) -> None:
 # --- the pool ---------------------------------------------------------------------------------
 
 
-class Pool:
+@_original.descend("pool")
+class Pool(_original.Root):
     """Worker processes that call functions.
 
     If a worker dies, the task that it was running ends with `WorkerLostError`; the worker is
@@ -1045,6 +1053,7 @@ class _ThreadCrew(_Crew):
         self.fail(_terminated())
 
 
+@_original.descend("pool")
 class ThreadPool(Pool):
     """A pool of threads with the interface of `Pool`."""
 

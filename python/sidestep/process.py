@@ -6,6 +6,8 @@ a child is made, and nothing reaps a child unasked: an ended child stays a zombi
 number stays its own, until `join`, `is_alive`, `exitcode` or `active_children` looks.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import os
@@ -15,53 +17,72 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
+from . import _original
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-ORIGINAL_DIR: str | None
-try:
-    ORIGINAL_DIR = os.path.abspath(os.getcwd())
-except OSError:
-    # The directory was removed under us: children are then given no place for ''.
-    ORIGINAL_DIR = None
+# Where the module's state is: the names in `_STATE`.
+_home: Any = _original.module("process") or sys.modules[__name__]
+_STATE = frozenset(
+    {
+        "ORIGINAL_DIR",
+        "_children",
+        "_current_process",
+        "_dangling",
+        "_parent_process",
+        "_process_counter",
+    }
+)
 
 
-def current_process() -> "BaseProcess":
+def __getattr__(name: str) -> Any:
+    if name in _STATE and _original.BESIDE:
+        return getattr(_home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def current_process() -> BaseProcess:
     """Return the object that stands for this process.
 
     In a child it is the child's own copy of the object that was started.
     """
-    return _current_process
+    process: BaseProcess = _home._current_process
+    return process
 
 
-def parent_process() -> "BaseProcess | None":
+def parent_process() -> BaseProcess | None:
     """Return the object that stands for the process that started this one.
 
     None in the main process. The object's `sentinel`, `is_alive` and `join` see the end of
     the parent, however it came.
     """
-    return _parent_process
+    parent: BaseProcess | None = _home._parent_process
+    return parent
 
 
-def active_children() -> "list[BaseProcess]":
+def active_children() -> list[BaseProcess]:
     """Return the children of this process that have not ended, and reap those that have."""
     _cleanup()
-    return list(_children)
+    return list(_home._children)
 
 
 def _cleanup() -> None:
     """Reap the children that have ended."""
-    for child in list(_children):
+    for child in list(_home._children):
         popen = child._popen
         if popen is not None and popen.poll() is not None:
-            _children.discard(child)
+            _home._children.discard(child)
 
 
-class BaseProcess:
+@_original.descend("process")
+class BaseProcess(_original.Root):
     """Work that runs in a process of its own, after the manner of `threading.Thread`.
 
     Args:
@@ -79,7 +100,7 @@ class BaseProcess:
     _sentinel: int
 
     @staticmethod
-    def _Popen(process_obj: "BaseProcess") -> "Popen":
+    def _Popen(process_obj: BaseProcess) -> Popen:
         raise NotImplementedError(
             f"{type(process_obj).__name__} has no start method; take Process from a context"
         )
@@ -96,8 +117,8 @@ class BaseProcess:
     ) -> None:
         if group is not None:
             raise AssertionError("group must be None: there are no process groups here")
-        creator = _current_process
-        self._identity: tuple[int, ...] = (*creator._identity, next(_process_counter))
+        creator = _home._current_process
+        self._identity: tuple[int, ...] = (*creator._identity, next(_home._process_counter))
         self._config: dict[str, Any] = dict(creator._config)
         self._parent_pid: int | None = os.getpid()
         self._parent_name: str = creator.name
@@ -110,7 +131,7 @@ class BaseProcess:
         self._name: str = name or f"{type(self).__name__}-{number}"
         if daemon is not None:
             self.daemon = daemon
-        _dangling.add(self)
+        _home._dangling.add(self)
 
     # --- what the user calls --------------------------------------------------------------
 
@@ -135,7 +156,7 @@ class BaseProcess:
             )
         if self._parent_pid != os.getpid():
             raise AssertionError("only the process that made a Process object can start it")
-        if _current_process._config.get("daemon"):
+        if _home._current_process._config.get("daemon"):
             raise AssertionError("daemonic processes are not allowed to have children")
         _cleanup()
         self._popen = popen = self._Popen(self)
@@ -143,7 +164,7 @@ class BaseProcess:
         # The target may refer to this object; without this the pair would wait for the
         # garbage collector.
         del self._target, self._args, self._kwargs
-        _children.add(self)
+        _home._children.add(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the child has ended, and reap it.
@@ -165,12 +186,12 @@ class BaseProcess:
         if self._popen is None:
             raise AssertionError("can only join a started process: call start() first")
         if self._popen.wait(timeout) is not None:
-            _children.discard(self)
+            _home._children.discard(self)
 
     def is_alive(self) -> bool:
         """Tell whether the process runs; reaps it if it has ended."""
         self._check_closed()
-        if self is _current_process:
+        if self is _home._current_process:
             return True
         if self._parent_pid != os.getpid():
             raise AssertionError("can only test a child: another process made this object")
@@ -178,7 +199,7 @@ class BaseProcess:
             return False
         if self._popen.poll() is None:
             return True
-        _children.discard(self)
+        _home._children.discard(self)
         return False
 
     def interrupt(self) -> None:
@@ -209,7 +230,7 @@ class BaseProcess:
             self._popen.close()
             self._popen = None
             del self._sentinel
-            _children.discard(self)
+            _home._children.discard(self)
         self._closed = True
 
     @property
@@ -256,14 +277,14 @@ class BaseProcess:
             return None
         code = self._popen.poll()
         if code is not None:
-            _children.discard(self)
+            _home._children.discard(self)
         return code
 
     @property
     def ident(self) -> int | None:
         """The process number; None before the start."""
         self._check_closed()
-        if self is _current_process:
+        if self is _home._current_process:
             return os.getpid()
         return None if self._popen is None else self._popen.pid
 
@@ -287,7 +308,7 @@ class BaseProcess:
 
     def __repr__(self) -> str:
         exitcode = None
-        if self is _current_process:
+        if self is _home._current_process:
             status = "started"
         elif self._closed:
             status = "closed"
@@ -314,7 +335,7 @@ class BaseProcess:
         if self._closed:
             raise ValueError("process object is closed")
 
-    def _started(self, action: str) -> "Popen":
+    def _started(self, action: str) -> Popen:
         self._check_closed()
         if self._popen is None:
             # The type is what the standard library happens to raise, and code catches it.
@@ -326,8 +347,17 @@ class BaseProcess:
 
         Called through the class in each child, once; tools replace it to wrap a child's life.
         """
-        from . import util
+        from . import context, util
 
+        if self._start_method is not None:
+            context._force_start_method(self._start_method)
+        util._exiting = False
+        wrapper = _original.replaced("process", "BaseProcess", "_bootstrap")
+        if wrapper is not None:
+            # Put there for children of the original's, of which we are. It ends in the
+            # original's own function, which does with the state that we share what follows.
+            status: int = wrapper(self, parent_sentinel)
+            return status
         exitcode = 1
         try:
             self._take_over(parent_sentinel)
@@ -347,18 +377,14 @@ class BaseProcess:
 
     def _take_over(self, parent_sentinel: int | None) -> None:
         """Put this process's state in place of what the child got from its parent."""
-        global _children, _current_process, _parent_process, _process_counter
-        from . import context, util
+        from . import util
 
-        if self._start_method is not None:
-            context._force_start_method(self._start_method)
-        _process_counter = itertools.count(1)
-        _children = set()
-        util._exiting = False
+        _home._process_counter = itertools.count(1)
+        _home._children = set()
         util._close_stdin()
-        before = _current_process
-        _current_process = self
-        _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        before = _home._current_process
+        _home._current_process = self
+        _home._parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
         if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
             # threading remembers the parent's number over a fork.
             threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
@@ -390,10 +416,11 @@ def _report(text: str) -> None:
         sys.stderr.write(text)
 
 
+@_original.same("process")
 class AuthenticationString(bytes):
     """An authentication key; it can be pickled only for a child that is being started."""
 
-    def __reduce__(self) -> tuple[type["AuthenticationString"], tuple[bytes]]:
+    def __reduce__(self) -> tuple[type[AuthenticationString], tuple[bytes]]:
         from .context import get_spawning_popen
 
         if get_spawning_popen() is None:
@@ -452,18 +479,27 @@ class _MainProcess(BaseProcess):
         """Do nothing: the main process has no child's resources."""
 
 
-_parent_process: BaseProcess | None = None
-_current_process: BaseProcess = _MainProcess()
-_process_counter = itertools.count(1)
-_children: set[BaseProcess] = set()
-# Every process object not yet garbage, for leak checks.
-_dangling: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
+if not _original.BESIDE:
+    ORIGINAL_DIR: str | None
+    try:
+        ORIGINAL_DIR = os.path.abspath(os.getcwd())
+    except OSError:
+        # The directory was removed under us: children are then given no place for ''.
+        ORIGINAL_DIR = None
+    _parent_process: BaseProcess | None = None
+    _current_process: BaseProcess = _MainProcess()
+    _process_counter = itertools.count(1)
+    _children: set[BaseProcess] = set()
+    # Every process object not yet garbage, for leak checks.
+    _dangling: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
 def _forget_children() -> None:
     # For forks that are not ours: what are children here are siblings there, and their end is
     # not for a sibling's exit to bring about.
-    _children.clear()
+    for child in list(_home._children):
+        if isinstance(child, BaseProcess):
+            _home._children.discard(child)
 
 
 os.register_at_fork(after_in_child=_forget_children)

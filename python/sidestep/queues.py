@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import Empty, Full
 from typing import Any, TypeVar
 
-from . import _sidestep
+from . import _original, _sidestep
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -79,6 +79,7 @@ class _Queue(_sidestep.Queue[_T]):
         raise error
 
 
+@_original.descend("queues")
 class Queue(_Queue[_T]):
     """A queue, first in, first out, for any number of producers and consumers.
 
@@ -121,6 +122,7 @@ class Queue(_Queue[_T]):
         sys.excepthook(type(e), e, e.__traceback__)
 
 
+@_original.descend("queues")
 class JoinableQueue(Queue[_T]):
     """A queue that counts its items until they are reported done."""
 
@@ -138,6 +140,7 @@ class JoinableQueue(Queue[_T]):
         self._join()
 
 
+@_original.descend("queues")
 class SimpleQueue(_Queue[_T]):
     """A queue without limits and timeouts."""
 

@@ -1,5 +1,7 @@
 """Turning objects into bytes for other processes, and handing over descriptors."""
 
+from __future__ import annotations
+
 import array
 import copyreg
 import importlib
@@ -10,9 +12,20 @@ import socket
 import sys
 from abc import ABCMeta
 from collections import ChainMap
-from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import IO, Any, ClassVar, Protocol, cast
+
+from . import _original
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import IO, Any, ClassVar, Protocol
+
+    Reducer = Callable[[Any], Any]
+
+    class _HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
 
 __all__ = [
     "DupFd",
@@ -27,9 +40,8 @@ __all__ = [
 
 HAVE_SEND_HANDLE = True
 
-Reducer = Callable[[Any], Any]
 
-
+@_original.same("reduction")
 class ForkingPickler(pickle.Pickler):
     """A pickler with reducers of its own, for whatever goes to another process."""
 
@@ -103,10 +115,6 @@ def _dump_by_value(obj: Any, file: IO[bytes], child_gets_main: bool) -> None:
 # --- descriptors over sockets -------------------------------------------------------------------
 
 
-class _HasFileno(Protocol):
-    def fileno(self) -> int: ...
-
-
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over a Unix socket, with one byte that says how many."""
     numbers = array.array("i", fds)
@@ -149,7 +157,8 @@ def recv_handle(conn: _HasFileno) -> int:
     # On the socket of a pipe in shared memory descriptors lie between other bytes.
     pick_out = getattr(conn, "_recv_handle", None)
     if pick_out is not None and (handle := pick_out()) is not None:
-        return cast(int, handle)
+        number: int = handle
+        return number
     with _borrowed(conn) as sock:
         return recvfds(sock, 1)[0]
 
@@ -190,7 +199,8 @@ def _reduce_socket(sock: socket.socket) -> tuple[Callable[..., socket.socket], t
 register(socket.socket, _reduce_socket)
 
 
-class AbstractReducer(metaclass=ABCMeta):  # noqa: B024 - nothing has to be overridden
+@_original.descend("reduction")
+class AbstractReducer(_original.Root, metaclass=ABCMeta):  # noqa: B024 - nothing has to be overridden
     """Base for an object to set as a context's `reducer`: override what is to be different."""
 
     ForkingPickler = ForkingPickler

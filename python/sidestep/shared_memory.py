@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import resource_tracker
+from . import _original, resource_tracker
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -34,7 +34,8 @@ def _make_filename() -> str:
     return _SHM_NAME_PREFIX + secrets.token_hex(_SHM_RANDOM_BYTES)
 
 
-class SharedMemory:
+@_original.descend("shared_memory")
+class SharedMemory(_original.Root):
     """A block of memory under a name, which other processes can open by that name.
 
     Args:
@@ -220,6 +221,7 @@ def _width(fmt: str) -> int:
     return int(fmt[:-1]) if fmt.endswith("s") else _SLOT
 
 
+@_original.descend("shared_memory")
 class ShareableList(Generic[_T]):
     """A list of fixed length in shared memory, whose items other processes can read and set.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import get_context, heap
+from . import _original, get_context, heap
 from .reduction import ForkingPickler
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -201,6 +201,7 @@ def _with_lock(obj: Any, lock: Any, ctx: Any) -> Any:
     return synchronized(obj, lock, ctx=ctx)
 
 
+@_original.descend("sharedctypes")
 class SynchronizedBase(Generic[_C]):
     """A `ctypes` object and the lock that guards it.
 
@@ -290,6 +291,7 @@ def _wrapper_class(type_: type) -> type[SynchronizedBase[Any]]:
     return known
 
 
+@_original.descend("sharedctypes")
 class Synchronized(SynchronizedBase["ctypes._SimpleCData[_T]"], Generic[_T]):
     """A number or a character with its lock."""
 
@@ -299,6 +301,7 @@ class Synchronized(SynchronizedBase["ctypes._SimpleCData[_T]"], Generic[_T]):
         value = make_property("value")
 
 
+@_original.descend("sharedctypes")
 class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
     """An array with its lock; each index, slice or assignment is one access."""
 
@@ -320,6 +323,7 @@ class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
             self.release()
 
 
+@_original.descend("sharedctypes")
 class SynchronizedString(SynchronizedArray[bytes]):
     """An array of `c_char` with its lock; `value` ends at the first zero byte, `raw` does not."""
 

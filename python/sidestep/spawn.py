@@ -14,7 +14,7 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
-from . import process, util
+from . import _original, process, util
 
 __all__ = [
     "_main",
@@ -177,7 +177,12 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     # Removed under us, there is no name for it: the child stays where it finds itself.
     with contextlib.suppress(FileNotFoundError):
         data["dir"] = os.getcwd()
-    return {**data, **_main_origin()}
+    data.update(_main_origin())
+    wrapper = _original.replaced("spawn", "get_preparation_data")
+    if wrapper is not None:
+        # A tool has something to say to the original's children: ours are told as well.
+        data = {**wrapper(name), **data}
+    return data
 
 
 def _main_origin() -> dict[str, str]:
@@ -236,7 +241,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "dir" in data:
         os.chdir(data["dir"])
     if "orig_dir" in data:
-        process.ORIGINAL_DIR = data["orig_dir"]
+        process._home.ORIGINAL_DIR = data["orig_dir"]
     if "start_method" in data:
         from . import context
 

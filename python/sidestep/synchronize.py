@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from . import _sidestep, context, process
+from . import _original, _sidestep, context, process
 
 __all__ = [
     "AbandonedLockError",
@@ -56,6 +56,7 @@ class _Named:
         return self
 
 
+@_original.descend("synchronize")
 class Lock(_Named, _sidestep.Lock):
     """A lock that is not recursive: any thread of any process may release it.
 
@@ -78,6 +79,7 @@ class Lock(_Named, _sidestep.Lock):
         return {"none": "None", "thread": "SomeOtherThread", "process": "SomeOtherProcess"}[holder]
 
 
+@_original.descend("synchronize")
 class RLock(_Named, _sidestep.RLock):
     """A lock that its owner, one thread of one process, may take again.
 
@@ -94,6 +96,7 @@ class RLock(_Named, _sidestep.RLock):
         return f"<{type(self).__name__}({Lock._owner(self)}, {count})>"  # type: ignore[arg-type]
 
 
+@_original.descend("synchronize")
 class Semaphore(_Named, _sidestep.Semaphore):
     """A counter of permits; `acquire` waits while it is zero.
 
@@ -107,6 +110,7 @@ class Semaphore(_Named, _sidestep.Semaphore):
         return f"<{type(self).__name__}(value={self.get_value()})>"
 
 
+@_original.descend("synchronize")
 class BoundedSemaphore(Semaphore):
     """A semaphore that cannot be released more often than it was acquired."""
 
@@ -125,6 +129,7 @@ class _Count:
         self.get_value = look
 
 
+@_original.descend("synchronize")
 class Condition(_Named, _sidestep.Condition):
     """A condition variable: wait, under a lock, until another thread or process notifies.
 
@@ -212,6 +217,7 @@ def _rebuild_condition(cls: type[Any], name: tuple[int, int], state: dict[str, A
     return condition
 
 
+@_original.descend("synchronize")
 class Event(_Named, _sidestep.Event):
     """A flag that threads and processes wait for."""
 
@@ -223,6 +229,7 @@ class Event(_Named, _sidestep.Event):
         return f"<{type(self).__qualname__} at {id(self):#x} {status}>"
 
 
+@_original.descend("synchronize")
 class Barrier(_Named, _sidestep.Barrier):
     """A place where `parties` threads or processes wait until all of them have come.
 

@@ -1,7 +1,11 @@
 """Helpers that the rest of the package and other libraries lean on.
 
-Logging, clean-up at exit and over forks, starting a program with chosen descriptors.
+Logging, clean-up at exit and over forks, starting a program with chosen descriptors. Beside
+the standard library, what is registered is kept in the original's module: whichever of the two
+ends a process or forks it then calls what was registered with either.
 """
+
+from __future__ import annotations
 
 import atexit
 import contextlib
@@ -15,15 +19,16 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
-from . import _sidestep, process
+from . import _original, _sidestep, process
 
 # Children import this module while they start, so what is slow to import is left for later.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any
 
 __all__ = [
     "SUBDEBUG",
@@ -55,7 +60,7 @@ SUBWARNING = 25
 LOGGER_NAME = "multiprocessing"
 DEFAULT_LOGGING_FORMAT = "[%(levelname)s/%(processName)s] %(message)s"
 
-_logger: "logging.Logger | None" = None
+_logger: logging.Logger | None = None
 _log_to_stderr = False
 
 
@@ -85,7 +90,7 @@ def sub_warning(msg: str, *args: object) -> None:
     _log(SUBWARNING, msg, args)
 
 
-def get_logger() -> "logging.Logger":
+def get_logger() -> logging.Logger:
     """Return the package's logger. From the first call on, the package logs to it."""
     global _logger
     if _logger is None:
@@ -93,8 +98,6 @@ def get_logger() -> "logging.Logger":
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
-        # By itself logging asks the standard library's package, if that is imported, who we are.
-        logger.addFilter(_name_process)
         # Exit functions run last in, first out: ours must come before logging closes.
         atexit.unregister(_exit_function)
         atexit.register(_exit_function)
@@ -102,12 +105,7 @@ def get_logger() -> "logging.Logger":
     return _logger
 
 
-def _name_process(record: "logging.LogRecord") -> bool:
-    record.processName = process.current_process().name
-    return True
-
-
-def log_to_stderr(level: int | str | None = None) -> "logging.Logger":
+def log_to_stderr(level: int | str | None = None) -> logging.Logger:
     """Show the package's log on stderr, here and in children, and return the logger."""
     global _log_to_stderr
     import logging
@@ -198,9 +196,12 @@ def get_temp_dir() -> str:
 
 # --- resets in forked children ----------------------------------------------------------------
 
-_afterfork_registry: "weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any]"
-_afterfork_registry = weakref.WeakValueDictionary()
-_afterfork_counter = itertools.count()
+_theirs: Any = _original.module("util")
+
+_afterfork_registry: weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any] = (
+    _theirs._afterfork_registry if _theirs else weakref.WeakValueDictionary()
+)
+_afterfork_counter = _theirs._afterfork_counter if _theirs else itertools.count()
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
@@ -220,7 +221,8 @@ def _run_after_forkers() -> None:
             info("after forker raised exception %s", error)
 
 
-class ForkAwareThreadLock:
+@_original.descend("util")
+class ForkAwareThreadLock(_original.Root):
     """A thread lock that is free in a forked child, whoever held it in the parent."""
 
     def __init__(self) -> None:
@@ -250,18 +252,21 @@ class ForkAwareLocal(threading.local):
     def __init__(self) -> None:
         register_after_fork(self, lambda local: local.__dict__.clear())
 
-    def __reduce__(self) -> tuple[type["ForkAwareLocal"], tuple[()]]:
+    def __reduce__(self) -> tuple[type[ForkAwareLocal], tuple[()]]:
         return type(self), ()
 
 
 # --- finalizers -------------------------------------------------------------------------------
 
 # Key: exit priority and number of registration.
-_finalizer_registry: "dict[tuple[int | None, int], Finalize]" = {}
-_finalizer_counter = itertools.count()
+_finalizer_registry: dict[tuple[int | None, int], Finalize] = (
+    _theirs._finalizer_registry if _theirs else {}
+)
+_finalizer_counter = _theirs._finalizer_counter if _theirs else itertools.count()
 
 
-class Finalize:
+@_original.descend("util")
+class Finalize(_original.Root):
     """A callback for the end of an object or of the process, called once at most.
 
     Args:
@@ -361,7 +366,7 @@ _exiting = False
 
 def is_exiting() -> bool:
     """Tell whether this process is shutting down."""
-    return _exiting
+    return _exiting or (_theirs is not None and _theirs.is_exiting())
 
 
 def _exit_function() -> None:
@@ -449,8 +454,8 @@ def _args_from_interpreter_flags() -> list[str]:
 
 
 def spawnv_passfds(
-    path: "str | bytes | os.PathLike[Any]",
-    args: "Sequence[str | bytes | os.PathLike[Any]]",
+    path: str | bytes | os.PathLike[Any],
+    args: Sequence[str | bytes | os.PathLike[Any]],
     passfds: Iterable[int],
 ) -> int:
     """Start a program that inherits `passfds` under their numbers and the standard streams.

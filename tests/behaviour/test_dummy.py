@@ -13,7 +13,7 @@ from sidestep.dummy import connection
 
 
 def test_importing_it_leaves_the_standard_library_alone() -> None:
-    program = "import sys, sidestep.dummy; print('multiprocessing' in sys.modules)"
+    program = "import sys, sidestep.dummy; print('multiprocessing.dummy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "False\n"
 

@@ -82,7 +82,9 @@ def of_class(cls: type) -> dict[str, Any]:
     """Public methods with their signatures, other members with None; and the constructor."""
     members: dict[str, Any] = {"()": signature(cls)}
     if issubclass(cls, BaseException):
-        members["bases"] = [base.__name__ for base in cls.__mro__]
+        members["bases"] = [
+            base.__name__ for base in cls.__mro__ if not base.__module__.endswith("._original")
+        ]
     for name in filter(is_public, dir(cls)):
         value = inspect.getattr_static(cls, name)
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
@@ -128,4 +130,7 @@ def main(package: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] != "multiprocessing":
+        # Out of reach, so that nothing is seen which comes from there.
+        sys.modules["multiprocessing"] = ModuleType("multiprocessing")
     main(sys.argv[1])

@@ -28,7 +28,7 @@ MISSING = {
     "connection": ["BUFSIZE", "CONNECTION_TIMEOUT"],
     "forkserver": ["MAXFDS_TO_SEND", "read_signed", "write_signed"],
     "heap": ["Arena", "Heap.free", "rebuild_arena", "reduce_arena"],
-    "managers": ["HAS_SHMEM", "rebuild_as_list", "reduce_array"],
+    "managers": ["HAS_SHMEM", "ProcessLocalSet", "rebuild_as_list", "reduce_array"],
     "pool": ["ExceptionWithTraceback", "job_counter", "rebuild_exc"],
     "reduction": ["ACKNOWLEDGE"],
     "resource_tracker": ["cleanup_noop"],
