@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import _sidestep, util
-from .connection import Connection
+from .connection import Connection, _send_at_once
 from .context import AuthenticationError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Doorkeeper:
 
                 session = Session(self._context, server_side=True)
             caller.setblocking(True)
+            _send_at_once(caller)
             number = self._porch.add(caller.detach(), session)
         self._callers[number] = address, name, session
 

@@ -4,8 +4,8 @@ Python 3.11 has the older form of the handshake, 3.12 and later ones have the ne
 """
 
 import functools
-import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from sidestep.connection import Client, Listener
 from sidestep.context import AuthenticationError
 
+FIND = Path(__file__).parents[2] / "scripts" / "find-python"
 VERSIONS = ("3.11", "3.12", "3.13")
 
 THEIR_CLIENT = """
@@ -44,13 +45,10 @@ with Listener(family=sys.argv[1], authkey=b"shared") as listener:
 @functools.cache
 def interpreter(version: str) -> str:
     """An interpreter of that version, without our package."""
-    found = shutil.which(f"python{version}")
-    if found is not None:
-        program = "import sys; print('%d.%d' % sys.version_info[:2])"
-        told = subprocess.run([found, "-I", "-c", program], capture_output=True, text=True)
-        if told.stdout.strip() == version:
-            return found
-    pytest.skip(f"there is no python{version} on the path")
+    told = subprocess.run([FIND, version], capture_output=True, text=True)
+    if told.returncode == 0:
+        return told.stdout.strip()
+    pytest.skip(f"no Python {version} was found")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
