@@ -14,6 +14,7 @@ one that says nothing, or says it slowly, keeps nobody else waiting. What become
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -42,8 +43,10 @@ class Doorkeeper:
     """Accepts callers at a listening socket and returns those that prove who they are.
 
     Args:
-        door: The listening socket. It becomes non-blocking: where several processes serve one
-            socket, a caller may be gone before `accept`.
+        door: The bound socket. It listens from now on, and does not block: where several processes
+            serve one socket, a caller may be gone before `accept`.
+        backlog: How many callers may wait in the street; at least as many as the porch has room
+            for, so that a few strangers do not fill it.
         authkey: What callers have to know; None asks for nothing.
         context: For TLS.
         patience: How many seconds a handshake may take.
@@ -52,6 +55,7 @@ class Doorkeeper:
     def __init__(
         self,
         door: socket.socket,
+        backlog: int,
         authkey: bytes | None,
         context: ssl.SSLContext | None,
         patience: float,
@@ -61,6 +65,7 @@ class Doorkeeper:
         self._context = context
         self._patience = patience
         self._begin()
+        door.listen(max(backlog, ROOM))
         os.set_blocking(door.fileno(), False)
         # Who stands on the porch is the parent's concern.
         util.register_after_fork(self, Doorkeeper._begin)
@@ -68,6 +73,7 @@ class Doorkeeper:
     def _begin(self) -> None:
         self._turn = threading.Lock()
         self._pid = os.getpid()
+        self._numbers = itertools.count()
         self._callers: dict[int, tuple[Any, str, Session | None]] = {}
         self._porch = _sidestep.Porch(self._authkey, self._patience, ROOM)
 
@@ -125,8 +131,9 @@ class Doorkeeper:
                 session = Session(self._context, server_side=True)
             caller.setblocking(True)
             _send_at_once(caller)
-            number = self._porch.add(caller.detach(), session)
-        self._callers[number] = address, name, session
+            number = next(self._numbers)
+            self._callers[number] = address, name, session
+            self._porch.add(number, caller.detach(), session)
 
     def close(self) -> None:
         """Send away who is on the porch."""

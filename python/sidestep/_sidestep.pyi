@@ -605,8 +605,8 @@ class Porch:
     """
 
     def __new__(cls, authkey: bytes | None, patience: float, room: int) -> Self: ...
-    def add(self, fd: int, session: Any) -> int:
-        """Take a caller in, with its session of TLS or None, and return its number."""
+    def add(self, number: int, fd: int, session: Any) -> None:
+        """Take a caller in, under a number, with its session of TLS or None."""
     def evict(self, why: str) -> bool:
         """Drop who has been silent for longest; False if nobody is here."""
     def wait(self, door: int, timeout: float | None) -> tuple[str, int, int, str]:

@@ -329,7 +329,9 @@ class TlsConnection(Connection):
                     begun = True
                     self._torn_out = False
                 self._wire.flush()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ssl.SSLError):
+                self._torn_out = False  # a reason of its own, which the next call will meet again
             if begun:
                 self._half_sent = b"".join(left)
             raise

@@ -383,7 +383,7 @@ def test_no_bytes_get_in_or_stop_the_porch(pieces: list[bytes]) -> None:
     door, street = socket.socketpair()
     with there, door, street:
         porch = _sidestep.Porch(KEY, 100.0, 4)
-        porch.add(here.detach(), None)
+        porch.add(1, here.detach(), None)
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 there.sendall(piece)

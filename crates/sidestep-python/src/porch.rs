@@ -110,14 +110,20 @@ impl Porch {
         Ok(Self(Mutex::new(Place::Here(porch)), Raised::default()))
     }
 
-    fn add(&self, py: Python<'_>, fd: i32, session: Option<Py<PyAny>>) -> PyResult<u64> {
+    fn add(
+        &self,
+        py: Python<'_>,
+        number: u64,
+        fd: i32,
+        session: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
         let caller = socket::take_over(fd).map_err(|error| os_error(py, &error))?;
         let mut porch = self.take()?;
         let veil =
             session.map(|session| Box::new(Session(session, Arc::clone(&self.1))) as Box<dyn Veil>);
-        let id = py.detach(|| porch.add(caller, veil));
+        let added = py.detach(|| porch.add(number, caller, veil));
         self.give_back(porch);
-        id.map_err(|error| os_error(py, &error))
+        added.map_err(|error| os_error(py, &error))
     }
 
     fn evict(&self, why: &str) -> PyResult<bool> {

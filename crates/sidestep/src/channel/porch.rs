@@ -182,7 +182,6 @@ pub struct Porch {
     key: Option<Arc<[u8]>>,
     patience: Duration,
     room: usize,
-    last_id: u64,
     callers: Vec<Caller>,
     /// Since when nobody waits here.
     deserted: Instant,
@@ -199,25 +198,23 @@ impl Porch {
             key: key.map(Into::into),
             patience,
             room: room.max(1),
-            last_id: 0,
             callers: Vec::new(),
             deserted: Instant::now(),
             events: Vec::new(),
         }
     }
 
-    /// Takes a caller in, and returns its number. It is challenged at once.
+    /// Takes a caller in, under a number that its events will have. It is challenged at once.
     ///
     /// # Errors
     /// No randomness, which closes the socket.
-    pub fn add(&mut self, socket: OwnedFd, veil: Option<Box<dyn Veil>>) -> io::Result<u64> {
+    pub fn add(&mut self, id: u64, socket: OwnedFd, veil: Option<Box<dyn Veil>>) -> io::Result<()> {
         let handshake = Handshake::new(self.key.clone()).map_err(io::Error::other)?;
         while self.callers.len() >= self.room {
             self.evict("had to make room for others");
         }
-        self.last_id += 1;
         let mut caller = Caller {
-            id: self.last_id,
+            id,
             socket,
             handshake,
             open: veil.is_none(),
@@ -228,7 +225,7 @@ impl Porch {
         };
         let outcome = caller.advance();
         self.settle(caller, outcome);
-        Ok(self.last_id)
+        Ok(())
     }
 
     /// Drops the caller that has been silent for longest, else the one that has been here for
@@ -413,18 +410,18 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(LONG, 10);
         let mut silent = Vec::new();
-        for _ in 0..5 {
+        for id in 0..5 {
             let (here, there) = socket::socket_pair().unwrap();
-            porch.add(here, None).unwrap();
+            porch.add(id, here, None).unwrap();
             silent.push(there);
         }
         let (here, there) = socket::socket_pair().unwrap();
-        let id = porch.add(here, None).unwrap();
+        porch.add(5, here, None).unwrap();
         greet(&mut porch, &door, &there, KEY);
         let Event::Admitted(admitted, socket) = event(&mut porch, &door) else {
             panic!("not admitted");
         };
-        assert_eq!(admitted, id);
+        assert_eq!(admitted, 5);
         // Nothing behind the handshake was taken.
         assert_eq!(recv_frame(socket.as_fd(), None).unwrap(), b"first message");
         assert_eq!(porch.len(), 5);
@@ -435,7 +432,7 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(LONG, 10);
         let (here, there) = socket::socket_pair().unwrap();
-        porch.add(here, None).unwrap();
+        porch.add(1, here, None).unwrap();
         greet(&mut porch, &door, &there, b"another");
         assert!(matches!(event(&mut porch, &door), Event::Refused(1, why)
             if why == "digest received was wrong"));
@@ -454,12 +451,12 @@ mod tests {
         let mut porch = porch(LONG, 10);
         for (index, bytes) in noise.into_iter().enumerate() {
             let (here, there) = socket::socket_pair().unwrap();
-            porch.add(here, None).unwrap();
+            porch.add(index as u64, here, None).unwrap();
             raw(&there, bytes);
             let Event::Dropped(id, why) = event(&mut porch, &door) else {
                 panic!("not dropped: {bytes:?}");
             };
-            assert_eq!(id, index as u64 + 1);
+            assert_eq!(id, index as u64);
             assert!(!why.contains('\n'), "{why}");
         }
         assert!(porch.is_empty());
@@ -470,7 +467,7 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(LONG, 10);
         let (here, there) = socket::socket_pair().unwrap();
-        porch.add(here, None).unwrap();
+        porch.add(1, here, None).unwrap();
         raw(&there, b"\0\0");
         drop(there);
         assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
@@ -481,7 +478,7 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(Duration::from_millis(30), 10);
         let (here, there) = socket::socket_pair().unwrap();
-        porch.add(here, None).unwrap();
+        porch.add(1, here, None).unwrap();
         raw(&there, b"\0");
         assert!(matches!(event(&mut porch, &door), Event::Dropped(1, why)
             if why.contains("0.03 seconds")));
@@ -492,7 +489,7 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(Duration::from_millis(500), 10);
         let (here, there) = socket::socket_pair().unwrap();
-        porch.add(here, None).unwrap();
+        porch.add(1, here, None).unwrap();
         // As if the program had been busy for a while.
         porch.callers[0].until -= Duration::from_secs(5);
         porch.deserted -= Duration::from_secs(5);
@@ -506,9 +503,9 @@ mod tests {
         let (door, _street) = door();
         let mut porch = porch(LONG, 3);
         let mut peers = Vec::new();
-        for _ in 0..3 {
+        for id in 1..=3 {
             let (here, there) = socket::socket_pair().unwrap();
-            porch.add(here, None).unwrap();
+            porch.add(id, here, None).unwrap();
             peers.push(there);
         }
         // The first one has begun to speak.
@@ -516,7 +513,7 @@ mod tests {
         nothing(&mut porch, &door);
         for expected in [2, 3] {
             let (here, there) = socket::socket_pair().unwrap();
-            porch.add(here, None).unwrap();
+            porch.add(expected + 2, here, None).unwrap();
             raw(&there, b"\0");
             peers.push(there);
             assert!(matches!(event(&mut porch, &door), Event::Dropped(id, _) if id == expected));
