@@ -90,6 +90,22 @@ def leave() -> None:
     A lock that it still holds then stays locked and is not reported as abandoned.
     """
 
+def features() -> list[tuple[str, bool, str, str | None]]:
+    """Try what the engine asks of the kernel; nothing is left of the attempts.
+
+    Returns:
+        For each feature its name, whether the engine needs it, what follows where it is missing,
+        and how the kernel has refused it, None if it works.
+    """
+
+def ceiling() -> tuple[int, int | None, int, int | None, int | None]:
+    """Return how many bytes a new arena may use, and what that comes from.
+
+    Returns:
+        The ceiling; what `SIDESTEP_ARENA_LIMIT` says; the machine's memory; the limits of the
+        control group and of the address space. None where there is no such limit.
+    """
+
 def usage() -> dict[str, int] | None:
     """Return what the arena holds, or None if this process has none.
 

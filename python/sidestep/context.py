@@ -420,10 +420,23 @@ _concrete_contexts: dict[str, BaseContext] = {
     "spawn": SpawnContext(),
     "forkserver": ForkServerContext(),
 }
-# As the running interpreter's own: forking became opt-in with Python 3.14.
-_default_context = DefaultContext(
-    _concrete_contexts["fork" if sys.version_info < (3, 14) else "forkserver"]
-)
+
+
+def _default_start_method() -> str:
+    """What the user asks for, or else the running interpreter's own default."""
+    asked = os.environ.get("SIDESTEP_START_METHOD")
+    if asked:
+        if asked not in _concrete_contexts:
+            raise ValueError(
+                f"the environment variable SIDESTEP_START_METHOD says {asked!r}, which is none of "
+                f"{', '.join(_concrete_contexts)}"
+            )
+        return asked
+    # Forking became opt-in with Python 3.14.
+    return "fork" if sys.version_info < (3, 14) else "forkserver"
+
+
+_default_context = DefaultContext(_concrete_contexts[_default_start_method()])
 
 
 def _force_start_method(method: str) -> None:

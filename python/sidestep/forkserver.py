@@ -14,6 +14,8 @@ When all clients have ended, so does the server. If it is killed, its children l
 exit codes are lost, and the next start makes a new server.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
@@ -23,12 +25,15 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any, NoReturn
 
 from . import _sidestep, popen_fork, process, reduction, spawn, util
 from .popen_spawn_posix import _memory_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Any, NoReturn
 
 __all__ = [
     "connect_to_new_process",

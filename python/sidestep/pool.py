@@ -4,6 +4,9 @@ Whoever submits serialises a task and puts it into the arena; workers take tasks
 directly. One thread of the parent, the handler, takes the results, runs callbacks, and looks
 after the workers: a dead one is replaced, and the one task that it was running is reported as
 lost. `ThreadPool` is the same pool with threads, and with tasks that are not serialised.
+
+A subclass that overrides the workings of the standard library's pool gets those instead, from
+`_classic_pool`.
 """
 
 import collections
@@ -12,6 +15,7 @@ import itertools
 import os
 import queue
 import reprlib
+import signal
 import threading
 import time
 import traceback
@@ -19,9 +23,12 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import GenericAlias, TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from . import _original, _sidestep, context, reduction, util
+
+if TYPE_CHECKING:
+    from ._by_value import Exporter
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -31,6 +38,8 @@ CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
 
 TimeoutError = context.TimeoutError
+
+job_counter = itertools.count()
 
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
@@ -87,6 +96,18 @@ class WorkerLostError(context.ProcessError):
         return self.message
 
 
+#: Makes a task of a function: what to call, with which arguments and keywords.
+_Maker = Callable[[Any], tuple[Any, tuple[Any, ...], dict[str, Any]]]
+
+
+def _of_call(args: tuple[Any, ...], kwds: dict[str, Any]) -> _Maker:
+    return lambda function: (function, args, kwds)
+
+
+def _of_chunk(mapper: Callable[..., Any], chunk: tuple[Any, ...]) -> _Maker:
+    return lambda function: (mapper, ((function, chunk),), {})
+
+
 class _Brief(reprlib.Repr):
     """Tells what a value is like, however large it is: the value may be what did not fit."""
 
@@ -141,6 +162,30 @@ def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str)
     return error
 
 
+class ExceptionWithTraceback:
+    """An exception that takes its traceback along, as text, when it is pickled."""
+
+    def __init__(self, exc: BaseException, tb: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(type(exc), exc, tb))
+        self.exc, self.tb = exc, f'\n"""\n{text}"""'
+        # Frames keep their variables alive, and cannot be pickled.
+        exc.__traceback__ = None
+
+    def __reduce__(self) -> tuple[Callable[..., BaseException], tuple[BaseException, str]]:
+        return rebuild_exc, (self.exc, self.tb)
+
+
+def rebuild_exc(exc: BaseException, tb: str) -> BaseException:
+    """Return the exception, with the text of its traceback as the cause."""
+    exc.__cause__ = RemoteTraceback(tb)
+    return exc
+
+
+def _helper_reraises_exception(ex: BaseException) -> NoReturn:
+    """The task that stands for an item which could not be taken from a lazy map's input."""
+    raise ex
+
+
 # --- what workers do --------------------------------------------------------------------------
 
 
@@ -171,7 +216,7 @@ def starmapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
     return [function(*item) for item in items]
 
 
-def worker(
+def _work(
     core: _Core,
     line: int,
     initializer: Callable[..., object] | None = None,
@@ -201,11 +246,40 @@ def worker(
         task = function = args = kwargs = None
         try:
             core.finish(line, number, result)
+        except MemoryError as error:
+            core.finish(line, number, (False, failure(error)))
         except Exception as error:
             core.finish(line, number, (False, failure(MaybeEncodingError(error, result[1]))))
         result = None
     else:
         core.retire(line)
+
+
+def worker(
+    inqueue: Any,
+    outqueue: Any,
+    initializer: Callable[..., object] | None = None,
+    initargs: Iterable[Any] = (),
+    maxtasks: int | None = None,
+    wrap_exception: bool = False,
+) -> None:
+    """Take tasks from one queue and put results into another, until there comes None.
+
+    For subclasses of `Pool` that start workers of their own.
+
+    Args:
+        inqueue: Tasks come from its `get`: job, index, function, arguments, keywords.
+        outqueue: Results go to its `put`: job, index, and a pair of success and value.
+        initializer: Called first, with `initargs`.
+        maxtasks: End after so many tasks.
+        wrap_exception: Send exceptions with their traceback as text.
+
+    Raises:
+        AssertionError: `maxtasks` is not a positive int.
+    """
+    from ._classic_pool import work
+
+    work(inqueue, outqueue, initializer, initargs, maxtasks, wrap_exception)
 
 
 # --- results in the parent --------------------------------------------------------------------
@@ -223,11 +297,15 @@ class ApplyResult(_original.Root):
     ) -> None:
         self._pool: Pool | None = pool
         self._event = threading.Event()
+        self._job = next(job_counter)
+        self._cache = pool._cache
         self._callback = callback
         self._error_callback = error_callback
         self._success = False
         self._value: Any = None
-        pool._crew.jobs.add(self)
+        #: What the tasks refer to, and so has to stay.
+        self._function: Any = None
+        self._cache[self._job] = self
 
     def ready(self) -> bool:
         """Tell whether the call has ended."""
@@ -262,11 +340,9 @@ class ApplyResult(_original.Root):
         finally:
             del self
 
-    def _tasks(self) -> int:
-        return 1
-
-    def _set(self, index: int, success: bool, value: Any) -> None:
-        self._finish(success, value)
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
+        """Take what came of task `i`: success and value."""
+        self._finish(*obj)
 
     def _finish(self, success: bool, value: Any) -> None:
         if self._event.is_set():
@@ -274,15 +350,16 @@ class ApplyResult(_original.Root):
         self._success, self._value = success, value
         callback: Callable[[Any], object] | None
         callback = self._callback if success else self._error_callback
+        # The pool may end when the last reference to it goes: not before all is told.
         pool, self._pool = self._pool, None
-        self._callback = self._error_callback = None
-        if pool is not None:
-            pool._crew.jobs.discard(self)
+        self._function = self._callback = self._error_callback = None
+        self._cache.pop(self._job, None)
         try:
             if callback is not None:
                 callback(value)
         finally:
             self._event.set()
+            del pool
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -311,9 +388,10 @@ class MapResult(ApplyResult):
             self._callback = None
             self._finish(True, [])
 
-    def _set(self, index: int, success: bool, value: Any) -> None:
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
+        success, value = obj
         if success:
-            start = index * self._chunksize
+            start = i * self._chunksize
             self._values[start : start + self._chunksize] = value
         elif self._error is None:
             self._error = value
@@ -331,13 +409,18 @@ class IMapIterator(_original.Root):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool: Pool | None = pool
-        self._changed = threading.Condition(threading.Lock())
+        self._cond = threading.Condition(threading.Lock())
+        self._job = next(job_counter)
+        self._cache = pool._cache
         self._items: collections.deque[tuple[bool, Any]] = collections.deque()
-        self._early: dict[int, tuple[bool, Any]] = {}
-        self._next_index = 0
+        self._unsorted: dict[int, tuple[bool, Any]] = {}
+        self._index = 0
         self._length: int | None = None
         self._ended = False
-        pool._crew.jobs.add(self)
+        self._function: Any = None
+        #: How many more tasks may be taken from the input, if that is limited.
+        self._room: queue.SimpleQueue[None] | None = None
+        self._cache[self._job] = self
 
     def __iter__(self) -> Self:
         return self
@@ -350,34 +433,37 @@ class IMapIterator(_original.Root):
             TimeoutError: It has not come within `timeout` seconds.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        with self._cond:
             while not self._items:
-                if self._next_index == self._length:
+                if self._index == self._length:
                     self._pool = None
                     raise StopIteration
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"no result has come within {timeout} seconds")
-                self._changed.wait(left)
+                self._cond.wait(left)
             success, value = self._items.popleft()
+        if self._room is not None:
+            self._room.put(None)
         if success:
             return value
         raise value
 
     __next__ = next
 
-    def _set(self, index: int, success: bool, value: Any) -> None:
-        with self._changed:
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
+        """Take what came of task `i`: success and value."""
+        with self._cond:
             if self._ended:
                 return
-            self._early[index] = (success, value)
-            while self._next_index in self._early:
-                self._items.append(self._early.pop(self._next_index))
-                self._next_index += 1
+            self._unsorted[i] = obj
+            while self._index in self._unsorted:
+                self._items.append(self._unsorted.pop(self._index))
+                self._index += 1
             self._settle()
 
     def _set_length(self, length: int) -> None:
-        with self._changed:
+        with self._cond:
             if self._ended:
                 return
             self._length = length
@@ -385,23 +471,26 @@ class IMapIterator(_original.Root):
 
     def _set_last(self, index: int, error: BaseException) -> None:
         """There are `index` results, and after them this error."""
-        self._set(index, False, error)
+        self._set(index, (False, error))
         self._set_length(index + 1)
 
     def _settle(self) -> None:
-        if self._next_index == self._length and self._pool is not None:
-            self._pool._crew.jobs.discard(self)
-            self._pool = None
-        self._changed.notify_all()
+        if self._index == self._length and self._pool is not None:
+            # Dropping the pool may end it, and all jobs that are still known with it.
+            self._cache.pop(self._job, None)
+            self._pool = self._function = None
+        self._cond.notify_all()
 
     def _finish(self, success: bool, value: Any) -> None:
         """End early, with an error."""
-        with self._changed:
+        with self._cond:
             self._ended = True
-            self._early.clear()
+            self._unsorted.clear()
             self._items.append((success, value))
-            self._length = self._next_index = max(self._next_index, self._length or 0)
+            self._length = self._index = max(self._index, self._length or 0)
             self._settle()
+        if self._room is not None:
+            self._room.put(None)
 
 
 @_original.descend("pool")
@@ -410,25 +499,25 @@ class IMapUnorderedIterator(IMapIterator):
 
     _last_error: BaseException | None = None
 
-    def _set(self, index: int, success: bool, value: Any) -> None:
-        with self._changed:
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
+        with self._cond:
             if self._ended:
                 return
-            self._items.append((success, value))
-            self._next_index += 1
+            self._items.append(obj)
+            self._index += 1
             self._settle()
 
     def _set_last(self, index: int, error: BaseException) -> None:
-        with self._changed:
+        with self._cond:
             self._last_error = error
         self._set_length(index)
 
     def _settle(self) -> None:
-        if self._last_error is not None and self._next_index == self._length:
+        if self._last_error is not None and self._index == self._length:
             # All that came before is there.
             self._items.append((False, self._last_error))
             self._last_error = None
-            self._next_index = self._length = self._next_index + 1
+            self._index = self._length = self._index + 1
         super()._settle()
 
 
@@ -438,14 +527,21 @@ class IMapUnorderedIterator(IMapIterator):
 class _Crew:
     """What the handler needs: all of a pool but the pool, so that a dropped pool can end."""
 
-    def __init__(self, core: _Core, lines: int, start: Callable[[int], Any]) -> None:
+    def __init__(
+        self,
+        core: _Core,
+        lines: int,
+        start: Callable[[int], Any],
+        exporter: "Exporter | None",
+    ) -> None:
         self.core = core
+        self.exporter = exporter
         self.size = lines
         self.start = start
         self.workers: list[Any] = []
         self.lines: dict[int, Any] = {}
         self.state = INIT
-        self.jobs: set[Any] = set()
+        self.jobs: dict[int, Any] = {}
         #: The task behind each number that was submitted and not yet reported.
         self.open: dict[int, tuple[Any, int]] = {}
         self.pid = os.getpid()
@@ -457,6 +553,42 @@ class _Crew:
         self.repairing = threading.RLock()
         self.feeding = 0
         self.retiring: set[int] = set()
+        # Daemonic, and knows the crew only: it neither keeps the program nor the pool alive.
+        self.handler = threading.Thread(
+            target=self.handle, name="sidestep-pool-handler", daemon=True
+        )
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether no task will be done any more."""
+        return self.state == TERMINATE or self.broken is not None
+
+    def export(self, func: Callable[..., Any]) -> Any:
+        """Return what to send for a function, so that the workers have it."""
+        return func if self.exporter is None else self.exporter.export(func)
+
+    def send(self, job: Any, index: int, make: _Maker) -> None:
+        """Give the workers the task that `make` makes of the job's function.
+
+        Its result, or the error that keeps it here, goes to `job`.
+        """
+        try:
+            try:
+                self.submit(job, index, make(job._function))
+            except Exception:
+                # Is it the function that cannot be pickled? It can go by value.
+                if self.exporter is None:
+                    raise
+                try:
+                    other = self.exporter.export_refused(job._function)
+                except Exception:
+                    other = None
+                if other is None:
+                    raise
+                job._function = other
+                self.submit(job, index, make(other))
+        except Exception as error:
+            job._set(index, (False, error))
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
@@ -480,9 +612,11 @@ class _Crew:
         if rebuilt:
             success, value = result
         else:
-            success, value = False, MaybeEncodingError(result, "the result of a task")
+            success, value = False, result
+            if not isinstance(result, MemoryError):
+                value = MaybeEncodingError(result, "the result of a task")
         try:
-            job._set(index, success, value)
+            job._set(index, (success, value))
         except BaseException:
             # Even SystemExit: without the handler all other jobs would wait for ever.
             traceback.print_exc()
@@ -525,7 +659,8 @@ class _Crew:
                 gone.join()
                 if lost is not None:
                     self.deliver(lost, True, (False, _lost(gone)))
-                self.stillborn += 1
+                # Whoever ends workers with SIGTERM is no initializer that fails.
+                self.stillborn += gone.exitcode != -signal.SIGTERM
                 if self.has_begun(line) or any(map(self.has_begun, self.lines)):
                     self.stillborn = 0
             return True
@@ -580,11 +715,22 @@ class _Crew:
     def fail(self, error: BaseException) -> None:
         """End every job that is still open with an error."""
         self.open.clear()
-        for job in list(self.jobs):
+        for job in list(self.jobs.values()):
             try:
                 job._finish(False, error)
             except Exception:
                 traceback.print_exc()
+
+    def close(self) -> None:
+        """Have the workers end when all is done."""
+        self.state = CLOSE
+        self.core.nudge()
+
+    def join(self) -> None:
+        """Wait for the handler and the workers, which were told to end."""
+        self.handler.join()
+        for gone in list(self.workers):
+            gone.join()
 
     def terminate(self) -> None:
         """End the workers at once, and all jobs with an error."""
@@ -604,13 +750,11 @@ def _terminated() -> context.ProcessError:
     return context.ProcessError("the pool was terminated before the task was done")
 
 
-def _lost(gone: Any) -> WorkerLostError:
+def _lost(gone: Any, what: str = "while it ran this task") -> WorkerLostError:
     code = gone.exitcode
     how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
     return WorkerLostError(
-        f"worker {gone.name} (process {gone.pid}) ended while it ran this task, {how}",
-        gone.pid,
-        code,
+        f"worker {gone.name} (process {gone.pid}) ended {what}, {how}", gone.pid, code
     )
 
 
@@ -621,17 +765,67 @@ def _drop(crew: _Crew) -> None:
 # --- the pool ---------------------------------------------------------------------------------
 
 
+class _Classic:
+    """One of the workings that only a `ClassicPool` has, looked up there."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, pool: "Pool | None", owner: type["Pool"]) -> Any:
+        from ._classic_pool import ClassicPool
+
+        return vars(ClassicPool)[self._name].__get__(pool, owner)
+
+
+#: Who overrides one of these replaces a part of the original pool, and becomes a ClassicPool.
+#: Other names of the original have no effect when they are overridden.
+_REPLACEABLE = frozenset(
+    {"_setup_queues", "_repopulate_pool", "_get_sentinels", "_help_stuff_finish", "_terminate_pool"}
+)
+
+
 @_original.descend("pool")
 class Pool(_original.Root):
     """Worker processes that call functions.
+
+    Functions, initializers and their arguments may be anything that can be called, also lambdas,
+    closures, and what was typed in at a prompt: what workers would not find under its name goes
+    to them by value, once for each call of a method. Arguments and results are pickled.
 
     If a worker dies, the task that it was running ends with `WorkerLostError`; the worker is
     replaced and all other tasks go on. If the parent dies, so do the workers.
     """
 
     _wrap_exception = True
+    _classic = False
     _crew_type = _Crew
     _failure: Callable[[BaseException], Any] = _Failure
+
+    # The workings of the standard library's pool, which only a ClassicPool uses.
+    _setup_queues = _Classic()
+    _repopulate_pool_static = _Classic()
+    _maintain_pool = _Classic()
+    _join_exited_workers = _Classic()
+    _handle_workers = _Classic()
+    _handle_tasks = _Classic()
+    _handle_results = _Classic()
+    _wait_for_updates = _Classic()
+    _get_sentinels = _Classic()
+    _get_worker_sentinels = _Classic()
+    _help_stuff_finish = _Classic()
+    _terminate_pool = _Classic()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls._classic:
+            return
+        known = {*Pool.__mro__, *globals().get("ThreadPool", Pool).__mro__}
+        replaced = {name for base in cls.__mro__ if base not in known for name in vars(base)}
+        if not replaced.isdisjoint(_REPLACEABLE):
+            from ._classic_pool import ClassicPool
+
+            bases = tuple(ClassicPool if base is Pool else base for base in cls.__bases__)
+            cls.__bases__ = bases if ClassicPool in bases else (*bases, ClassicPool)
 
     @staticmethod
     def Process(ctx: Any, *args: Any, **kwargs: Any) -> Any:
@@ -646,8 +840,44 @@ class Pool(_original.Root):
         maxtasksperchild: int | None = None,
         context: Any = None,
     ) -> None:
+        if self._classic:
+            # The class was called by its name, and not by way of super().
+            from ._classic_pool import ClassicPool
+
+            assert isinstance(self, ClassicPool)
+            ClassicPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+            return
         self._state = INIT
         self._ctx = context or self._default_context()
+        self._check_arguments(processes, initializer, initargs, maxtasksperchild)
+        core = self._make_core()
+        arguments = (initializer, self._initargs, maxtasksperchild, self._failure)
+        starter = _Starter(type(self), self._ctx, core, arguments)
+        self._crew = self._crew_type(core, self._processes, starter, self._make_exporter())
+        self._pool, self._cache = self._crew.workers, self._crew.jobs
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            self._crew.core.close()
+            for started in self._pool:
+                if started.exitcode is None:
+                    started.terminate()
+            for started in self._pool:
+                started.join()
+            raise
+        self._crew.state = RUN
+        self._crew.handler.start()
+        self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
+        self._state = RUN
+
+    def _check_arguments(
+        self,
+        processes: int | None,
+        initializer: Callable[..., object] | None,
+        initargs: Iterable[Any],
+        maxtasksperchild: int | None,
+    ) -> None:
         self._processes = processes if processes is not None else _processors()
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -662,36 +892,18 @@ class Pool(_original.Root):
             )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
-        core = self._make_core()
-        arguments = (initializer, self._initargs, maxtasksperchild, self._failure)
-        starter = _Starter(type(self), self._ctx, core, arguments)
-        self._crew = self._crew_type(core, self._processes, starter)
-        self._pool = self._crew.workers
-        try:
-            self._repopulate_pool()
-        except BaseException:
-            self._crew.core.close()
-            for started in self._pool:
-                if started.exitcode is None:
-                    started.terminate()
-            for started in self._pool:
-                started.join()
-            raise
-        self._crew.state = RUN
-        # Daemonic, and knows the crew only: it neither keeps the program nor the pool alive.
-        self._handler = threading.Thread(
-            target=self._crew.handle, name="sidestep-pool-handler", daemon=True
-        )
-        self._handler.start()
-        self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
-        self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
-        self._state = RUN
 
     def _default_context(self) -> Any:
         return context._default_context.get_context()
 
     def _make_core(self) -> _Core:
         return _sidestep.PoolCore(self._processes)
+
+    def _make_exporter(self) -> "Exporter | None":
+        # Imported here: workers need it only if something comes to them by value.
+        from ._by_value import Exporter
+
+        return Exporter(self._ctx.get_start_method() == "fork")
 
     def _repopulate_pool(self) -> None:
         self._crew.dismiss_dead()
@@ -759,7 +971,8 @@ class Pool(_original.Root):
         """
         self._check_running()
         result = ApplyResult(self, callback, error_callback)
-        self._submit(result, 0, (func, tuple(args), dict(kwds)))
+        self._start(result, func)
+        self._crew.send(result, 0, _of_call(tuple(args), dict(kwds)))
         return result
 
     def map_async(
@@ -785,22 +998,50 @@ class Pool(_original.Root):
         return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
 
     def imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
     ) -> Iterator[Any]:
-        """Call `func` with each item; return an iterator over the results, in order."""
-        return self._imap(IMapIterator, func, iterable, chunksize)
+        """Call `func` with each item; return an iterator over the results, in order.
+
+        Args:
+            func: What to call.
+            iterable: The items, taken by a thread of this process.
+            chunksize: How many items make a task.
+            buffersize: How many tasks may be taken from `iterable` whose results were not yet
+                asked for; None takes everything at once. The pool waits with `join` until all
+                results were asked for or the iterator was dropped.
+
+        Returns:
+            An iterator whose `next` takes a timeout, if `chunksize` is 1.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is below 1, or the pool does not run.
+            TypeError: `buffersize` is no int.
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize, buffersize)
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
     ) -> Iterator[Any]:
-        """Call `func` with each item; return an iterator over the results as they come."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+        """As `imap`, but give the results as they come."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize)
 
-    def _submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
+    def _start(self, job: Any, func: Callable[..., Any]) -> None:
+        """Give a job its function, in the form in which it goes to the workers."""
         try:
-            self._crew.submit(job, index, task)
-        except Exception as error:
-            job._set(index, False, error)
+            job._function = self._crew.export(func)
+        except Exception:
+            # It goes as it is, and what pickle says against it is the job's error.
+            job._function = func
 
     def _map_async(
         self,
@@ -821,9 +1062,17 @@ class Pool(_original.Root):
                 raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
             chunksize = 1
         result = MapResult(self, chunksize, length, callback, error_callback)
-        for index, chunk in enumerate(_chunks(items, chunksize)):
-            self._submit(result, index, (mapper, ((func, chunk),), {}))
+        self._start(result, func)
+        for index, (_, chunk) in enumerate(self._get_tasks(func, items, chunksize)):
+            self._crew.send(result, index, _of_chunk(mapper, chunk))
         return result
+
+    @staticmethod
+    def _get_tasks(func: Any, it: Iterable[Any], size: int) -> Iterator[tuple[Any, Any]]:
+        """Cut the items into chunks; give each with the function."""
+        iterator = iter(it)
+        while chunk := tuple(itertools.islice(iterator, size)):
+            yield func, chunk
 
     def _imap(
         self,
@@ -831,19 +1080,36 @@ class Pool(_original.Root):
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int,
+        buffersize: int | None,
     ) -> Iterator[Any]:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         results = kind(self)
-        self._feed(_Feed(self._crew, results, func, iterable, chunksize))
+        self._start(results, func)
+        makers = (
+            _single_tasks(iterable) if chunksize == 1 else self._chunk_tasks(iterable, chunksize)
+        )
+        if buffersize is None:
+            feed = _Feed(self._crew, results, makers)
+            self._feed(feed)
+        else:
+            feed = _BoundedFeed(self._crew, results, makers, buffersize)
+            threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True).start()
         if chunksize == 1:
             return results
         return (item for chunk in results for item in chunk)
 
+    def _chunk_tasks(self, iterable: Iterable[Any], chunksize: int) -> Iterator[_Maker]:
+        for _, chunk in self._get_tasks(None, iterable, chunksize):
+            yield _of_chunk(mapstar, chunk)
+
     def _feed(self, feed: "_Feed") -> None:
         """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
-        self._crew.feeding += 1
         if self._feeder is None:
             self._feeder = queue.SimpleQueue()
             threading.Thread(
@@ -861,8 +1127,7 @@ class Pool(_original.Root):
         """Take no more tasks; workers end when all are done."""
         if self._state == RUN:
             self._state = CLOSE
-            self._crew.state = CLOSE
-            self._crew.core.nudge()
+            self._crew.close()
 
     def terminate(self) -> None:
         """End the workers at once; tasks that are not done end with an error."""
@@ -877,12 +1142,7 @@ class Pool(_original.Root):
         """
         if self._state == RUN:
             raise ValueError("Pool is still running: call close() or terminate() before join()")
-        self._handler.join()
-        self._join_workers()
-
-    def _join_workers(self) -> None:
-        for gone in list(self._pool):
-            gone.join()
+        self._crew.join()
 
     def __enter__(self) -> Self:
         self._check_running()
@@ -910,7 +1170,7 @@ class _Starter:
         self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
 
     def __call__(self, line: int) -> Any:
-        fresh = self.pool.Process(self.ctx, target=worker, args=(self.core, line, *self.arguments))
+        fresh = self.pool.Process(self.ctx, target=_work, args=(self.core, line, *self.arguments))
         fresh.name = fresh.name.replace("Process", "PoolWorker")
         fresh.daemon = True
         fresh.start()
@@ -918,56 +1178,81 @@ class _Starter:
 
 
 class _Feed:
-    """One lazy map: its items, and where its results go."""
+    """One lazy map: its input, and where its results go."""
 
-    def __init__(
-        self,
-        crew: _Crew,
-        results: IMapIterator,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
-        chunksize: int,
-    ) -> None:
-        self.crew, self.results = crew, results
-        self.func, self.iterable, self.chunksize = func, iterable, chunksize
+    def __init__(self, crew: _Crew, results: IMapIterator, makers: Iterator[_Maker]) -> None:
+        self._crew, self._makers = crew, makers
+        self._results: Callable[[], IMapIterator | None] = lambda: results
+        crew.feeding += 1
 
     def __call__(self) -> None:
+        """Take the input and submit it, until it ends or nobody wants the results."""
         count = 0
+        error: BaseException | None = None
         try:
-            for count, task in enumerate(self._make_tasks(), 1):
-                if self.crew.state == TERMINATE or self.crew.broken is not None:
-                    return
+            while self._may_go_on():
                 try:
-                    self.crew.submit(self.results, count - 1, task)
-                except Exception as error:
-                    self.results._set(count - 1, False, error)
-        except BaseException as error:
-            # The iterable failed: what came before is delivered, then this.
-            self.results._set_last(count, error)
-        else:
-            self.results._set_length(count)
+                    make = next(self._makers, None)
+                except BaseException as raised:
+                    # What came before is delivered, then this.
+                    make, error = None, raised
+                results = self._results()
+                if results is None:
+                    break
+                if make is None:
+                    if error is None:
+                        results._set_length(count)
+                    else:
+                        results._set_last(count, error)
+                    break
+                self._crew.send(results, count, make)
+                count += 1
+                del results, make
         finally:
-            self.crew.feeding -= 1
+            self._crew.feeding -= 1
 
-    def _make_tasks(self) -> Iterator[tuple[Any, ...]]:
-        if self.chunksize == 1:
-            for item in self.iterable:
-                yield self.func, (item,), {}
-        else:
-            for chunk in _chunks(self.iterable, self.chunksize):
-                yield mapstar, ((self.func, chunk),), {}
+    def _may_go_on(self) -> bool:
+        return not self._crew.has_stopped
+
+
+class _BoundedFeed(_Feed):
+    """A lazy map that takes no more of its input than there is room for.
+
+    It does not keep the iterator over the results alive, and ends when that is dropped.
+    """
+
+    def __init__(
+        self, crew: _Crew, results: IMapIterator, makers: Iterator[_Maker], size: int
+    ) -> None:
+        super().__init__(crew, results, makers)
+        self._results = weakref.ref(results)
+        # A queue, and no semaphore: the garbage collector may call this from anywhere.
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(size):
+            self._room.put(None)
+        results._room = self._room
+        results._cache[results._job] = weakref.proxy(results)
+        weakref.finalize(results, self._drop, results._cache, results._job).atexit = False
+
+    def _drop(self, cache: dict[int, Any], job: int) -> None:
+        """Nobody can ask for the results any more."""
+        cache.pop(job, None)
+        self._room.put(None)
+
+    def _may_go_on(self) -> bool:
+        self._room.get()
+        return self._results() is not None and super()._may_go_on()
+
+
+def _single_tasks(iterable: Iterable[Any]) -> Iterator[_Maker]:
+    for item in iterable:
+        yield _of_call((item,), {})
 
 
 def _feed_all(feeds: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (feed := feeds.get()) is not None:
         feed()
         del feed
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
-    iterator = iter(items)
-    while chunk := tuple(itertools.islice(iterator, size)):
-        yield chunk
 
 
 def _processors() -> int:
@@ -1052,11 +1337,18 @@ class _ThreadCrew(_Crew):
         self.core.close()
         self.fail(_terminated())
 
+    def join(self) -> None:
+        """Wait for the threads; after `terminate` nobody waits for one that is in a task."""
+        self.handler.join()
+        if self.state == CLOSE:
+            super().join()
+
 
 @_original.descend("pool")
 class ThreadPool(Pool):
     """A pool of threads with the interface of `Pool`."""
 
+    _wrap_exception = False
     _crew_type = _ThreadCrew
     _failure = staticmethod(_as_it_is)
 
@@ -1078,7 +1370,5 @@ class ThreadPool(Pool):
     def _make_core(self) -> _Core:
         return _LocalCore()
 
-    def _join_workers(self) -> None:
-        # A thread cannot be stopped in its task: after terminate() nobody waits for it.
-        if self._state == CLOSE:
-            super()._join_workers()
+    def _make_exporter(self) -> None:
+        return None

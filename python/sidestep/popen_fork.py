@@ -11,16 +11,21 @@ recycled number can be taken for either. Where the kernel refuses pidfds, each i
 end of a pipe whose writing end the other process keeps for life.
 """
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from typing import NoReturn
 
 from . import _sidestep, process, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["Popen"]
 

@@ -1,14 +1,18 @@
 """Starting a child as a fresh interpreter, and the part of it that the fork server shares."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
 
-from . import _sidestep, context, popen_fork, process, reduction, spawn, util
+from . import _sidestep, context, popen_fork, process, spawn, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import IO, Any
 
 __all__ = ["Popen"]
 
@@ -55,6 +59,10 @@ class Popen(popen_fork.Popen):
         with _memory_file() as file:
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
+            # The child goes on with them: one of its own would unlink what others still use.
+            data["trackers"] = [
+                (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()
+            ]
             context.set_spawning_popen(self)
             try:
                 reduction_in_force: Any = context.reduction
@@ -67,7 +75,7 @@ class Popen(popen_fork.Popen):
 
     def _pickle(self, obj: process.BaseProcess, file: IO[bytes], using: Any) -> None:
         """Write the process object, by value what cannot go by name."""
-        start = file.tell()
+        start, fds = file.tell(), len(self._fds)
         child_gets_main = spawn._child_gets_main()
 
         def by_name(obj: object, file: IO[bytes]) -> None:
@@ -82,7 +90,9 @@ class Popen(popen_fork.Popen):
                     )
 
         def by_value(obj: object, file: IO[bytes]) -> None:
-            reduction._dump_by_value(obj, file, child_gets_main)
+            from . import _by_value
+
+            _by_value.dump(obj, file, _by_value.Main(forked=False))
 
         try:
             self._collect(by_name, obj, file)
@@ -90,7 +100,7 @@ class Popen(popen_fork.Popen):
             # Again from the beginning, as if nothing had been collected.
             if self._refs is not None:
                 self._refs.release()
-            self._fds.clear()
+            del self._fds[fds:]
             file.seek(start)
             file.truncate()
             try:
@@ -109,17 +119,13 @@ class Popen(popen_fork.Popen):
         with self._start_data(process_obj) as data_fd:
             lines = popen_fork.LifeLines()
             try:
-                tracker_fd = _tracker_fd()
                 arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(
                     pipe_handle=data_fd,
                     parent_fd=lines.parent_fd,
                     arena_fd=arena_fd,
-                    tracker_fd=tracker_fd,
                 )
                 passed = {data_fd, arena_fd, *lines.child_fds, *self._fds}
-                if tracker_fd is not None:
-                    passed.add(tracker_fd)
                 self.pid = util.spawnv_passfds(command[0], command, sorted(passed))
             except BaseException:
                 lines.abandon()
@@ -133,14 +139,15 @@ def _memory_file() -> IO[bytes]:
     try:
         fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
     except OSError:
+        import tempfile
+
         return tempfile.TemporaryFile()
     return open(fd, "w+b")
 
 
-def _tracker_fd() -> int | None:
-    """The descriptor by which to reach the resource tracker, if this process has one."""
-    tracker: Any = sys.modules.get(f"{__package__}.resource_tracker")
-    if tracker is None:
-        return None
-    fd: int | None = tracker._resource_tracker._fd
-    return fd
+def _trackers() -> Iterator[tuple[str, int]]:
+    """The resource trackers that this process has: the name of the module, and the descriptor."""
+    module: Any = sys.modules.get(f"{__package__}.resource_tracker")
+    fd: int | None = module and module._resource_tracker._fd
+    if fd is not None:
+        yield module.__name__, fd

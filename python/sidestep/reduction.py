@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import array
 import copyreg
-import importlib
 import io
 import os
 import pickle
 import socket
-import sys
 from abc import ABCMeta
-from collections import ChainMap
-from types import FunctionType
 
 from . import _original
 
@@ -75,41 +71,6 @@ register = ForkingPickler.register
 def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
     """Write the object's pickle to `file`."""
     ForkingPickler(file, protocol).dump(obj)
-
-
-# --- code by value ----------------------------------------------------------------------------
-
-
-def _found_by_name(obj: Any) -> bool:
-    """Tell whether a child that has imported the main module finds `obj` there."""
-    if getattr(obj, "__module__", None) not in ("__main__", "__mp_main__"):
-        return False
-    found: Any = sys.modules[obj.__module__]
-    for part in obj.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is obj
-
-
-def _dump_by_value(obj: Any, file: IO[bytes], child_gets_main: bool) -> None:
-    """Write a pickle that carries the code which no import in the child would find.
-
-    That is lambdas, functions within functions, and what was typed in at a prompt.
-    """
-    cloudpickle: Any = importlib.import_module("cloudpickle")
-
-    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = ChainMap(
-            ForkingPickler._extra_reducers,
-            cloudpickle.Pickler.dispatch_table,
-        )
-
-        def reducer_override(self, obj: Any) -> Any:
-            if child_gets_main and isinstance(obj, type | FunctionType) and _found_by_name(obj):
-                # Else the child would have two of it, the other one from its main module.
-                return NotImplemented
-            return super().reducer_override(obj)
-
-    ByValuePickler(file).dump(obj)
 
 
 # --- descriptors over sockets -------------------------------------------------------------------

@@ -28,10 +28,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
 
 from . import process, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 __all__ = ["ensure_running", "getfd", "register", "unregister"]
 

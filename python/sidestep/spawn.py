@@ -5,16 +5,21 @@ the process object. The child is an interpreter with the parent's flags that run
 `spawn_main`. The fork server's children come in by `_main`, below that.
 """
 
+from __future__ import annotations
+
 import contextlib
+import importlib
 import os
 import pickle
-import runpy
 import sys
-import types
-from collections.abc import Sequence
-from typing import Any
 
 from . import _original, process, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any
 
 __all__ = [
     "_main",
@@ -34,7 +39,7 @@ _MARK = "--multiprocessing-fork"
 _python_exe: bytes | None = None
 
 
-def set_executable(exe: "str | bytes | os.PathLike[Any] | None") -> None:
+def set_executable(exe: str | bytes | os.PathLike[Any] | None) -> None:
     """Set the interpreter that children run."""
     global _python_exe
     _python_exe = None if exe is None else os.fsencode(exe)
@@ -101,7 +106,6 @@ def spawn_main(
     pipe_handle: int,
     parent_fd: int | None = None,
     arena_fd: int | None = None,
-    tracker_fd: int | None = None,
 ) -> None:
     """Be the child of a parent that spawned this interpreter, then exit.
 
@@ -109,7 +113,6 @@ def spawn_main(
         pipe_handle: Descriptor of what the parent has written.
         parent_fd: Descriptor that polls readable when the parent has ended.
         arena_fd: The family's arena.
-        tracker_fd: The resource tracker, if one runs.
     """
     if not is_forking(sys.argv):
         raise RuntimeError("spawn_main is for children that the package has started")
@@ -118,10 +121,6 @@ def spawn_main(
         from . import _sidestep
 
         _sidestep.attach(arena_fd)
-    if tracker_fd is not None:
-        from . import resource_tracker
-
-        resource_tracker._resource_tracker._fd = tracker_fd
     sys.exit(_main(pipe_handle, parent_fd))
 
 
@@ -217,7 +216,7 @@ def _absolute(entry: Any) -> Any:
 
 
 # What was __main__ before: its functions may still run, and would find their globals gone.
-old_main_modules: list[types.ModuleType] = []
+old_main_modules: list[ModuleType] = []
 
 
 def prepare(data: dict[str, Any]) -> None:
@@ -242,6 +241,8 @@ def prepare(data: dict[str, Any]) -> None:
         os.chdir(data["dir"])
     if "orig_dir" in data:
         process._home.ORIGINAL_DIR = data["orig_dir"]
+    for name, descriptor in data.get("trackers", ()):
+        importlib.import_module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
         from . import context
 
@@ -258,6 +259,8 @@ def _fixup_main_from_name(mod_name: str) -> None:
         return
     # Set already where the fork server has preloaded it.
     if getattr(sys.modules["__main__"].__spec__, "name", None) != mod_name:
+        import runpy
+
         _set_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
 
 
@@ -266,6 +269,8 @@ def _fixup_main_from_path(main_path: str) -> None:
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+        import runpy
+
         _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
 
 
@@ -286,7 +291,7 @@ def _set_main(content: dict[str, Any]) -> None:
     running, and answers to both names.
     """
     old_main_modules.append(sys.modules["__main__"])
-    module = types.ModuleType("__mp_main__")
+    module = type(sys)("__mp_main__")
     vars(module).update(content)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 

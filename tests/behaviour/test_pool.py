@@ -648,8 +648,9 @@ def test_an_interrupted_submit_does_not_mix_results_up(two: Any) -> None:
     interrupted = 0
     for _ in range(20):
         timer = threading.Timer(0.002, os.kill, [os.getpid(), signal.SIGINT])
-        timer.start()
         try:
+            # In here: on a busy machine the signal comes before start() has returned.
+            timer.start()
             while True:
                 two.apply_async(len, (b"x" * 200_000,))
         except KeyboardInterrupt:
@@ -741,3 +742,131 @@ def test_workers_end_when_their_pools_process_was_killed(method: str, tmp_path: 
         with os.fdopen(life):
             # Readable when the process has ended; the watchdog of the tests is the limit.
             select.select([life], [], [])
+
+
+# --- lazy maps that hold back ----------------------------------------------------------------
+
+
+class Taken:
+    """Numbers from 0, endlessly; tells how many were taken."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.changed = threading.Condition()
+
+    def __iter__(self) -> Iterator[int]:
+        for number in itertools.count():
+            with self.changed:
+                self.count += 1
+                self.changed.notify_all()
+            yield number
+
+    def wait_for(self, count: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.count >= count)
+
+
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_buffersize_limits_what_is_taken_ahead(either: Any, call: str, chunksize: int) -> None:
+    taken = Taken()
+    results = getattr(either, call)(tasks.square, taken, chunksize, buffersize=4)
+    taken.wait_for(4 * chunksize)
+    for consumed in range(1, 20):
+        next(results)
+        # A task's room is free as soon as its first result was asked for.
+        most = (4 + -(-consumed // chunksize)) * chunksize
+        taken.wait_for(most)
+        assert taken.count == most
+
+
+def test_lazy_maps_with_a_buffersize_go_on_side_by_side(either: Any) -> None:
+    first = either.imap(tasks.square, itertools.count(), buffersize=1)
+    second = either.imap(tasks.square, itertools.count(1), buffersize=2)
+    third = either.imap(tasks.square, range(3), buffersize=100)
+    pairs = list(itertools.islice(zip(first, second, strict=False), 30))
+    assert pairs == [(n * n, (n + 1) ** 2) for n in range(30)]
+    assert list(third) == [0, 1, 4]
+
+
+def test_an_error_of_the_input_with_a_buffersize(either: Any) -> None:
+    results = either.imap(tasks.square, tasks.broken_items(), buffersize=1)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+@pytest.mark.parametrize("call", ["imap", "imap_unordered"])
+def test_a_buffersize_must_be_a_positive_int(either: Any, call: str) -> None:
+    for wrong in ("3", 2.0):
+        with pytest.raises(TypeError, match="buffersize must be an integer or None"):
+            getattr(either, call)(tasks.square, [1], buffersize=wrong)
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="buffersize must be None or > 0"):
+            getattr(either, call)(tasks.square, [1], buffersize=wrong)
+    with pytest.raises(TypeError, match="positional"):
+        getattr(either, call)(tasks.square, [1], 1, 2)
+
+
+def test_close_lets_a_lazy_map_with_a_buffersize_end(either: Any) -> None:
+    results = either.imap(tasks.square, range(50), buffersize=2)
+    either.close()
+    assert list(results) == [n * n for n in range(50)]
+    either.join()
+
+
+def test_a_dropped_lazy_map_takes_no_more(either: Any) -> None:
+    results = either.imap(tasks.square, itertools.count(), buffersize=2)
+    assert next(results) == 0
+    del results
+    either.close()
+    either.join()
+
+
+def test_terminate_ends_a_lazy_map_with_a_buffersize(either: Any) -> None:
+    results = either.imap(tasks.square, itertools.count(), buffersize=2)
+    assert next(results) == 0
+    either.terminate()
+    with pytest.raises(context.ProcessError, match="terminated"):
+        for _ in range(4):
+            next(results)
+
+
+def test_many_processors_make_many_workers(fork: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python 3.13 on only those count that this process may use."""
+    name = "process_cpu_count" if hasattr(os, "process_cpu_count") else "cpu_count"
+    monkeypatch.setattr(os, name, lambda: 3)
+    with fork.Pool() as workers:
+        assert workers._processes == len(workers._pool) == 3
+    workers.join()
+
+
+BIG = """
+import sidestep
+
+def much(size):
+    return b"x" * size
+
+if __name__ == "__main__":
+    with sidestep.get_context("fork").Pool(1) as pool:
+        try:
+            pool.apply(much, (100_000_000,))
+        except MemoryError as error:
+            print("limit" in str(error))
+        print(len(pool.apply(much, (10,))))
+"""
+
+
+def test_a_result_that_does_not_fit_the_arena_is_a_memory_error(tmp_path: Path) -> None:
+    script = tmp_path / "big.py"
+    script.write_text(BIG)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "SIDESTEP_ARENA_LIMIT": str(32 << 20)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n10\n"

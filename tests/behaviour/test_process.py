@@ -671,7 +671,7 @@ def test_command_line_and_spawn_are_looked_up_late(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(spawn, "get_command_line", our_line)
     monkeypatch.setattr(util, "spawnv_passfds", our_spawn)
     assert run(sidestep.get_context("spawn"), children.nothing).exitcode == 0
-    assert lines == [["arena_fd", "parent_fd", "pipe_handle", "tracker_fd"]]
+    assert lines == [["arena_fd", "parent_fd", "pipe_handle"]]
     assert spawned == [spawn.get_executable()]
 
 

@@ -29,7 +29,6 @@ MISSING = {
     "forkserver": ["MAXFDS_TO_SEND", "read_signed", "write_signed"],
     "heap": ["Arena", "Heap.free", "rebuild_arena", "reduce_arena"],
     "managers": ["HAS_SHMEM", "ProcessLocalSet", "rebuild_as_list", "reduce_array"],
-    "pool": ["ExceptionWithTraceback", "job_counter", "rebuild_exc"],
     "reduction": ["ACKNOWLEDGE"],
     "resource_tracker": ["cleanup_noop"],
     "spawn": ["WINEXE", "WINSERVICE"],
@@ -62,7 +61,6 @@ DIFFERENT = {
     "dummy: Process.()": "kwargs=None",
     # Run in children by the package itself, with what its own parts need.
     "forkserver: main": "inner workings",
-    "pool: worker": "inner workings",
     "spawn: spawn_main": "inner workings",
     "heap: Heap.()": "inner workings",
     "managers: MakeProxyType": "inner workings",

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+mod doctor;
 mod ends;
 mod error;
 mod family;
@@ -19,6 +20,7 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    doctor::register(m)?;
     m.add_class::<memory::Block>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;

@@ -4,6 +4,7 @@ pub mod atfork;
 pub mod clock;
 pub mod futex;
 pub mod memory;
+pub mod probe;
 pub mod process;
 pub mod robust;
 pub mod socket;

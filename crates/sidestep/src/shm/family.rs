@@ -60,6 +60,40 @@ pub struct Usage {
     pub processes: u64,
 }
 
+/// How much memory a family that is founded now may use, and what that comes from; in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    /// The ceiling itself.
+    pub limit: u64,
+    /// What the user has asked for (`SIDESTEP_ARENA_LIMIT`).
+    pub asked: Option<u64>,
+    /// Memory of the machine.
+    pub machine: u64,
+    /// Limit of the control group.
+    pub group: Option<u64>,
+    /// Limit of the address space.
+    pub space: Option<u64>,
+}
+
+/// The ceiling of a family that is founded now: what the user asks for, or else half of what the
+/// machine or the control group has, and at most an eighth of the address space.
+pub fn ceiling() -> Ceiling {
+    let (machine, _) = memory::machine();
+    let group = memory::control_group().map(|(limit, _)| limit);
+    let space = memory::address_space_limit();
+    let asked = bytes_from_environment("SIDESTEP_ARENA_LIMIT");
+    let half = machine.min(group.unwrap_or(u64::MAX)) / 2;
+    Ceiling {
+        limit: asked
+            .unwrap_or_else(|| half.min(space.unwrap_or(u64::MAX) / 8))
+            .max(2 * EXTENT),
+        asked,
+        machine,
+        group,
+        space,
+    }
+}
+
 /// This process's family; founded now if there is none.
 ///
 /// # Errors
@@ -158,12 +192,7 @@ impl Family {
     }
 
     fn found() -> Result<Self> {
-        let (machine, _) = memory::machine();
-        let group = memory::control_group().map_or(u64::MAX, |(limit, _)| limit);
-        let space = memory::address_space_limit();
-        let limit = bytes_from_environment("SIDESTEP_ARENA_LIMIT")
-            .unwrap_or_else(|| (machine.min(group) / 2).min(space.unwrap_or(u64::MAX) / 8))
-            .max(2 * EXTENT);
+        let Ceiling { limit, space, .. } = ceiling();
         // Blocks are recycled by size class only, so address space is spent freely where there is
         // plenty of it. Under a limit the arena takes a quarter, of which half can be in use.
         let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE").unwrap_or_else(|| {

@@ -23,7 +23,7 @@ mod slots;
 
 pub use alloc::Kind;
 pub(crate) use family::Shared;
-pub use family::{Family, Usage, attach, existing, family};
+pub use family::{Ceiling, Family, Usage, attach, ceiling, existing, family};
 pub(crate) use refs::take_envelope_apart;
 pub use slots::Member;
 

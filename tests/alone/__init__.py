@@ -1,0 +1,1 @@
+"""Programs that know nothing of the package, run by `python -m sidestep`."""
