@@ -29,19 +29,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
-from ._manager_server import GREETING, Server
+from ._manager_server import GREETING
+from ._manager_server import Server as Server
 from ._manager_server import all_methods as all_methods
 from ._manager_server import public_methods as public_methods
 from ._wire import RemoteError as RemoteError
-from ._wire import (
-    Token,
-    call_server,
-    convert_to_error,
-    listener_client,
-    note_traceback,
-    result_of,
-)
+from ._wire import Token, call_server, note_traceback, result_of
+from ._wire import convert_to_error as convert_to_error
 from ._wire import dispatch as dispatch
+from ._wire import listener_client as listener_client
 from .connection import ConnectionWrapper
 from .context import ProcessError, get_spawning_popen
 
@@ -398,8 +394,8 @@ class _Line:
     def __init__(self, address: Any) -> None:
         self.address = address
         self.authkey: bytes | None = None  # what the server has accepted
-        # Of each thread: its `connection`, whether it is `busy` with a call, and what proxies the
-        # collector has `freed` during that.
+        # Of each thread: its `connection`, how many `users` in the code want it to stay, whether
+        # it is `busy` with a call, and what proxies the collector has `freed` during that.
         self.local: Any = util.ForkAwareLocal()
         self._begin()
         util.register_after_fork(self, _Line._begin)
@@ -493,36 +489,35 @@ class _Line:
     def _call_server(
         self, client: _Connect, authkey: bytes | None, name: str, args: Any, kwds: _Kwargs
     ) -> Any:
-        try:
-            return result_of(self.call(client, authkey, (None, name, args, kwds)))
-        except BaseException:
-            self._rest()
-            raise
+        return result_of(self.call(client, authkey, (None, name, args, kwds)))
 
     def create(
         self, client: _Connect, authkey: bytes | None, typeid: str, /, *args: Any, **kwds: Any
     ) -> tuple[str, tuple[str, ...]]:
         """Make a referent; its id, with one reference to it, and exposed names."""
-        ident, exposed = self._call_server(client, authkey, "create", (typeid, *args), kwds)
-        self.count()
+        with self:
+            ident, exposed = self._call_server(client, authkey, "create", (typeid, *args), kwds)
+            self.count()
         return ident, exposed
 
     def incref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
         """Take a reference."""
-        self._call_server(client, authkey, "incref", (ident,), _NO_KWARGS)
-        self.count()
+        with self:
+            self._call_server(client, authkey, "incref", (ident,), _NO_KWARGS)
+            self.count()
 
     def decref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
         """Give a reference back; in the middle of another call of this thread, after that."""
         if getattr(self.local, "busy", False):
             self.local.__dict__.setdefault("freed", []).append((client, authkey, ident))
             return
-        try:
-            self._call_server(client, authkey, "decref", (ident,), _NO_KWARGS)
-        except Exception as error:
-            util.debug("a reference could not be given back: %r", error)
-        finally:
-            self.forget()
+        with self:
+            try:
+                self._call_server(client, authkey, "decref", (ident,), _NO_KWARGS)
+            except Exception as error:
+                util.debug("a reference could not be given back: %r", error)
+            finally:
+                self.forget()
 
     def count(self) -> None:
         """Note that the server has counted a reference for this process."""
@@ -533,15 +528,20 @@ class _Line:
 
     def forget(self) -> None:
         """Note that a reference is gone, be it with the server."""
-        with self._mutex:
+        with self, self._mutex:
             self._references -= 1
             if not self._references:
                 self._lifeline = None
-        self._rest()
 
-    def _rest(self) -> None:
-        """Without references, this thread's connection is of no more use."""
-        if not self._references and not getattr(self.local, "busy", False):
+    def __enter__(self) -> None:
+        """Keep this thread's connection open, as a reference may be on its way."""
+        self.local.users = getattr(self.local, "users", 0) + 1
+
+    def __exit__(self, *details: object) -> None:
+        """Let go of it; without references it is of no more use."""
+        # The numbers are not there in a child that was forked meanwhile.
+        self.local.users = getattr(self.local, "users", 1) - 1
+        if not self._references and not self.local.users:
             conn = self.local.__dict__.pop("connection", None)
             if conn is not None:
                 conn.close()
@@ -629,17 +629,20 @@ class BaseProxy(_original.Root):
             RemoteError: The method is not exposed, or its result cannot be pickled.
             EOFError: The server has ended; another OSError is possible, too.
         """
-        reply = self._line.call(self._Client, self._authkey, (self._id, methodname, args, kwds))
+        request = (self._id, methodname, args, kwds)
         try:
-            kind, result = reply
+            # Inner proxies have no references, and yet their connections are to last.
+            line = self._line
+            with line if line._references else contextlib.nullcontext():
+                kind, result = line.call(self._Client, self._authkey, request)
+                if kind == "#PROXY":
+                    return self._proxy_for_result(*result)
             if kind == "#RETURN":
                 return result
-            if kind == "#PROXY":
-                return self._proxy_for_result(*result)
             raise convert_to_error(kind, result)
         finally:
             # An exception refers to this frame: it must not find itself here.
-            result = reply = None
+            result = None
 
     def _proxy_for_result(self, exposed: Sequence[str], received: Any) -> Any:
         self._line.count()
@@ -831,8 +834,9 @@ if TYPE_CHECKING:
     # To a type checker the proxies of lists and dicts are what their methods make of them.
     from collections.abc import MutableMapping as _Mapping
     from collections.abc import MutableSequence as _Sequence
+    from collections.abc import MutableSet as _Set
 else:
-    _Mapping = _Sequence = Generic
+    _Mapping = _Sequence = _Set = Generic
 
 
 class Namespace:
@@ -1141,11 +1145,16 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         "__contains__",
         "__delitem__",
         "__getitem__",
+        "__ior__",
         "__iter__",
         "__len__",
+        "__or__",
+        "__reversed__",
+        "__ror__",
         "__setitem__",
         "clear",
         "copy",
+        "fromkeys",
         "get",
         "items",
         "keys",
@@ -1155,9 +1164,13 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         "update",
         "values",
     )
-    _method_to_typeid_ = {"__iter__": "Iterator"}
+    _method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
 
     if TYPE_CHECKING:
+
+        def __or__(self, other: Mapping[Any, Any], /) -> dict[Any, Any]: ...
+        def __ror__(self, other: Mapping[Any, Any], /) -> dict[Any, Any]: ...
+        def __reversed__(self) -> Iterator[_K]: ...
 
         def __len__(self) -> int: ...
         def __iter__(self) -> Iterator[_K]: ...
@@ -1174,6 +1187,83 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
 @_original.descend("managers")
 class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
+
+    # Unlike `|`, whose result is a dict here, this gives the proxy itself.
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("update", (other,))
+        return self
+
+
+@_forwarding
+class _BaseSetProxy(BaseProxy, _Set[_T]):
+    _exposed_ = (
+        "__and__",
+        "__contains__",
+        "__ge__",
+        "__gt__",
+        "__iand__",
+        "__ior__",
+        "__isub__",
+        "__iter__",
+        "__ixor__",
+        "__le__",
+        "__len__",
+        "__lt__",
+        "__or__",
+        "__rand__",
+        "__ror__",
+        "__rsub__",
+        "__rxor__",
+        "__sub__",
+        "__xor__",
+        "add",
+        "clear",
+        "copy",
+        "difference",
+        "difference_update",
+        "discard",
+        "intersection",
+        "intersection_update",
+        "isdisjoint",
+        "issubset",
+        "issuperset",
+        "pop",
+        "remove",
+        "symmetric_difference",
+        "symmetric_difference_update",
+        "union",
+        "update",
+    )
+    _method_to_typeid_ = {"__iter__": "Iterator"}
+
+    if TYPE_CHECKING:
+
+        def __contains__(self, item: object, /) -> bool: ...
+        def __iter__(self) -> Iterator[_T]: ...
+        def __len__(self) -> int: ...
+        def add(self, value: _T, /) -> None: ...
+        def discard(self, value: _T, /) -> None: ...
+        def copy(self) -> set[_T]: ...
+
+
+class SetProxy(_BaseSetProxy[_T]):
+    """A set in the server. The results of operators are sets here."""
+
+    def __iand__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("intersection_update", (other,))
+        return self
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("update", (other,))
+        return self
+
+    def __isub__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("difference_update", (other,))
+        return self
+
+    def __ixor__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("symmetric_difference_update", (other,))
+        return self
 
 
 @_forwarding
@@ -1271,6 +1361,7 @@ class SyncManager(BaseManager):
         def Namespace(self, /, **attributes: Any) -> NamespaceProxy: ...
         # Last, as their names hide the types.
         def list(self, items: Iterable[_T] = (), /) -> ListProxy[_T]: ...
+        def set(self, items: Iterable[_T] = (), /) -> SetProxy[_T]: ...
         def dict(self, /, *args: Any, **kwds: Any) -> DictProxy[Any, Any]: ...
 
 
@@ -1287,6 +1378,7 @@ for _typeid, _make, _proxy in (
     ("Pool", _make_pool, PoolProxy),
     ("list", list, ListProxy),
     ("dict", dict, DictProxy),
+    ("set", set, SetProxy),
     ("Value", Value, ValueProxy),
     ("Array", Array, ArrayProxy),
     ("Namespace", Namespace, NamespaceProxy),

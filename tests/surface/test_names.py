@@ -48,7 +48,6 @@ BORROWED = {
 DIFFERENT = {
     # Set when an instance is made; the original has a property of the class.
     "dummy: Value.value": "on the instance",
-    "managers: Value.value": "on the instance",
     # The native class takes anything, so that subclasses may have constructors of their own; the
     # arguments are checked when it is initialised.
     "connection: Connection.()": "checked in __init__",
@@ -82,6 +81,8 @@ MORE = {
     "full": "SimpleQueue: it is a queue like others",
     "clear": "list proxies: as from Python 3.13 on",
     "copy": "list proxies: as from Python 3.13 on",
+    "fromkeys": "dict proxies: as from Python 3.14 on",
+    "set": "managers: as from Python 3.14 on",
     "AbandonedLockError": "the owner of a lock was killed",
     "WorkerLostError": "a worker of a pool was killed",
     "DupSocket": "sockets by a resource sharer: the same in every system's interpreter",

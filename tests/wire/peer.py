@@ -88,14 +88,15 @@ def serve(package: str, folder: str) -> None:
     served["managers"]["unix"] = (checks.to_json(server.address), "right")
 
     refused = (multiprocessing.AuthenticationError, EOFError, OSError)
-    for kind, address, listener_key in (
+    listeners: tuple[tuple[str, Any, str | None], ...] = (
         ("tcp", ("127.0.0.1", 0), "right"),
         ("unix", os.path.join(folder, f"{name}-l"), "right"),
         ("abstract", f"\0{name}-l", "right"),
         ("tcp-long", ("127.0.0.1", 0), "long"),
         ("unix-empty", None, "empty"),
         ("unix-none", None, None),
-    ):
+    )
+    for kind, address, listener_key in listeners:
         listener = connection.Listener(
             address, authkey=None if listener_key is None else KEYS[listener_key]
         )

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 import sidestep
+from sidestep.managers import BaseManager
+from sidestep.pool import WorkerLostError
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -129,3 +131,44 @@ def test_client_and_server(server: str, client: str, what: str, outcomes: Outcom
         pytest.skip(f"there is no interpreter for {' and '.join(missing)}")
     assert isinstance(found, dict), found
     assert found[what] == "", found[what]
+
+
+STANDARD_CLIENT = """
+import multiprocessing, sys
+from multiprocessing.managers import BaseManager
+class Shop(BaseManager):
+    pass
+Shop.register("Failing")
+shop = Shop(sys.argv[1], b"a key")
+shop.connect()
+try:
+    shop.Failing().fail()
+except multiprocessing.ProcessError as error:
+    print(type(error).__name__, "-", error)
+"""
+
+
+class Failing:
+    def fail(self) -> None:
+        raise WorkerLostError("worker 5 is gone", 5, -9)
+
+
+class Shop(BaseManager):
+    pass
+
+
+Shop.register("Failing", Failing)
+
+
+def test_errors_of_ours_arrive_as_ones_that_all_know() -> None:
+    with Shop(authkey=b"a key", ctx=sidestep.get_context("fork")) as shop:
+        client = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", STANDARD_CLIENT, shop.address],
+            capture_output=True,
+            text=True,
+        )
+        with pytest.raises(WorkerLostError):
+            shop.Failing().fail()  # type: ignore[attr-defined]
+    shop.join()
+    assert (client.stderr, client.returncode) == ("", 0)
+    assert client.stdout.startswith("ProcessError - WorkerLostError: ")
