@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from . import _original, connection, context, process, util
+from . import _original, context, process, util
 from ._wire import Token, listener_client, note_traceback
 
 __all__ = ["GREETING", "Server", "all_methods", "public_methods"]
@@ -105,8 +105,7 @@ class Server(_original.Root):
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
         listener = listener_client[serializer][0]
-        # Without the key: the handshake is done in the thread of the connection.
-        self.listener = listener(address=address, backlog=128)
+        self.listener = listener(address=address, backlog=128, authkey=self.authkey)
         self.address = self.listener.address
         self.stop_event = threading.Event()
         # Guards the tables below. A referent is never created or dropped under it: that runs
@@ -138,15 +137,25 @@ class Server(_original.Root):
         sys.exit(0)
 
     def accepter(self) -> None:
-        """Give each connection a thread, until the end."""
+        """Give each connection a thread, until the end. Callers prove themselves before that."""
         while not self.stop_event.is_set():
             try:
                 conn = self.listener.accept()
-            except OSError:
-                # A caller that went away; or no descriptor is free, and then pause a little.
-                self.stop_event.wait(0.01)
+            except context.AuthenticationError as error:
+                util.sub_warning("a manager turned a caller away: %s", error)
                 continue
-            threading.Thread(target=self.handle_request, args=(conn,), daemon=True).start()
+            except Exception as error:
+                # A caller that went away; or no descriptor is free, and then pause a little.
+                util.sub_warning("a manager could not take a caller: %r", error)
+                self.stop_event.wait(0.1)
+                continue
+            thread = threading.Thread(target=self.handle_request, args=(conn,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # No thread can be had now. This caller is told by the end of its connection.
+                util.sub_warning("a manager could not serve a caller: %s", error)
+                conn.close()
 
     def handle_request(self, conn: Any) -> None:
         """Carry out the one server call of a new connection, then close it."""
@@ -156,8 +165,6 @@ class Server(_original.Root):
     def _handle_request(self, c: Any) -> None:
         request = None
         try:
-            connection.deliver_challenge(c, self.authkey)
-            connection.answer_challenge(c, self.authkey)
             request = c.recv()
             _ignored, name, args, kwds = request
             if name not in self.public:

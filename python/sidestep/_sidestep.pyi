@@ -628,6 +628,54 @@ def join_pipe(fd: int, place: _Place) -> None:
     """
 
 @final
+class Porch:
+    """Callers of a listener that have not proved who they are, served all at once.
+
+    Args:
+        authkey: What they have to know; None asks for nothing.
+        patience: How many seconds each has for its handshake, while somebody waits.
+        room: How many there may be.
+    """
+
+    def __new__(cls, authkey: bytes | None, patience: float, room: int) -> Self: ...
+    def add(self, number: int, fd: int, session: Any) -> None:
+        """Take a caller in, under a number, with its session of TLS or None."""
+    def evict(self, why: str) -> bool:
+        """Drop who has been silent for longest; False if nobody is here."""
+    def wait(self, door: int, timeout: float | None) -> tuple[str, int, int, str]:
+        """Serve the callers until something happens: what, to which one, its descriptor, why.
+
+        What happens is "knock" (somebody waits at the listening socket `door`), "admitted",
+        "refused" (another key), "dropped" or "timeout".
+        """
+    def close(self) -> None:
+        """Send all callers away."""
+
+def handshake_response(authkey: bytes, message: bytes) -> bytes:
+    """Return the answer to the message of a challenge, with the digest that it names.
+
+    Raises:
+        AuthenticationError: It names none that is known.
+    """
+
+def handshake_answer(authkey: bytes, challenge: bytes) -> bytes:
+    """Return the answer to a whole challenge.
+
+    Raises:
+        AuthenticationError: It is no challenge, or one that must not be answered.
+    """
+
+def handshake_verify(authkey: bytes, message: bytes, response: bytes) -> None:
+    """Check the answer to the message of a challenge.
+
+    Raises:
+        AuthenticationError: It was made with another key, or is no answer.
+    """
+
+def send_now(fd: int, data: bytes) -> int:
+    """Send what the socket takes without waiting, and return how many bytes that was."""
+
+@final
 class Hold:
     """Keeps a pipe in shared memory alive until it is freed; see `Connection._hold`."""
 

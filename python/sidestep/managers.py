@@ -95,6 +95,9 @@ class BaseManager(_original.Root):
         ctx: The context whose `Process` the server is.
         shutdown_timeout: Seconds to wait for the server at the end, before SIGTERM, and again
             before SIGKILL.
+        tls: Encrypt what travels. One description serves both sides: the server shows its
+            certificate and, if that is asked for, so do clients. Proxies that are pickled for
+            another process take it along.
 
     Process safety: any thread and process may use the manager's proxies at once.
     If one dies: the server ends with the process that started it; the references of a client
@@ -115,12 +118,13 @@ class BaseManager(_original.Root):
         ctx: BaseContext | None = None,
         *,
         shutdown_timeout: float = 1.0,
+        tls: connection.TLS | None = None,
     ) -> None:
         from . import get_context
 
         if authkey is None:
             authkey = process.current_process().authkey
-        self._address = address
+        self._address = connection._reached_through(address, tls)
         self._authkey = process.AuthenticationString(authkey)
         self._state = State()
         self._serializer = serializer

@@ -58,3 +58,6 @@ pub static FULL: Imported = Imported::new("queue", "Full");
 pub static BROKEN_BARRIER: Imported = Imported::new("threading", "BrokenBarrierError");
 /// `sidestep.synchronize.AbandonedLockError`
 pub static ABANDONED_LOCK: Imported = Imported::new("sidestep.synchronize", "AbandonedLockError");
+/// `sidestep.context.AuthenticationError`
+pub static AUTHENTICATION_ERROR: Imported =
+    Imported::new("sidestep.context", "AuthenticationError");

@@ -2,7 +2,9 @@
 
 mod chain;
 mod cursor;
+pub mod handshake;
 pub mod pipe;
+pub mod porch;
 mod queue;
 pub mod stream;
 mod watch;
