@@ -27,6 +27,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from . import _sidestep
 
+__all__ = ["Carried", "Exporter", "Main", "dump"]
+
 if TYPE_CHECKING:
     from .heap import BufferWrapper
 

@@ -39,6 +39,8 @@ from .pool import (
     _terminated,
     worker,
 )
+
+__all__ = ["ClassicPool", "work"]
 from .synchronize import AbandonedLockError
 
 __all__ = ["ClassicPool", "work"]

@@ -56,7 +56,7 @@ try:
     import sidestep
     from sidestep import _alias
 except ImportError:
-    del sys.modules["multiprocessing"]
+    stand_in = sys.modules.pop("multiprocessing")  # kept: Python 2 would clear these names
     __import__("multiprocessing")
 else:
     _alias.install(os.path.dirname(os.path.dirname(os.path.abspath(_alias.__file__))))

@@ -526,6 +526,23 @@ class Queue(Generic[_T]):
         """Stop using the queue in this process; others are not concerned."""
     @property
     def _closed(self) -> bool: ...
+    def _end_closed(self, writer: bool) -> bool:
+        """Tell whether this process closed the queue, or its end to put to or to take from."""
+    def _close_end(self, writer: bool) -> None:
+        """Close one end, and its descriptor, in this process; others are not concerned."""
+    def _end_fileno(self, writer: bool) -> int:
+        """Return the descriptor of one end, made by the first call in a process.
+
+        The one to take from is readable while there are items. It may be readable without one if
+        another consumer was faster; a look for items by this object makes it right again. The one
+        to put to is always writable. What can be read from either means nothing.
+
+        Raises:
+            OSError: The end is closed, or no descriptor is left.
+            RuntimeError: Too many processes watch the queue.
+        """
+    def _probe(self) -> bool:
+        """Tell whether there is an item, and make the descriptor say the same."""
     def _task_done(self) -> bool:
         """Count one item as done; false if all were already."""
     def _join(self) -> None:
@@ -612,6 +629,54 @@ def join_pipe(fd: int, place: _Place) -> None:
     Raises:
         RuntimeError: No process holds the pipe any more, or this process is of another family.
     """
+
+@final
+class Porch:
+    """Callers of a listener that have not proved who they are, served all at once.
+
+    Args:
+        authkey: What they have to know; None asks for nothing.
+        patience: How many seconds each has for its handshake, while somebody waits.
+        room: How many there may be.
+    """
+
+    def __new__(cls, authkey: bytes | None, patience: float, room: int) -> Self: ...
+    def add(self, number: int, fd: int, session: Any) -> None:
+        """Take a caller in, under a number, with its session of TLS or None."""
+    def evict(self, why: str) -> bool:
+        """Drop who has been silent for longest; False if nobody is here."""
+    def wait(self, door: int, timeout: float | None) -> tuple[str, int, int, str]:
+        """Serve the callers until something happens: what, to which one, its descriptor, why.
+
+        What happens is "knock" (somebody waits at the listening socket `door`), "admitted",
+        "refused" (another key), "dropped" or "timeout".
+        """
+    def close(self) -> None:
+        """Send all callers away."""
+
+def handshake_response(authkey: bytes, message: bytes) -> bytes:
+    """Return the answer to the message of a challenge, with the digest that it names.
+
+    Raises:
+        AuthenticationError: It names none that is known.
+    """
+
+def handshake_answer(authkey: bytes, challenge: bytes) -> bytes:
+    """Return the answer to a whole challenge.
+
+    Raises:
+        AuthenticationError: It is no challenge, or one that must not be answered.
+    """
+
+def handshake_verify(authkey: bytes, message: bytes, response: bytes) -> None:
+    """Check the answer to the message of a challenge.
+
+    Raises:
+        AuthenticationError: It was made with another key, or is no answer.
+    """
+
+def send_now(fd: int, data: bytes) -> int:
+    """Send what the socket takes without waiting, and return how many bytes that was."""
 
 @final
 class Hold:

@@ -2,10 +2,10 @@
 
 A `Connection` carries messages: bytes, or objects as pickles. `Pipe` makes two that are
 connected; `Listener` and `Client` meet at an address, on this machine or on another one, and
-speak the standard library's protocol, so either side may be a Python without sidestep.
+speak the standard library's protocol, so either side may be a Python without sidestep. With
+`TLS`, which the standard library has not got, nobody on the way can read along.
 """
 
-import hmac
 import operator
 import os
 import select
@@ -19,6 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeAlias,
 from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
+from .queues import _Reader
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ._doorkeeper import Doorkeeper
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -33,10 +39,14 @@ else:
 
     _Sent_contra, _Received_co = TypeVar("_Sent_contra"), TypeVar("_Received_co")
 
-Address: TypeAlias = str | bytes | tuple[str, int]
+# Of IPv6 also (host, port, flow, scope).
+Address: TypeAlias = str | bytes | tuple[Any, ...]
 
 default_family = "AF_UNIX"
 families = ["AF_INET", "AF_UNIX"]
+
+# How many seconds a caller has to prove who it is.
+HANDSHAKE_TIMEOUT = 20.0
 
 
 @_original.descend("connection")
@@ -51,6 +61,9 @@ class Connection(_sidestep.Connection[_Sent_contra, _Received_co]):
     Same as: `multiprocessing.connection.Connection`. Differs: an exception out of a signal
     handler (Ctrl-C) in the middle of a message does not tear the stream, the next call goes on.
     """
+
+    # Whether `_probe` may know of more than the descriptor shows.
+    _reads_ahead = False
 
     def __reduce__(self) -> tuple[Callable[..., "Connection"], tuple[Any, ...]]:
         if type(self) is not Connection:
@@ -92,17 +105,17 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 
 # The longest single wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
-# A pipe is looked at again so often, in milliseconds: its sender may have been killed between a
-# message and the bell.
-_LONGEST_PIPE_WAIT = 500
+# A pipe or queue is looked at again so often, in milliseconds: a pipe's sender may have been killed
+# between a message and the bell, a queue's producer may live in another network namespace.
+_LONGEST_SHARED_WAIT = 500
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     """Wait until at least one object is ready to be read, and return all that are.
 
     Args:
-        object_list: Connections, sockets, sentinels of processes, descriptors, or anything with
-            a `fileno` method; any iterable.
+        object_list: Connections, the `_reader` of queues, sockets, sentinels of processes,
+            descriptors, or anything with a `fileno` method; any iterable.
         timeout: Longest wait in seconds; None waits for ever, 0 or less only looks.
 
     Returns:
@@ -112,12 +125,16 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     objects = list(object_list)
     deadline = None if timeout is None else time.monotonic() + timeout
     poller = select.poll()
-    # Whether a pipe has something is told by its shared memory; its socket only wakes us.
-    pipes: set[int] = set()
+    # Whether a pipe or a queue has something is told by its shared memory, and TLS may have
+    # decrypted more than it was asked for; the descriptor only wakes us.
+    shared: set[int] = set()
     numbers: list[int] = []
-    for position, thing in enumerate(objects):
-        if isinstance(thing, _sidestep.Connection) and thing._ringed:
-            pipes.add(position)
+    sources = [thing._conn if isinstance(thing, ConnectionWrapper) else thing for thing in objects]
+    for position, thing in enumerate(sources):
+        if isinstance(thing, _Reader) or (
+            isinstance(thing, Connection) and (thing._ringed or thing._reads_ahead)
+        ):
+            shared.add(position)
             number = thing._handle
             if number is None:
                 raise OSError("handle is closed")
@@ -126,19 +143,19 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
         poller.register(number, select.POLLIN)
         numbers.append(number)
     while True:
-        ready = {position for position in pipes if objects[position]._probe()}
+        ready = {position for position in shared if sources[position]._probe()}
         if ready:
             limit: float | None = 0
         elif deadline is None:
-            limit = _LONGEST_PIPE_WAIT if pipes else None
+            limit = _LONGEST_SHARED_WAIT if shared else None
         else:
             limit = min(
                 max(0.0, deadline - time.monotonic()) * 1000,
-                _LONGEST_PIPE_WAIT if pipes else _LONGEST_WAIT,
+                _LONGEST_SHARED_WAIT if shared else _LONGEST_WAIT,
             )
         woken = {number for number, _ in poller.poll(limit)}
         for position, number in enumerate(numbers):
-            if number in woken and (position not in pipes or objects[position]._probe()):
+            if number in woken and (position not in shared or sources[position]._probe()):
                 ready.add(position)
         if ready:
             return [objects[position] for position in sorted(ready)]
@@ -171,6 +188,8 @@ def arbitrary_address(family: str) -> Address:
     """Return a free address of the given family."""
     if family == "AF_INET":
         return ("localhost", 0)
+    if family == "AF_INET6":
+        return ("::1", 0)
     if family == "AF_UNIX":
         # Within a directory that only this user can enter, so nobody can take the name.
         directory = util.get_temp_dir()
@@ -183,9 +202,10 @@ def arbitrary_address(family: str) -> Address:
 
 
 def address_type(address: Address) -> str:
-    """Return the family that an address belongs to: "AF_INET", "AF_UNIX" or "AF_PIPE"."""
+    """Return the family of an address: "AF_INET", "AF_INET6", "AF_UNIX" or "AF_PIPE"."""
     if isinstance(address, tuple):
-        return "AF_INET"
+        # A colon is in numbers of IPv6 and in no name.
+        return "AF_INET6" if address and ":" in str(address[0]) else "AF_INET"
     if isinstance(address, str) and address.startswith("\\\\"):
         return "AF_PIPE"
     if isinstance(address, str) or (
@@ -197,7 +217,7 @@ def address_type(address: Address) -> str:
 
 
 def _check_family(family: str) -> None:
-    if family not in families:
+    if family not in families and family != "AF_INET6":
         raise ValueError(f"Family {family} is not recognized.")
 
 
@@ -209,6 +229,119 @@ def _check_authkey(authkey: bytes | None) -> None:
 # --- listener and client ------------------------------------------------------------------
 
 
+class TLS:
+    """What TLS needs to know, in a form that can be pickled: names of files.
+
+    Args:
+        certfile: The certificate that this side shows, and those that lead to it (PEM). A
+            listener needs one.
+        keyfile: Its private key; None if it is in `certfile`. Without a password.
+        cafile: Certificates of the authorities that the other side's certificate must come
+            from (PEM), or that very certificate. For clients None means those that the machine
+            trusts.
+        hostname: The name that the listener's certificate must have; None takes the host of the
+            address. Only clients look at it.
+        mutual: Whether a listener wants to see certificates of its clients. None: if it has a
+            `cafile`.
+
+    A connection has TLS 1.3, or does not come about. For anything else (passwords, revocation,
+    hardware keys) give an `ssl.SSLContext` in place of this; it cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        certfile: "str | os.PathLike[str] | None" = None,
+        keyfile: "str | os.PathLike[str] | None" = None,
+        cafile: "str | os.PathLike[str] | None" = None,
+        *,
+        hostname: str | None = None,
+        mutual: bool | None = None,
+    ) -> None:
+        if mutual and cafile is None:
+            raise ValueError("mutual=True needs a cafile, which certificates are checked against")
+        # Whole paths: a child may stand in another directory.
+        self.certfile = None if certfile is None else os.path.abspath(certfile)
+        self.keyfile = None if keyfile is None else os.path.abspath(keyfile)
+        self.cafile = None if cafile is None else os.path.abspath(cafile)
+        self.hostname = hostname
+        self.wants_certificates = cafile is not None if mutual is None else mutual
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.certfile!r}, {self.keyfile!r}, {self.cafile!r}, "
+            f"hostname={self.hostname!r}, mutual={self.wants_certificates!r})"
+        )
+
+
+class _Encrypted:
+    """An address that is reached through TLS; else it is what its other base class is.
+
+    Managers have it: with the address, how it is reached gets to the server, into tokens, and so
+    into proxies everywhere.
+    """
+
+    tls: TLS
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _arrived, (_plain(self), self.tls)
+
+
+class _EncryptedHost(_Encrypted, tuple[Any, ...]):
+    pass
+
+
+class _EncryptedPath(_Encrypted, str):
+    pass
+
+
+class _EncryptedName(_Encrypted, bytes):
+    pass
+
+
+_KINDS: dict[type, type] = {tuple: _EncryptedHost, str: _EncryptedPath, bytes: _EncryptedName}
+
+# What this process itself has been told of addresses. It goes before what comes along with one:
+# the files that another machine names may not be here.
+_told: dict[Any, TLS] = {}
+
+
+def _plain(address: Any) -> Any:
+    return next((kind(address) for kind in _KINDS if isinstance(address, kind)), address)
+
+
+def _encrypted(address: Any, tls: TLS | None) -> Any:
+    """The address as one that is reached through `tls`, if that is not None."""
+    if tls is None:
+        return address
+    plain = _plain(address)
+    encrypted = _KINDS[type(plain)](plain)
+    encrypted.tls = tls
+    return encrypted
+
+
+def _arrived(address: Any, tls: TLS) -> Any:
+    """Unpickle an address."""
+    return _encrypted(address, _told.get(address, tls))
+
+
+def _reached_through(address: Any, tls: TLS | None) -> Any:
+    """The address with what the program says of it; None makes one up if it has to say something.
+
+    Raises:
+        TypeError: `tls` is not a `TLS`: a context could not be sent anywhere.
+    """
+    if tls is None:
+        return address
+    if not isinstance(tls, TLS):
+        raise TypeError(
+            f"a manager's tls must be a sidestep.connection.TLS, not {type(tls).__name__}: it has "
+            "to go to other processes"
+        )
+    address = address or arbitrary_address(default_family)
+    _told[_plain(address)] = tls
+    return _encrypted(address, tls)
+
+
 @_original.descend("connection")
 class Listener(_original.Root):
     """A bound socket that waits for clients.
@@ -216,13 +349,23 @@ class Listener(_original.Root):
     Args:
         address: Where to listen: (host, port), a path, or an abstract name that begins with a
             null byte. Without one, a free address of `family` is taken.
-        family: "AF_INET" or "AF_UNIX"; found from the address by default.
-        backlog: How many clients may wait to be accepted.
+        family: "AF_INET", "AF_INET6" or "AF_UNIX"; found from the address by default.
+        backlog: How many clients may wait to be accepted; at least 128 with a key or TLS.
         authkey: A secret that clients have to prove to know, and we to them. Without one,
-            whoever reaches the address can connect, and pickles run code: use it on networks.
+            whoever reaches the address can connect, and messages are pickles, which run code.
+        tls: Encrypt: a `TLS`, or an `ssl.SSLContext` for servers. The key is asked for inside.
+        handshake_timeout: How many seconds a client has to prove who it is.
+        open_to_all: Allow what is refused otherwise: an address that other machines may reach,
+            without a key and without certificates of clients.
+
+    Raises:
+        ValueError: Other machines could connect, and nothing would be asked of them.
+        OSError: The address is taken, is not ours, ...
 
     A path is unlinked by `close`, or when the process ends in order.
     """
+
+    _doorkeeper: "Doorkeeper | None"
 
     def __init__(
         self,
@@ -230,42 +373,79 @@ class Listener(_original.Root):
         family: str | None = None,
         backlog: int = 1,
         authkey: bytes | None = None,
+        *,
+        tls: "TLS | ssl.SSLContext | None" = None,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        open_to_all: bool = False,
     ) -> None:
         if not family:
             family = address_type(address) if address else default_family
         _check_family(family)
         _check_authkey(authkey)
+        self._carried = getattr(address, "tls", None)
+        tls = tls or self._carried
+        context = None
+        if tls is not None:
+            from ._tls import context_of
+
+            context = context_of(tls, server_side=True)
         self._listener: SocketListener | None = SocketListener(
             address or arbitrary_address(family), family, backlog
         )
         self._authkey = authkey
+        self._doorkeeper = None
+        try:
+            # The value of ssl.CERT_REQUIRED, which need not be imported for this.
+            asks = bool(authkey) or (context is not None and context.verify_mode == 2)
+            if not (asks or open_to_all):
+                _refuse_network(self._listener._address)
+            if authkey is not None or context is not None:
+                from ._doorkeeper import Doorkeeper
+
+                self._doorkeeper = Doorkeeper(
+                    self._listener._socket, backlog, authkey, context, handshake_timeout
+                )
+        except BaseException:
+            self.close()
+            raise
 
     def accept(self) -> Connection:
         """Wait for a client and return the connection to it.
 
+        With a key or TLS, the handshakes of all clients that have come go on at once: one that
+        is silent keeps no other one waiting. One that does not speak the protocol, leaves, or
+        takes longer than `handshake_timeout`, is dropped with a line in the log
+        (`util.get_logger`).
+
         Raises:
-            AuthenticationError: The client does not know the key; the connection is closed.
-            OSError: The listener is closed.
+            AuthenticationError: A client has another key. It was told so and is gone; `accept`
+                may be called again.
+            OSError: The listener is closed, or no descriptor is free.
         """
         if self._listener is None:
             raise OSError("listener is closed")
-        connection = self._listener.accept()
-        if self._authkey is not None:
-            with _closed_on_error(connection):
-                deliver_challenge(connection, self._authkey)
-                answer_challenge(connection, self._authkey)
+        if self._doorkeeper is None:
+            return self._listener.accept()
+        try:
+            connection, self._listener._last_accepted = self._doorkeeper.admit()
+        except AuthenticationError as error:
+            if self._listener is not None:
+                self._listener._last_accepted = getattr(error, "address", None)
+            raise
         return connection
 
     def close(self) -> None:
         """Close the socket, and unlink its path."""
         listener, self._listener = self._listener, None
         if listener is not None:
+            if self._doorkeeper is not None:
+                self._doorkeeper.close()
             listener.close()
 
     @property
     def address(self) -> Address:
         """Where clients connect to (with the port that was really taken)."""
-        return self._open()._address
+        return cast(Address, _encrypted(self._open()._address, self._carried))
 
     @property
     def last_accepted(self) -> Any:
@@ -289,21 +469,55 @@ class Listener(_original.Root):
         self.close()
 
 
-def Client(address: Address, family: str | None = None, authkey: bytes | None = None) -> Connection:
+def _refuse_network(address: Address) -> None:
+    """Raise if other machines may reach a bound address."""
+    if not isinstance(address, tuple):
+        return
+    host = str(address[0]).partition("%")[0]
+    if ":" in host:
+        number = socket.inet_pton(socket.AF_INET6, host)
+        home = number == bytes(15) + b"\1" or number[:13] == bytes(10) + b"\xff\xff\x7f"
+    else:
+        home = socket.inet_pton(socket.AF_INET, host)[0] == 127
+    if not home:
+        raise ValueError(
+            f"a listener at {address!r} without an authkey would let every machine that reaches "
+            "it run code here (messages are pickles): give it authkey=, or listen on a loopback "
+            "address such as 'localhost', or say open_to_all=True"
+        )
+
+
+def Client(
+    address: Address,
+    family: str | None = None,
+    authkey: bytes | None = None,
+    *,
+    tls: "TLS | ssl.SSLContext | None" = None,
+) -> Connection:
     """Connect to the `Listener` at an address.
 
     Args:
         address: The listener's address.
         family: Found from the address by default.
         authkey: The listener's secret, if it has one.
+        tls: If the listener has TLS: a `TLS`, or an `ssl.SSLContext` for clients.
 
     Raises:
         AuthenticationError: The keys differ.
-        OSError: Nobody listens there (ConnectionRefusedError, FileNotFoundError, ...).
+        OSError: Nobody listens there (ConnectionRefusedError, FileNotFoundError, ...), or TLS
+            does not come about (`ssl.SSLError`).
+        EOFError: The listener has hung up within the handshake.
     """
-    _check_family(family or address_type(address))
+    family = family or address_type(address)
+    _check_family(family)
     _check_authkey(authkey)
-    connection = SocketClient(address)
+    tls = tls or getattr(address, "tls", None)
+    if tls is None:
+        connection = SocketClient(address, family)
+    else:
+        from ._tls import connect
+
+        connection = connect(address, family, tls)
     if authkey is not None:
         with _closed_on_error(connection):
             answer_challenge(connection, authkey)
@@ -351,6 +565,7 @@ class SocketListener(_original.Root):
         """Wait for a client."""
         peer, self._last_accepted = self._socket.accept()
         peer.setblocking(True)
+        _send_at_once(peer)
         return Connection(peer.detach())
 
     def close(self) -> None:
@@ -363,65 +578,39 @@ class SocketListener(_original.Root):
                 unlink()
 
 
-def SocketClient(address: Address) -> Connection:
+def SocketClient(address: Address, family: str | None = None) -> Connection:
     """Connect to a socket, without any handshake."""
-    with socket.socket(getattr(socket, address_type(address))) as peer:
+    with socket.socket(getattr(socket, family or address_type(address))) as peer:
         peer.setblocking(True)
         peer.connect(address)
+        _send_at_once(peer)
         return Connection(peer.detach())
+
+
+def _send_at_once(peer: socket.socket) -> None:
+    """Have the kernel not wait for more: a handshake and a first request are short messages."""
+    if peer.family != socket.AF_UNIX:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 # --- authentication -----------------------------------------------------------------------
 #
-# Both sides prove, one after the other, that they know the key, without sending it:
-#
-#     server                                client
-#     #CHALLENGE# + message       ->        MAC = HMAC(key, message)
-#     compare                     <-        {digest} + MAC
-#     #WELCOME# or #FAILURE#      ->
-#
-# A message begins with the name of the digest, as in {sha256}, which is part of what is signed:
-# nobody on the way can make the two agree on a weaker one. Python up to 3.11 knows only MD5: it
-# sends messages of exactly 20 bytes, and answers anything with a bare MAC of 16 bytes. Nothing
-# in the newer form has one of these lengths, so the form is told by the length.
+# The protocol, in both of its forms, is told in the engine (channel/handshake.rs of the crate
+# sidestep). Listeners leave their side of it to the engine; these functions do one half of it
+# each, over any connection.
 
 CHALLENGE = _CHALLENGE = b"#CHALLENGE#"
 WELCOME = _WELCOME = b"#WELCOME#"
 FAILURE = _FAILURE = b"#FAILURE#"
 
 MESSAGE_LENGTH = 40
-_OLD_CHALLENGE_LENGTH = 20
-_OLD_RESPONSE_LENGTH = 16
-_ALLOWED_DIGESTS = frozenset({"md5", "sha256", "sha384", "sha3_256", "sha3_384"})
 # Nothing longer is read from a peer that has not proved anything yet.
 _LONGEST_MESSAGE = 256
 
 
-def _split_digest(message: bytes) -> tuple[str, bytes]:
-    """The digest that a message names (empty in the old form), and what follows the name."""
-    if len(message) in (_OLD_CHALLENGE_LENGTH, _OLD_RESPONSE_LENGTH):
-        return "", message
-    name, brace, payload = message[1:].partition(b"}")
-    if message[:1] == b"{" and brace:
-        digest = name.decode("ascii", "replace")
-        if digest in _ALLOWED_DIGESTS:
-            return digest, payload
-    raise AuthenticationError(
-        "the other side sent neither an old message nor one with a supported digest "
-        f"({', '.join(sorted(_ALLOWED_DIGESTS))}): {message!r}"
-    )
-
-
 def _create_response(authkey: bytes, message: bytes) -> bytes:
     """Answer a challenge, in the form and with the digest that it asks for."""
-    digest, _ = _split_digest(message)
-    if not digest:
-        try:
-            return hmac.digest(authkey, message, "md5")
-        except ValueError:
-            # No MD5 on a machine with strict rules: the one thing left to try.
-            digest = "sha256"
-    return b"{%s}%s" % (digest.encode("ascii"), hmac.digest(authkey, message, digest))
+    return _sidestep.handshake_response(authkey, message)
 
 
 def _verify_challenge(authkey: bytes, message: bytes, response: bytes) -> None:
@@ -430,18 +619,7 @@ def _verify_challenge(authkey: bytes, message: bytes, response: bytes) -> None:
     Raises:
         AuthenticationError: It was not made with the key, or by a digest that we do not have.
     """
-    digest, mac = _split_digest(response)
-    digest = digest or "md5"
-    try:
-        expected = hmac.digest(authkey, message, digest)
-    except ValueError:
-        raise AuthenticationError(f"digest {digest!r} is not available here") from None
-    if len(mac) != len(expected):
-        raise AuthenticationError(
-            f"expected a {digest} digest of {len(expected)} bytes, got {len(mac)}"
-        )
-    if not hmac.compare_digest(mac, expected):
-        raise AuthenticationError("digest received was wrong")
+    _sidestep.handshake_verify(authkey, message, response)
 
 
 def _check_handshake_key(authkey: bytes) -> None:
@@ -476,14 +654,8 @@ def answer_challenge(connection: _BytesChannel, authkey: bytes) -> None:
         AuthenticationError: The other side did not accept it, or does not speak the protocol.
     """
     _check_handshake_key(authkey)
-    message = connection.recv_bytes(_LONGEST_MESSAGE)
-    if not message.startswith(_CHALLENGE):
-        raise AuthenticationError(f"expected a challenge, got {message!r}")
-    message = message[len(_CHALLENGE) :]
-    # A short challenge would let whoever picks it replay an answer heard earlier.
-    if len(message) < _OLD_CHALLENGE_LENGTH:
-        raise AuthenticationError(f"the challenge is too short: {len(message)} bytes")
-    connection.send_bytes(_create_response(authkey, message))
+    challenge = connection.recv_bytes(_LONGEST_MESSAGE)
+    connection.send_bytes(_sidestep.handshake_answer(authkey, challenge))
     if connection.recv_bytes(_LONGEST_MESSAGE) != _WELCOME:
         raise AuthenticationError("digest sent was rejected")
 
@@ -542,10 +714,14 @@ class XmlListener(Listener):
 
 
 def XmlClient(
-    address: Address, family: str | None = None, authkey: bytes | None = None
+    address: Address,
+    family: str | None = None,
+    authkey: bytes | None = None,
+    *,
+    tls: "TLS | ssl.SSLContext | None" = None,
 ) -> ConnectionWrapper:
     """Connect to an `XmlListener`."""
-    return ConnectionWrapper(Client(address, family, authkey), _xml_dumps, _xml_loads)
+    return ConnectionWrapper(Client(address, family, authkey, tls=tls), _xml_dumps, _xml_loads)
 
 
 # --- pickling -----------------------------------------------------------------------------

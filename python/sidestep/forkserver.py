@@ -77,6 +77,9 @@ class ForkServer:
     def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
         """Set which modules a server that starts from now on imports before its first child.
 
+        A name that cannot be imported is passed over. Any other error in a module ends the
+        server, which shows it on stderr, and `start` raises EOFError.
+
         Raises:
             TypeError: Not a sequence of strings.
         """
@@ -170,11 +173,7 @@ class ForkServer:
                 ours.settimeout(None)
                 theirs.settimeout(None)
                 arguments = f"{theirs.fileno()}, {file.fileno()}, {arena_fd}"
-                command = [
-                    *spawn._interpreter(),
-                    "-c",
-                    spawn._program("forkserver", "main", arguments),
-                ]
+                command = spawn._calling("forkserver", "main", arguments)
                 passed = [theirs.fileno(), file.fileno(), arena_fd]
                 self._forkserver_pid = util.spawnv_passfds(command[0], command, passed)
                 self._starter_pid = os.getpid()
@@ -285,8 +284,11 @@ def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> None:
         except ImportError:
             # As documented: the list is a hint.
             pass
-        except (Exception, SystemExit):
-            popen_fork.show_exception()
+        except SystemExit as end:
+            # Other errors end the server, too, and say more.
+            raise RuntimeError(
+                f"the module {name!r}, which the fork server was to import, asks for an exit"
+            ) from end
     # Or each child would print again what the modules have printed.
     util._flush_std_streams()
 

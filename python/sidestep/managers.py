@@ -1,38 +1,20 @@
 """Objects that live in a server process and are used through proxies.
 
-    client thread                                 server process
-    -------------                                 --------------
-    proxy.append(3)  --- (id, "append", (3,), {}) -->  thread for this connection
-                                                       looks the object up, calls it
-                     <-- ("#RETURN", None) ----------
+A *manager* starts the server (`_manager_server`) or connects to one. Its registered types become
+methods that make an object (the *referent*) in the server and return a *proxy* to it. The server
+keeps a referent as long as there are proxies: each counts once, in whatever process it lives.
 
-A *manager* starts the server or connects to one. Its registered types become methods that make
-an object (the *referent*) in the server and return a *proxy* to it. The server keeps a referent
-as long as there are proxies: each counts once, in whatever process it lives.
-
-There are two kinds of connections. A short one carries a single call of the server itself
-("create", "incref", "shutdown", ...). A long one belongs to one thread of a client and carries
-calls of referents. In both, a reply is a pair of a kind and a value:
-
-| kind              | value                                         | the client           |
-|-------------------|-----------------------------------------------|----------------------|
-| `#RETURN`         | the result                                    | returns it           |
-| `#ERROR`          | an exception that the referent raised         | raises it            |
-| `#PROXY`          | (exposed names, token) of a new referent      | returns a proxy      |
-| `#TRACEBACK`      | text of an error in the server                | raises `RemoteError` |
-| `#UNSERIALIZABLE` | text of an error in pickling the result       | raises `RemoteError` |
-
-The messages are the standard library's, so either side may be a program that uses it. Where
-both sides are ours, exceptions carry the server's traceback as a note.
+The messages (`_wire`) are the standard library's, so either side may be a program that uses it.
+Where both sides are ours, exceptions have the server's traceback as their cause, references take
+no connections of their own, and those of a client that was killed are given back.
 
 If the server dies, calls raise EOFError or another OSError at once. If the program that started
-it dies, the server ends, too. References of a client that was killed are not given back.
+it dies, the server ends, too.
 """
 
 from __future__ import annotations
 
 import array
-import collections
 import contextlib
 import os
 import queue
@@ -47,9 +29,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, TypeVar, overload
 
 from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
+from ._manager_server import GREETING
+from ._manager_server import Server as Server
+from ._manager_server import all_methods as all_methods
+from ._manager_server import public_methods as public_methods
+from ._wire import RemoteError as RemoteError
+from ._wire import Token, call_server, note_traceback, result_of
+from ._wire import convert_to_error as convert_to_error
+from ._wire import dispatch as dispatch
+from ._wire import listener_client as listener_client
+from .connection import ConnectionWrapper
 from .context import ProcessError, get_spawning_popen
 
 if TYPE_CHECKING:
+    from ._manager_server import _Registry
     from .context import BaseContext
 
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
@@ -74,443 +67,6 @@ _empty: dict[Any, Any] = {}
 for _view in (type(_empty.keys()), type(_empty.values()), type(_empty.items())):
     reduction.register(_view, _reduce_view)
 del _empty, _view
-
-
-# --- messages ---------------------------------------------------------------------------------
-
-
-class Token:
-    """Which object, on which server: what a proxy needs to find its referent.
-
-    Args:
-        typeid: The registered name of the referent's type.
-        address: The server's address.
-        id: The server's name for the referent.
-    """
-
-    __slots__ = ("address", "id", "typeid")
-
-    def __init__(self, typeid: str, address: Any, id: str) -> None:
-        self.typeid = typeid
-        self.address = address
-        self.id = id
-
-    def __getstate__(self) -> tuple[str, Any, str]:
-        return self.typeid, self.address, self.id
-
-    def __setstate__(self, state: tuple[str, Any, str]) -> None:
-        self.typeid, self.address, self.id = state
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}"
-            f"(typeid={self.typeid!r}, address={self.address!r}, id={self.id!r})"
-        )
-
-
-@_original.descend("managers")
-class RemoteError(_original.ErrorRoot):
-    """The server could not carry out a call; the text is what it reported."""
-
-    def __str__(self) -> str:
-        line = "-" * 75
-        return f"\n{line}\n{self.args[0]}{line}"
-
-
-def convert_to_error(kind: str, result: Any) -> BaseException:
-    """The exception that a reply stands for."""
-    if kind == "#ERROR":
-        if isinstance(result, BaseException):
-            return result
-        # A serializer other than pickle has taken the exception apart.
-        return RemoteError(f"{result!r}\n")
-    if kind not in ("#TRACEBACK", "#UNSERIALIZABLE"):
-        return ValueError(f"the server sent a reply of the unknown kind {kind!r}")
-    if not isinstance(result, str):
-        return TypeError(f"a reply of kind {kind!r} holds {result!r}, which is not text")
-    return RemoteError(
-        f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result
-    )
-
-
-def dispatch(
-    c: Any, id: str | None, methodname: str, args: Any = (), kwds: _Kwargs = _NO_KWARGS
-) -> Any:
-    """Make one call over the connection `c` and return its result, or raise its error.
-
-    Args:
-        c: A connection to a server.
-        id: The referent, or None for a call of the server itself.
-        methodname: What to call.
-        args: Its positional arguments.
-        kwds: Its keyword arguments.
-    """
-    c.send((id, methodname, args, kwds))
-    reply = c.recv()
-    try:
-        kind, result = reply
-        if kind == "#RETURN":
-            return result
-        raise convert_to_error(kind, result)
-    finally:
-        # An exception refers to this frame: it must not find itself here.
-        result = reply = None
-
-
-def _call_server(
-    client: Callable[..., Any], address: Any, authkey: bytes | None, name: str, *args: Any
-) -> Any:
-    """Call the server itself over a short connection."""
-    with contextlib.closing(client(address, authkey=authkey)) as conn:
-        return dispatch(conn, None, name, args)
-
-
-# How the messages are written, by name: who listens, who calls.
-listener_client: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "pickle": (connection.Listener, connection.Client),
-    "xmlrpclib": (connection.XmlListener, connection.XmlClient),
-}
-
-
-def all_methods(obj: object) -> list[str]:
-    """Names of everything in `obj` that can be called."""
-    return [name for name in dir(obj) if callable(getattr(obj, name))]
-
-
-def public_methods(obj: object) -> list[str]:
-    """Names of the methods of `obj` that do not begin with an underscore."""
-    return [name for name in all_methods(obj) if not name.startswith("_")]
-
-
-# --- the server -------------------------------------------------------------------------------
-
-
-# What a registered type is: callable, exposed names, result types by method, proxy type.
-_Entry = tuple[
-    Callable[..., Any] | None, Sequence[str] | None, Mapping[str, str] | None, Callable[..., Any]
-]
-_Registry = dict[str, _Entry]
-# What the server knows of a referent: the object, exposed names, result types by method.
-_Record = tuple[Any, set[str], Mapping[str, str] | None]
-
-_REPLIED = object()  # result of a server call that has written its reply itself
-
-
-@_original.descend("managers")
-class Server(_original.Root):
-    """Holds referents and serves proxies, one thread for each connection.
-
-    Args:
-        registry: The types that clients may create, by name.
-        address: Where to listen; None makes up a local one.
-        authkey: The secret that clients must know.
-        serializer: A key of `listener_client`.
-
-    A proxy can be an item of a referent (a list in a list, both in this server). Such an inner
-    proxy counts as a reference, too, as long as it lives.
-    """
-
-    public = [
-        "shutdown",
-        "create",
-        "accept_connection",
-        "get_methods",
-        "debug_info",
-        "number_of_objects",
-        "dummy",
-        "incref",
-        "decref",
-    ]
-
-    def __init__(self, registry: _Registry, address: Any, authkey: bytes, serializer: str) -> None:
-        if not isinstance(authkey, bytes):
-            raise TypeError(f"authkey must be bytes, not {type(authkey).__name__}")
-        self.registry = registry
-        self.authkey = process.AuthenticationString(authkey)
-        listener = listener_client[serializer][0]
-        # Without the key: the handshake is done in the thread of the connection.
-        self.listener = listener(address=address, backlog=128)
-        self.address = self.listener.address
-        self.stop_event = threading.Event()
-        # Guards the tables below. A referent is never created or dropped under it: that runs
-        # foreign code.
-        self.mutex = threading.Lock()
-        self.id_to_obj: dict[str, _Record] = {}
-        self.id_to_refcount: dict[str, int] = {}
-        self.id_to_local_proxy_obj: dict[str, _Record] = {}
-        self._inner_proxies: dict[str, int] = {}
-        # Ids of inner proxies that were freed. The garbage collector may add to it at any
-        # moment, under the mutex as well, so it is worked off later.
-        self._freed: collections.deque[str] = collections.deque()
-
-    def serve_forever(self) -> None:
-        """Serve until a client asks for the end, then leave the process by SystemExit."""
-        process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        threading.Thread(target=self.accepter, name="manager-accepter", daemon=True).start()
-        try:
-            self.stop_event.wait()
-        except (KeyboardInterrupt, SystemExit):
-            pass
-        finally:
-            self.stop_event.set()
-            # A test runner or a notebook may have replaced them, and may be gone by now.
-            if sys.stdout is not sys.__stdout__:
-                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        sys.exit(0)
-
-    def accepter(self) -> None:
-        """Give each connection a thread, until the end."""
-        while not self.stop_event.is_set():
-            try:
-                conn = self.listener.accept()
-            except OSError:
-                # A caller that went away; or no descriptor is free, and then pause a little.
-                self.stop_event.wait(0.01)
-                continue
-            threading.Thread(target=self.handle_request, args=(conn,), daemon=True).start()
-
-    def handle_request(self, conn: Any) -> None:
-        """Carry out the one server call of a new connection, then close it."""
-        with contextlib.suppress(SystemExit), contextlib.closing(conn):
-            self._handle_request(conn)
-
-    def _handle_request(self, c: Any) -> None:
-        request = None
-        try:
-            connection.deliver_challenge(c, self.authkey)
-            connection.answer_challenge(c, self.authkey)
-            request = c.recv()
-            _ignored, name, args, kwds = request
-            if name not in self.public:
-                raise ValueError(f"{name!r} is no call of a manager's server")
-            result = getattr(self, name)(c, *args, **kwds)
-            if result is _REPLIED:
-                return
-            message = ("#RETURN", result)
-        except Exception:
-            message = ("#TRACEBACK", traceback.format_exc())
-        try:
-            c.send(message)
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                c.send(("#TRACEBACK", traceback.format_exc()))
-            util.info("a manager could not answer %r: %r", request, error)
-
-    def serve_client(self, conn: Any) -> None:
-        """Carry out calls of referents until the client closes the connection."""
-        # The last result is kept until the next request comes: a proxy in it must outlive the
-        # moment in which the client makes its own.
-        message: tuple[str, Any]
-        while not self.stop_event.is_set():
-            try:
-                ident, name, args, kwds = conn.recv()
-            except (EOFError, ConnectionError):
-                util.debug("a client of the manager has hung up")
-                return
-            except Exception:
-                message = ("#TRACEBACK", traceback.format_exc())
-            else:
-                message = self._call(conn, ident, name, args, kwds)
-                args = kwds = None
-            self._settle_freed()
-            try:
-                try:
-                    conn.send(message)
-                except (BrokenPipeError, ConnectionError):
-                    raise
-                except Exception:
-                    conn.send(("#UNSERIALIZABLE", traceback.format_exc()))
-            except Exception as error:
-                util.info("a manager could not send %r: %r", message, error)
-                return
-
-    def _call(
-        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs
-    ) -> tuple[str, Any]:
-        """Call a method of a referent; the reply."""
-        try:
-            obj, exposed, result_types = self._record(ident)
-            if name not in exposed:
-                fallback = self.fallback_mapping.get(name)
-                if fallback is None:
-                    raise AttributeError(
-                        f"method {name!r} of a {type(obj).__name__} is not among those "
-                        f"exposed: {sorted(exposed)}"
-                    )
-                return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
-        except Exception:
-            return "#TRACEBACK", traceback.format_exc()
-        try:
-            result = getattr(obj, name)(*args, **kwds)
-        except Exception as error:
-            _note_traceback(error)
-            return "#ERROR", error
-        typeid = result_types.get(name) if result_types else None
-        if not typeid:
-            return "#RETURN", result
-        try:
-            new_ident, new_exposed = self.create(conn, typeid, result)
-        except Exception:
-            return "#TRACEBACK", traceback.format_exc()
-        # A plain object with the token's attributes: a client that uses the standard library
-        # could not unpickle our class.
-        token = types.SimpleNamespace(typeid=typeid, address=self.address, id=new_ident)
-        return "#PROXY", (new_exposed, token)
-
-    def _record(self, ident: str) -> _Record:
-        with self.mutex:
-            record = self.id_to_obj.get(ident) or self.id_to_local_proxy_obj.get(ident)
-        if record is None:
-            raise KeyError(f"this server has no object with id {ident!r} (any more)")
-        return record
-
-    def fallback_getvalue(self, conn: Any, ident: str, obj: Any) -> Any:
-        """The referent itself, as a copy."""
-        return obj
-
-    def fallback_str(self, conn: Any, ident: str, obj: Any) -> str:
-        """The referent's `str`."""
-        return str(obj)
-
-    def fallback_repr(self, conn: Any, ident: str, obj: Any) -> str:
-        """The referent's `repr`."""
-        return repr(obj)
-
-    fallback_mapping: dict[str, Callable[..., Any]] = {
-        "__str__": fallback_str,
-        "__repr__": fallback_repr,
-        "#GETVALUE": fallback_getvalue,
-    }
-
-    # Server calls: the first argument is the connection.
-
-    def dummy(self, c: Any) -> None:
-        """Do nothing: shows that the server is there and the key is right."""
-
-    def debug_info(self, c: Any) -> str:
-        """A line or two for each referent: its id, references and beginning."""
-        self._settle_freed()
-        with self.mutex:
-            known = [
-                (ident, count, self.id_to_obj[ident][0])
-                for ident, count in sorted(self.id_to_refcount.items())
-            ]
-        return "\n".join(
-            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}" for ident, count, obj in known
-        )
-
-    def number_of_objects(self, c: Any) -> int:
-        """How many referents clients hold."""
-        self._settle_freed()
-        with self.mutex:
-            return len(self.id_to_refcount)
-
-    def shutdown(self, c: Any) -> object:
-        """End the server, after an answer to whoever asked for it."""
-        try:
-            c.send(("#RETURN", None))
-        finally:
-            self.stop_event.set()
-        return _REPLIED
-
-    def create(
-        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
-    ) -> tuple[str, tuple[str, ...]]:
-        """Make a referent with one reference; its id and exposed names."""
-        make, exposed, result_types, _proxytype = self.registry[typeid]
-        if make is not None:
-            obj = make(*args, **kwds)
-        elif kwds or len(args) != 1:
-            raise ValueError(
-                f"type {typeid!r} was registered without a callable: it takes exactly one "
-                "argument, the object"
-            )
-        else:
-            obj = args[0]
-        if exposed is None:
-            exposed = public_methods(obj)
-        if result_types is not None:
-            if not isinstance(result_types, Mapping):
-                raise TypeError(
-                    f"method_to_typeid must be a dict, not {type(result_types).__name__}"
-                )
-            exposed = [*exposed, *result_types]
-        # Text, since not every serializer has integers of this size.
-        ident = f"{id(obj):x}"
-        with self.mutex:
-            self.id_to_obj[ident] = (obj, set(exposed), result_types)
-            self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
-        return ident, tuple(exposed)
-
-    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:
-        """The exposed names of a referent."""
-        return tuple(self._record(token.id)[1])
-
-    def accept_connection(self, c: Any, name: str) -> object:
-        """Turn this connection into a long one, for the client thread `name`."""
-        threading.current_thread().name = name
-        c.send(("#RETURN", None))
-        self.serve_client(c)
-        return _REPLIED
-
-    def incref(self, c: Any, ident: str) -> None:
-        """Count one more proxy of a client."""
-        with self.mutex:
-            if ident not in self.id_to_refcount:
-                # Only inner proxies held it so far.
-                if ident not in self.id_to_local_proxy_obj:
-                    raise KeyError(f"this server has no object with id {ident!r} (any more)")
-                self.id_to_obj[ident] = self.id_to_local_proxy_obj[ident]
-                self.id_to_refcount[ident] = 0
-            self.id_to_refcount[ident] += 1
-
-    def decref(self, c: Any, ident: str) -> None:
-        """Count one proxy of a client less; without any the referent is dropped."""
-        dropped = None
-        with self.mutex:
-            count = self.id_to_refcount.get(ident, 0)
-            if count > 1:
-                self.id_to_refcount[ident] = count - 1
-            elif count == 1:
-                del self.id_to_refcount[ident]
-                dropped = self.id_to_obj.pop(ident)
-            elif ident not in self.id_to_local_proxy_obj:
-                raise KeyError(f"this server has no object with id {ident!r} (any more)")
-        del dropped  # outside of the mutex: its end may run anything
-        self._settle_freed()
-
-    # Inner proxies.
-
-    def _hold(self, ident: str) -> None:
-        """Count an inner proxy that is about to be made."""
-        with self.mutex:
-            if ident not in self.id_to_local_proxy_obj:
-                if ident not in self.id_to_obj:
-                    raise KeyError(f"this server has no object with id {ident!r} (any more)")
-                self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
-            self._inner_proxies[ident] = self._inner_proxies.get(ident, 0) + 1
-
-    def _settle_freed(self) -> None:
-        """Drop what only freed inner proxies held, and what that frees in turn."""
-        while self._freed:
-            try:
-                ident = self._freed.popleft()
-            except IndexError:  # another thread was faster
-                return
-            dropped = None
-            with self.mutex:
-                self._inner_proxies[ident] -= 1
-                if not self._inner_proxies[ident]:
-                    del self._inner_proxies[ident]
-                    dropped = self.id_to_local_proxy_obj.pop(ident)
-            del dropped
-
-
-def _note_traceback(error: BaseException) -> None:
-    """Put the server's traceback into the exception, where the client's output shows it."""
-    heading = "In the manager's server:"
-    if not any(note.startswith(heading) for note in getattr(error, "__notes__", ())):
-        error.add_note(f"{heading}\n{''.join(traceback.format_exception(error)).rstrip()}")
 
 
 # --- managers ---------------------------------------------------------------------------------
@@ -539,10 +95,13 @@ class BaseManager(_original.Root):
         ctx: The context whose `Process` the server is.
         shutdown_timeout: Seconds to wait for the server at the end, before SIGTERM, and again
             before SIGKILL.
+        tls: Encrypt what travels. One description serves both sides: the server shows its
+            certificate and, if that is asked for, so do clients. Proxies that are pickled for
+            another process take it along.
 
     Process safety: any thread and process may use the manager's proxies at once.
-    If one dies: the server ends with the process that started it; a client leaves its
-    references behind.
+    If one dies: the server ends with the process that started it; the references of a client
+    are given back, unless it used the standard library.
     """
 
     _registry: _Registry = {}
@@ -559,12 +118,13 @@ class BaseManager(_original.Root):
         ctx: BaseContext | None = None,
         *,
         shutdown_timeout: float = 1.0,
+        tls: connection.TLS | None = None,
     ) -> None:
         from . import get_context
 
         if authkey is None:
             authkey = process.current_process().authkey
-        self._address = address
+        self._address = connection._reached_through(address, tls)
         self._authkey = process.AuthenticationString(authkey)
         self._state = State()
         self._serializer = serializer
@@ -595,7 +155,7 @@ class BaseManager(_original.Root):
             OSError: Nobody listens there.
             AuthenticationError: Its key is another one.
         """
-        _call_server(self._Client, self._address, self._authkey, "dummy")
+        call_server(self._Client, self._address, self._authkey, "dummy")
         self._state.value = State.STARTED
 
     def start(
@@ -682,7 +242,7 @@ class BaseManager(_original.Root):
                     initializer(*initargs)
                 server = cls._Server(registry, address, authkey, serializer)
             except Exception as error:
-                _note_traceback(error)
+                note_traceback(error)
                 try:
                     writer.send(("#ERROR", error))
                 except Exception:
@@ -696,8 +256,8 @@ class BaseManager(_original.Root):
     def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, tuple[str, ...]]:
         """Make a referent; its token, which holds one reference, and its exposed names."""
         assert self._state.value == State.STARTED, "server not yet started"
-        with contextlib.closing(self._Client(self._address, authkey=self._authkey)) as conn:
-            ident, exposed = dispatch(conn, None, "create", (typeid, *args), kwds)
+        line = BaseProxy._line_to(self._address)
+        ident, exposed = line.create(self._Client, self._authkey, typeid, *args, **kwds)
         return Token(typeid, self._address, ident), exposed
 
     def join(self, timeout: float | None = None) -> None:
@@ -708,11 +268,11 @@ class BaseManager(_original.Root):
                 self._process = None
 
     def _debug_info(self) -> str:
-        info: str = _call_server(self._Client, self._address, self._authkey, "debug_info")
+        info: str = call_server(self._Client, self._address, self._authkey, "debug_info")
         return info
 
     def _number_of_objects(self) -> int:
-        number: int = _call_server(self._Client, self._address, self._authkey, "number_of_objects")
+        number: int = call_server(self._Client, self._address, self._authkey, "number_of_objects")
         return number
 
     def __enter__(self) -> Self:
@@ -742,7 +302,7 @@ class BaseManager(_original.Root):
         """End the server process: by asking, by SIGTERM, by SIGKILL."""
         if process.is_alive():
             try:
-                _call_server(client, address, authkey, "shutdown")
+                call_server(client, address, authkey, "shutdown")
             except Exception as error:
                 util.info("the manager's server does not answer: %r", error)
             process.join(timeout=shutdown_timeout)
@@ -754,7 +314,7 @@ class BaseManager(_original.Root):
                     process.kill()
                     process.join()
         state.value = State.SHUTDOWN
-        BaseProxy._address_to_local.pop(address, None)
+        BaseProxy._address_to_local.pop(_address_key(address), None)
 
     @property
     def address(self) -> Any:
@@ -821,15 +381,170 @@ def _end_with_parent(server: Server) -> None:
 # --- proxies ----------------------------------------------------------------------------------
 
 
-class ProcessLocalSet(set[str]):
-    """A set that is empty again after a fork."""
+_Connect = Callable[..., Any]
 
-    def __init__(self) -> None:
-        super().__init__()
-        util.register_after_fork(self, ProcessLocalSet.clear)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
+class _Line:
+    """What this process has with one server: a connection for each thread, and references.
+
+    The first connection stays open while this process has references, even if its thread has
+    ended: the server gives a client's references back when none of its connections is left.
+    """
+
+    def __init__(self, address: Any) -> None:
+        self.address = address
+        self.authkey: bytes | None = None  # what the server has accepted
+        # Of each thread: its `connection`, how many `users` in the code want it to stay, whether
+        # it is `busy` with a call, and what proxies the collector has `freed` during that.
+        self.local: Any = util.ForkAwareLocal()
+        self._begin()
+        util.register_after_fork(self, _Line._begin)
+
+    def _begin(self) -> None:
+        """A client without references, in this process and in each that is forked from it."""
+        self._name = os.urandom(16).hex()
+        self._is_foreign = False  # whether the server is the standard library's
+        self._references = 0
+        self._lifeline: Any = None
+        # Reentrant: the collector may free a proxy at any moment, also under this lock.
+        self._mutex = threading.RLock()
+
+    def _open(self, client: _Connect, authkey: bytes | None) -> Any:
+        """A new long connection."""
+        name = process.current_process().name
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            name = f"{name}|{thread.name}"
+        conn = client(self.address, authkey=authkey)
+        try:
+            greeting = dispatch(conn, None, "accept_connection", (name,))
+            self._is_foreign = greeting != GREETING
+            if not self._is_foreign:
+                dispatch(conn, None, "introduce", (self._name,))
+        except BaseException:
+            conn.close()
+            raise
+        self.authkey = authkey
+        return conn
+
+    def call(self, client: _Connect, authkey: bytes | None, request: tuple[Any, ...]) -> Any:
+        """Send a request and return the reply.
+
+        It goes over this thread's connection. Calls of the server itself, whose requests begin
+        with None, take a connection of their own where the server is the standard library's.
+        """
+        local = self.local
+        of_server = request[0] is None
+        # In a signal handler, that is, while this thread waits for the reply to another request.
+        busy = getattr(local, "busy", False)
+        if not (busy or hasattr(local, "connection") or (of_server and self._is_foreign)):
+            local.busy = True
+            try:
+                local.connection = self._open(client, authkey)
+            finally:
+                local.busy = False
+        if busy or (of_server and self._is_foreign):
+            with contextlib.closing(
+                client(self.address, authkey=authkey) if of_server else self._open(client, authkey)
+            ) as conn:
+                conn.send(request)
+                return conn.recv()
+        conn = local.connection
+        unanswered = False
+        local.busy = True
+        try:
+            if isinstance(conn, ConnectionWrapper):
+                data = conn._dumps(request)
+                unanswered = True
+                conn.send_bytes(data)
+                data = conn.recv_bytes()
+                unanswered = False
+                reply = conn._loads(data)
+            else:  # of a kind that a program has added to `listener_client`
+                unanswered = True
+                conn.send(request)
+                reply = conn.recv()
+        except BaseException as error:
+            if unanswered:
+                self._put_aside(broken=isinstance(error, EOFError | ConnectionError))
+            raise
+        finally:
+            local.busy = False
+        while freed := local.__dict__.get("freed"):
+            self.decref(*freed.pop())
+        return reply
+
+    def _put_aside(self, broken: bool) -> None:
+        """Take another connection from now on: a late reply may still come over this one."""
+        conn = self.local.__dict__.pop("connection", None)
+        with self._mutex:
+            if self._lifeline is conn and (broken or not self._references):
+                self._lifeline = None
+            elif self._lifeline is None and self._references and not broken:
+                self._lifeline = conn
+            kept = self._lifeline is conn
+        if not kept:
+            conn.close()
+
+    def _call_server(
+        self, client: _Connect, authkey: bytes | None, name: str, args: Any, kwds: _Kwargs
+    ) -> Any:
+        return result_of(self.call(client, authkey, (None, name, args, kwds)))
+
+    def create(
+        self, client: _Connect, authkey: bytes | None, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
+        """Make a referent; its id, with one reference to it, and exposed names."""
+        with self:
+            ident, exposed = self._call_server(client, authkey, "create", (typeid, *args), kwds)
+            self.count()
+        return ident, exposed
+
+    def incref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
+        """Take a reference."""
+        with self:
+            self._call_server(client, authkey, "incref", (ident,), _NO_KWARGS)
+            self.count()
+
+    def decref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
+        """Give a reference back; in the middle of another call of this thread, after that."""
+        if getattr(self.local, "busy", False):
+            self.local.__dict__.setdefault("freed", []).append((client, authkey, ident))
+            return
+        with self:
+            try:
+                self._call_server(client, authkey, "decref", (ident,), _NO_KWARGS)
+            except Exception as error:
+                util.debug("a reference could not be given back: %r", error)
+            finally:
+                self.forget()
+
+    def count(self) -> None:
+        """Note that the server has counted a reference for this process."""
+        with self._mutex:
+            self._references += 1
+            if self._lifeline is None:
+                self._lifeline = getattr(self.local, "connection", None)
+
+    def forget(self) -> None:
+        """Note that a reference is gone, be it with the server."""
+        with self, self._mutex:
+            self._references -= 1
+            if not self._references:
+                self._lifeline = None
+
+    def __enter__(self) -> None:
+        """Keep this thread's connection open, as a reference may be on its way."""
+        self.local.users = getattr(self.local, "users", 0) + 1
+
+    def __exit__(self, *details: object) -> None:
+        """Let go of it; without references it is of no more use."""
+        # The numbers are not there in a child that was forked meanwhile.
+        self.local.users = getattr(self.local, "users", 1) - 1
+        if not self._references and not self.local.users:
+            conn = self.local.__dict__.pop("connection", None)
+            if conn is not None:
+                conn.close()
 
 
 @_original.descend("managers")
@@ -853,8 +568,7 @@ class BaseProxy(_original.Root):
     _method_to_typeid_: Mapping[str, str]
     _isauto = False
 
-    # By server address: this thread's connection, and the ids that this process refers to.
-    _address_to_local: dict[Any, tuple[Any, ProcessLocalSet]] = {}
+    _address_to_local: dict[Any, _Line] = {}  # by server address
     _mutex = util.ForkAwareThreadLock()
 
     def __init__(
@@ -867,13 +581,8 @@ class BaseProxy(_original.Root):
         incref: bool = True,
         manager_owned: bool = False,
     ) -> None:
-        with BaseProxy._mutex:
-            local = BaseProxy._address_to_local.get(token.address)
-            if local is None:
-                local = util.ForkAwareLocal(), ProcessLocalSet()
-                BaseProxy._address_to_local[token.address] = local
-        self._tls: Any = local[0]
-        self._idset = local[1]
+        self._line = BaseProxy._line_to(token.address)
+        self._tls: Any = self._line.local
         self._token = token
         self._id = token.id
         self._manager = manager
@@ -881,25 +590,27 @@ class BaseProxy(_original.Root):
         self._Client = listener_client[serializer][1]
         self._owned_by_manager = manager_owned
         if authkey is None:
-            authkey = manager._authkey if manager else process.current_process().authkey
+            # A proxy out of a proxy has come without a key: that of its server is known, then.
+            authkey = manager._authkey if manager else self._line.authkey
+        if authkey is None:
+            authkey = process.current_process().authkey
         self._authkey = process.AuthenticationString(authkey)
         if incref:
             self._incref()
         util.register_after_fork(self, BaseProxy._after_fork)
 
+    @staticmethod
+    def _line_to(address: Any) -> _Line:
+        with BaseProxy._mutex:
+            key = _address_key(address)
+            line = BaseProxy._address_to_local.get(key)
+            if line is None:
+                line = BaseProxy._address_to_local[key] = _Line(address)
+        return line
+
     def _connect(self) -> None:
-        """Open this thread's long connection."""
-        name = process.current_process().name
-        thread = threading.current_thread()
-        if thread is not threading.main_thread():
-            name = f"{name}|{thread.name}"
-        conn = self._Client(self._token.address, authkey=self._authkey)
-        try:
-            dispatch(conn, None, "accept_connection", (name,))
-        except BaseException:
-            conn.close()
-            raise
-        self._tls.connection = conn
+        """Open this thread's connection."""
+        self._tls.connection = self._line._open(self._Client, self._authkey)
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: _Kwargs = _NO_KWARGS) -> Any:
         """Call a method of the referent.
@@ -913,37 +624,39 @@ class BaseProxy(_original.Root):
             A copy of the result, or a proxy to it where the type says so.
 
         Raises:
-            Exception: A copy of what the method raised, with the server's traceback as a note.
+            Exception: A copy of what the method raised; its cause is a `RemoteError` with the
+                server's traceback.
             RemoteError: The method is not exposed, or its result cannot be pickled.
             EOFError: The server has ended; another OSError is possible, too.
         """
-        if not hasattr(self._tls, "connection"):
-            self._connect()
-        conn = self._tls.connection
-        conn.send((self._id, methodname, args, kwds))
-        reply = conn.recv()
+        request = (self._id, methodname, args, kwds)
         try:
-            kind, result = reply
+            # Inner proxies have no references, and yet their connections are to last.
+            line = self._line
+            with line if line._references else contextlib.nullcontext():
+                kind, result = line.call(self._Client, self._authkey, request)
+                if kind == "#PROXY":
+                    return self._proxy_for_result(*result)
             if kind == "#RETURN":
                 return result
-            if kind == "#PROXY":
-                return self._proxy_for_result(*result)
             raise convert_to_error(kind, result)
         finally:
             # An exception refers to this frame: it must not find itself here.
-            result = reply = None
+            result = None
 
     def _proxy_for_result(self, exposed: Sequence[str], received: Any) -> Any:
+        self._line.count()
         token = Token(received.typeid, self._token.address, received.id)
-        if self._manager is None:
-            _call_server(self._Client, token.address, self._authkey, "decref", token.id)
-            raise RuntimeError(
-                f"a result of type {token.typeid!r} needs the manager, and this proxy has none: "
-                "it was pickled or came through a fork"
-            )
-        proxytype = self._manager._registry[token.typeid][-1]
+        make_proxy: Callable[..., Any] = AutoProxy
+        if self._manager is not None:
+            make_proxy = self._manager._registry[token.typeid][-1]
+        elif token.typeid in SyncManager._registry:
+            # A proxy that was pickled or came through a fork does not know its manager's types.
+            _, usual, _, usual_proxy = SyncManager._registry[token.typeid]
+            if usual is not None and set(usual) == set(exposed):
+                make_proxy = usual_proxy
         return _proxy_for_new(
-            proxytype, token, self._serializer, self._manager, self._authkey, exposed
+            make_proxy, token, self._serializer, self._manager, self._authkey, exposed
         )
 
     def _getvalue(self) -> Any:
@@ -954,8 +667,7 @@ class BaseProxy(_original.Root):
         """Have the server count this proxy, until it is freed."""
         if self._owned_by_manager:
             return
-        _call_server(self._Client, self._token.address, self._authkey, "incref", self._id)
-        self._idset.add(self._id)
+        self._line.incref(self._Client, self._authkey, self._id)
         self._close = util.Finalize(
             self,
             BaseProxy._decref,
@@ -963,8 +675,7 @@ class BaseProxy(_original.Root):
                 self._token,
                 self._authkey,
                 self._manager._state if self._manager else None,
-                self._tls,
-                self._idset,
+                self._line,
                 self._Client,
             ),
             exitpriority=10,
@@ -972,23 +683,12 @@ class BaseProxy(_original.Root):
 
     @staticmethod
     def _decref(
-        token: Token,
-        authkey: bytes,
-        state: State | None,
-        tls: Any,
-        idset: ProcessLocalSet,
-        client: Callable[..., Any],
+        token: Token, authkey: bytes, state: State | None, line: _Line, client: _Connect
     ) -> None:
-        idset.discard(token.id)
         if state is None or state.value == State.STARTED:
-            try:
-                _call_server(client, token.address, authkey, "decref", token.id)
-            except Exception as error:
-                util.debug("a reference could not be given back: %r", error)
-        # Nothing of this server is left here: this thread's connection is of no more use.
-        if not idset and hasattr(tls, "connection"):
-            tls.connection.close()
-            del tls.connection
+            line.decref(client, authkey, token.id)
+        else:  # the server has taken it along
+            line.forget()
 
     def _after_fork(self) -> None:
         self._manager = None
@@ -1025,7 +725,7 @@ def _proxy_for_new(
     make_proxy: Callable[..., Any],
     token: Token,
     serializer: str,
-    manager: BaseManager,
+    manager: BaseManager | None,
     authkey: bytes,
     exposed: Sequence[str],
 ) -> Any:
@@ -1033,7 +733,7 @@ def _proxy_for_new(
     try:
         return make_proxy(token, serializer, manager=manager, authkey=authkey, exposed=exposed)
     finally:
-        _call_server(manager._Client, token.address, authkey, "decref", token.id)
+        BaseProxy._line_to(token.address).decref(listener_client[serializer][1], authkey, token.id)
 
 
 def RebuildProxy(
@@ -1044,16 +744,22 @@ def RebuildProxy(
     server: Server | None = getattr(current, "_manager_server", None)
     # A child that inherits a proxy counts it in its after-fork hook.
     incref = kwds.pop("incref", True) and not getattr(current, "_inheriting", False)
-    if server is None or server.address != token.address:
+    if server is None or _address_key(server.address) != _address_key(token.address):
         return func(token, serializer, incref=incref, **kwds)
     server._hold(token.id)
+    kwds = {"authkey": server.authkey, **kwds, "manager_owned": True}
     try:
-        proxy = func(token, serializer, incref=incref, **{**kwds, "manager_owned": True})
+        proxy = func(token, serializer, incref=incref, **kwds)
         weakref.finalize(proxy, server._freed.append, token.id).atexit = False
     except BaseException:
         server._freed.append(token.id)
         raise
     return proxy
+
+
+def _address_key(address: Any) -> Any:
+    # The kernel tells an abstract name as bytes, where a program may have given text.
+    return os.fsencode(address) if isinstance(address, str) else address
 
 
 _ProxyClass = TypeVar("_ProxyClass", bound=type[BaseProxy])
@@ -1099,12 +805,12 @@ def AutoProxy(
 ) -> BaseProxy:
     """A proxy of a class that is made up from what the referent exposes."""
     if authkey is None:
-        authkey = manager._authkey if manager else process.current_process().authkey
+        authkey = manager._authkey if manager else BaseProxy._line_to(token.address).authkey
+    if authkey is None:
+        authkey = process.current_process().authkey
     if exposed is None:
-        # See Server._call for why this is not the token itself.
-        plain = types.SimpleNamespace(typeid=token.typeid, address=token.address, id=token.id)
         client = listener_client[serializer][1]
-        exposed = _call_server(client, token.address, authkey, "get_methods", plain)
+        exposed = call_server(client, token.address, authkey, "get_methods", token)
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     proxy = proxytype(
         token,
@@ -1128,8 +834,9 @@ if TYPE_CHECKING:
     # To a type checker the proxies of lists and dicts are what their methods make of them.
     from collections.abc import MutableMapping as _Mapping
     from collections.abc import MutableSequence as _Sequence
+    from collections.abc import MutableSet as _Set
 else:
-    _Mapping = _Sequence = Generic
+    _Mapping = _Sequence = _Set = Generic
 
 
 class Namespace:
@@ -1149,19 +856,22 @@ class Value:
     """Holds one value of any type; the type code is only remembered."""
 
     def __init__(self, typecode: Any, value: Any, lock: bool = True) -> None:
+        # Under these names, since a copy may become the standard library's `Value`.
         self._typecode = typecode
-        self.value = value
+        self._value = value
 
     def get(self) -> Any:
         """The value."""
-        return self.value
+        return self._value
 
     def set(self, value: Any) -> None:
         """Replace the value."""
-        self.value = value
+        self._value = value
+
+    value = property(get, set)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._typecode!r}, {self.value!r})"
+        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
 
 
 def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
@@ -1439,11 +1149,16 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         "__contains__",
         "__delitem__",
         "__getitem__",
+        "__ior__",
         "__iter__",
         "__len__",
+        "__or__",
+        "__reversed__",
+        "__ror__",
         "__setitem__",
         "clear",
         "copy",
+        "fromkeys",
         "get",
         "items",
         "keys",
@@ -1453,9 +1168,13 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
         "update",
         "values",
     )
-    _method_to_typeid_ = {"__iter__": "Iterator"}
+    _method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
 
     if TYPE_CHECKING:
+
+        def __or__(self, other: Mapping[Any, Any], /) -> dict[Any, Any]: ...
+        def __ror__(self, other: Mapping[Any, Any], /) -> dict[Any, Any]: ...
+        def __reversed__(self) -> Iterator[_K]: ...
 
         def __len__(self) -> int: ...
         def __iter__(self) -> Iterator[_K]: ...
@@ -1472,6 +1191,83 @@ class _BaseDictProxy(BaseProxy, _Mapping[_K, _V]):
 @_original.descend("managers")
 class DictProxy(_BaseDictProxy[_K, _V]):
     """A dict in the server. Values come out as copies; proxies among them stay proxies."""
+
+    # Unlike `|`, whose result is a dict here, this gives the proxy itself.
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("update", (other,))
+        return self
+
+
+@_forwarding
+class _BaseSetProxy(BaseProxy, _Set[_T]):
+    _exposed_ = (
+        "__and__",
+        "__contains__",
+        "__ge__",
+        "__gt__",
+        "__iand__",
+        "__ior__",
+        "__isub__",
+        "__iter__",
+        "__ixor__",
+        "__le__",
+        "__len__",
+        "__lt__",
+        "__or__",
+        "__rand__",
+        "__ror__",
+        "__rsub__",
+        "__rxor__",
+        "__sub__",
+        "__xor__",
+        "add",
+        "clear",
+        "copy",
+        "difference",
+        "difference_update",
+        "discard",
+        "intersection",
+        "intersection_update",
+        "isdisjoint",
+        "issubset",
+        "issuperset",
+        "pop",
+        "remove",
+        "symmetric_difference",
+        "symmetric_difference_update",
+        "union",
+        "update",
+    )
+    _method_to_typeid_ = {"__iter__": "Iterator"}
+
+    if TYPE_CHECKING:
+
+        def __contains__(self, item: object, /) -> bool: ...
+        def __iter__(self) -> Iterator[_T]: ...
+        def __len__(self) -> int: ...
+        def add(self, value: _T, /) -> None: ...
+        def discard(self, value: _T, /) -> None: ...
+        def copy(self) -> set[_T]: ...
+
+
+class SetProxy(_BaseSetProxy[_T]):
+    """A set in the server. The results of operators are sets here."""
+
+    def __iand__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("intersection_update", (other,))
+        return self
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("update", (other,))
+        return self
+
+    def __isub__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("difference_update", (other,))
+        return self
+
+    def __ixor__(self, other: Any) -> Self:  # type: ignore[override, misc, unused-ignore]
+        self._callmethod("symmetric_difference_update", (other,))
+        return self
 
 
 @_forwarding
@@ -1569,6 +1365,7 @@ class SyncManager(BaseManager):
         def Namespace(self, /, **attributes: Any) -> NamespaceProxy: ...
         # Last, as their names hide the types.
         def list(self, items: Iterable[_T] = (), /) -> ListProxy[_T]: ...
+        def set(self, items: Iterable[_T] = (), /) -> SetProxy[_T]: ...
         def dict(self, /, *args: Any, **kwds: Any) -> DictProxy[Any, Any]: ...
 
 
@@ -1585,6 +1382,7 @@ for _typeid, _make, _proxy in (
     ("Pool", _make_pool, PoolProxy),
     ("list", list, ListProxy),
     ("dict", dict, DictProxy),
+    ("set", set, SetProxy),
     ("Value", Value, ValueProxy),
     ("Array", Array, ArrayProxy),
     ("Namespace", Namespace, NamespaceProxy),
@@ -1692,7 +1490,11 @@ class SharedMemoryManager(BaseManager):
 
     def _track(self, block: shared_memory.SharedMemory) -> None:
         try:
-            _call_server(self._Client, self._address, self._authkey, "track_segment", block.name)
+            call_server(self._Client, self._address, self._authkey, "track_segment", block.name)
         except BaseException:
             block.unlink()
             raise
+        if self._process is None:
+            # The server of another program unlinks it, which this program's tracker never learns.
+            resource_tracker.unregister(f"/{block.name}", "shared_memory")
+            block._track = False

@@ -7,7 +7,7 @@ import pickle
 import sys
 from contextlib import contextmanager
 
-from . import _sidestep, context, popen_fork, process, spawn, util
+from . import _original, _sidestep, context, popen_fork, process, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ def _memory_file() -> IO[bytes]:
 
 def _trackers() -> Iterator[tuple[str, int]]:
     """The resource trackers that this process has: the name of the module, and the descriptor."""
-    module: Any = sys.modules.get(f"{__package__}.resource_tracker")
-    fd: int | None = module and module._resource_tracker._fd
-    if fd is not None:
-        yield module.__name__, fd
+    ours: Any = sys.modules.get(f"{__package__}.resource_tracker")
+    theirs: Any = _original.loaded("resource_tracker")
+    for module in (ours, theirs):
+        fd: int | None = module and module._resource_tracker._fd
+        if fd is not None:
+            yield module.__name__, fd

@@ -1,11 +1,20 @@
-"""Queues between processes, on the engine's queue: no feeder thread, no pipe, no descriptor."""
+"""Queues between processes, on the engine's queue: no feeder thread, no pipe, no descriptor.
 
+Subclasses that reach into the feeder thread, the pipe or the locks that the standard library's
+queues are made of find them in `_classic_queue`.
+"""
+
+import operator
 import sys
 from collections.abc import Callable
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from . import _original, _sidestep
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -13,75 +22,236 @@ __all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    # With a default, so that `Queue` by itself is an annotation, too.
     _T = TypeVar("_T", default=Any)
 else:
     from typing import TypeVar
 
     _T = TypeVar("_T")
 
+# Tells a feeder thread to end; subclasses with a feeder of their own look for it.
+_sentinel = object()
 
-def _rebuild(cls: type["_Queue[Any]"], name: tuple[int, int], state: dict[str, Any]) -> Any:
+
+def _rebuild(cls: type["_Queue[Any]"], name: tuple[int, int]) -> Any:
     queue = cls.__new__(cls)
     queue._attach(name)
-    queue.__setstate__(state)
     return queue
 
 
 class _End:
     """A queue as one end of a pipe, for programs that reach for the standard library's."""
 
-    def __init__(self, queue: _sidestep.Queue[Any]) -> None:
+    readable = False
+    writable = False
+
+    def __init__(self, queue: "_Queue[Any]") -> None:
         self._queue = queue
 
     @property
     def closed(self) -> bool:
-        """Whether this process has closed the queue."""
-        return self._queue._closed
+        """Whether this process has closed this end or the queue."""
+        return self._queue._end_closed(self.writable)
+
+    def close(self) -> None:
+        """Close this end, and its descriptor, in this process; others are not concerned."""
+        self._queue._close_end(self.writable)
+
+    def fileno(self) -> int:
+        """Return a descriptor to wait on, made by the first call in each process.
+
+        A `_reader`'s is readable while the queue has items. It may be readable without one, if
+        another consumer was faster: taking, polling or `connection.wait` make it right again.
+        A `_writer`'s is always writable, also while the queue is full. Neither is to be read from
+        or written to.
+
+        Raises:
+            OSError: This end is closed, or no descriptor is left.
+            RuntimeError: Too many processes watch this queue by a descriptor.
+        """
+        return self._queue._end_fileno(self.writable)
+
+    @property
+    def _handle(self) -> int | None:
+        return None if self.closed else self.fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Tell whether an item is there, waiting for at most `timeout` seconds."""
-        return self._queue._poll(timeout)
+        raise OSError("connection is write-only")
 
     def recv(self) -> Any:
         """Take the oldest item, waiting for it."""
-        return self._queue.get()
+        raise OSError("connection is write-only")
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Take the oldest item, waiting for it, as the bytes of a pickle.
+
+        Raises:
+            OSError: There are more than `maxlength` bytes. The item is lost.
+        """
+        raise OSError("connection is write-only")
 
     def send(self, obj: Any) -> None:
         """Put an item."""
-        self._queue.put(obj)
+        raise OSError("connection is read-only")
 
-    def close(self) -> None:
-        """Do nothing: a queue has no descriptor, and is closed as a whole."""
+    def send_bytes(
+        self, buf: "ReadableBuffer", offset: SupportsIndex = 0, size: SupportsIndex | None = None
+    ) -> None:
+        """Put the item whose pickle these bytes are."""
+        raise OSError("connection is read-only")
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError("handle is closed")
+
+    def __eq__(self, other: object) -> bool:
+        # An end is made anew whenever it is asked for, and must be found in a list of ready ones.
+        return type(other) is type(self) and other._queue is self._queue
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._queue)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._queue!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Reader(_End):
+    """The end to take from."""
+
+    readable = True
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        self._check_open()
+        return self._queue._poll(timeout)
+
+    def recv(self) -> Any:
+        self._check_open()
+        # Not the method of a subclass, which may be what calls this.
+        return _sidestep.Queue.get(self._queue)
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        from .reduction import ForkingPickler
+
+        if maxlength is not None and maxlength < 0:
+            raise ValueError("negative maxlength")
+        data = bytes(ForkingPickler.dumps(self.recv()))
+        if maxlength is not None and len(data) > maxlength:
+            raise OSError(f"the item has {len(data)} bytes, more than maxlength={maxlength}")
+        return data
+
+    def _probe(self) -> bool:
+        """Tell whether an item is there, and make the descriptor say the same."""
+        return self._queue._probe()
+
+
+class _Writer(_End):
+    """The end to put to."""
+
+    writable = True
+
+    def send(self, obj: Any) -> None:
+        self._check_open()
+        _sidestep.Queue.put(self._queue, obj)
+
+    def send_bytes(
+        self, buf: "ReadableBuffer", offset: SupportsIndex = 0, size: SupportsIndex | None = None
+    ) -> None:
+        from .reduction import ForkingPickler
+
+        start = operator.index(offset)
+        end = None if size is None else start + operator.index(size)
+        self.send(ForkingPickler.loads(memoryview(buf).cast("B")[start:end]))
+
+
+# --- who reaches inside -------------------------------------------------------------------
+
+# What the standard library's queues are made of, and ours are not.
+_INTERNALS = frozenset(
+    {
+        "_after_fork",
+        "_buffer",
+        "_feed",
+        "_finalize_close",
+        "_finalize_join",
+        "_notempty",
+        "_recv_bytes",
+        "_reset",
+        "_rlock",
+        "_sem",
+        "_send_bytes",
+        "_start_thread",
+        "_wlock",
+    }
+)
+
+
+def _reaches_inside(cls: type) -> bool:
+    """Whether the body of a class overrides or mentions one of the internals."""
+    if not _INTERNALS.isdisjoint(vars(cls)):
+        return True
+    members = [getattr(member, "__func__", member) for member in vars(cls).values()]
+    members += [member.fget for member in members if isinstance(member, property)]
+    return any(_mentions(getattr(member, "__code__", None)) for member in members)
+
+
+def _mentions(code: object) -> bool:
+    return isinstance(code, CodeType) and (
+        not _INTERNALS.isdisjoint(code.co_names) or any(map(_mentions, code.co_consts))
+    )
+
+
+# --- the queues ---------------------------------------------------------------------------
 
 
 class _Queue(_sidestep.Queue[_T]):
     """What all queues share."""
 
-    # What the use of a closed queue raises.
-    _closed_error: ClassVar[type[Exception]] = ValueError
+    # Whether it is made of the standard library's parts: see `_classic_queue`.
+    _classic = False
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, (type(self), self._export(), self.__getstate__())
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls._classic and _reaches_inside(cls):
+            from . import _classic_queue
+
+            _classic_queue.adopt(cls)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
+        return _rebuild, (type(self), self._export()), self.__getstate__()
 
     def __getstate__(self) -> Any:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_ends",)}
+        # As in the standard library, what a subclass keeps beside the queue does not travel by
+        # itself: it is often something that cannot be pickled.
+        return {k: v for k, v in self.__dict__.items() if k in ("_maxsize", "_ignore_epipe")}
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
 
-    def _end(self, name: str) -> Any:
+    def _end(self, kind: type[_End]) -> Any:
         # Made when asked for: kept here it would be a cycle, and the queue's memory would wait
         # for the garbage collector. Only what somebody else has put in its place is kept.
-        return self.__dict__.get("_ends", {}).get(name) or _End(self)
+        return self.__dict__.get("_ends", {}).get(kind) or kind(self)
 
-    def _set_end(self, name: str, end: Any) -> None:
-        self.__dict__.setdefault("_ends", {})[name] = end
+    def _set_end(self, kind: type[_End], end: Any) -> None:
+        self.__dict__.setdefault("_ends", {})[kind] = end
 
-    _reader = property(
-        lambda self: self._end("_reader"), lambda self, end: self._set_end("_reader", end)
+    _reader: Any = property(
+        lambda self: self._end(_Reader), lambda self, end: self._set_end(_Reader, end)
     )
-    _writer = property(
-        lambda self: self._end("_writer"), lambda self, end: self._set_end("_writer", end)
+    _writer: Any = property(
+        lambda self: self._end(_Writer), lambda self, end: self._set_end(_Writer, end)
     )
 
     def _put_failed(self, error: BaseException, obj: Any) -> None:
@@ -97,6 +267,9 @@ class Queue(_Queue[_T]):
     `maxsize` only; where the arena is at its ceiling it raises MemoryError. If a process dies,
     items that it had taken are lost with it, and nothing else.
     """
+
+    # A program may set it: what it keeps quiet, a feeder writing to a broken pipe, is not here.
+    _ignore_epipe = False
 
     def __init__(self, maxsize: int = 0, *, ctx: Any = None) -> None:
         self._init(maxsize)
@@ -120,6 +293,12 @@ class Queue(_Queue[_T]):
 
     def cancel_join_thread(self) -> None:
         """Do nothing: an ending process never waits for its queues."""
+
+    def _terminate_broken(self) -> None:
+        """Give the queue up in this process, since those at the other side have died."""
+        self._reader.close()
+        self.close()
+        self.join_thread()
 
     def _put_failed(self, error: BaseException, obj: Any) -> None:
         if type(self)._on_queue_feeder_error is Queue._on_queue_feeder_error:
@@ -152,15 +331,12 @@ class JoinableQueue(Queue[_T]):
 
 @_original.descend("queues")
 class SimpleQueue(_Queue[_T]):
-    """A queue without limits and timeouts. When it is closed, its methods raise OSError."""
-
-    _closed_error = OSError
+    """A queue without limits and timeouts."""
 
     def __init__(self, *, ctx: Any = None) -> None:
         self._init()
 
-    def empty(self) -> bool:
-        """Tell whether the queue is empty at this moment."""
-        if self._closed:
-            raise OSError(f"queue {self!r} is closed")
-        return super().empty()
+    def close(self) -> None:
+        """Close both ends in this process: using it then raises OSError, as with a pipe."""
+        self._close_end(False)
+        self._close_end(True)

@@ -175,8 +175,7 @@ class ResourceTracker:
             if (sentinel := _parent_sentinel()) is not None:
                 inherited.append(sentinel)
                 call = f"{reader}, {sentinel}"
-            program = spawn._program("resource_tracker", "main", call)
-            arguments = [*spawn._interpreter(), "-c", program]
+            arguments = spawn._calling("resource_tracker", "main", call)
             # The mask is inherited: until the tracker ignores these signals they wait.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED_SIGNALS)
             try:

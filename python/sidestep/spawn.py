@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import sys
@@ -33,6 +34,8 @@ __all__ = [
 
 # Marks the command line of a child; those who freeze programs look for it.
 _MARK = "--multiprocessing-fork"
+# How the program of a helper process begins, where the executable is frozen.
+_HELPER = f"from {__package__}."
 
 # --- the interpreter ----------------------------------------------------------------------------
 
@@ -59,44 +62,45 @@ def is_forking(argv: Sequence[str]) -> bool:
 
 
 def freeze_support() -> None:
-    """In a child of a frozen executable, do the child's work and exit; else do nothing."""
+    """In a child or a helper process of a frozen executable, do its work and exit; else nothing."""
     if is_forking(sys.argv):
         words = (word.split("=") for word in sys.argv[2:])
         numbers: dict[str, Any] = {
             name: None if value == "None" else int(value) for name, value in words
         }
         spawn_main(**numbers)
+    elif _is_frozen() and sys.argv[-2:-1] == ["-c"] and sys.argv[-1].startswith(_HELPER):
+        exec(sys.argv[-1], {})
+        sys.exit()
 
 
 def get_command_line(**kwds: int | None) -> list[Any]:
     """Return the command line of a child that calls `spawn_main(**kwds)`."""
-    if getattr(sys, "frozen", False):
+    if _is_frozen():
         return [sys.executable, _MARK, *(f"{name}={value!r}" for name, value in kwds.items())]
     arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
-    return [*_interpreter(), "-c", _program("spawn", "spawn_main", arguments), _MARK]
+    return [*_calling("spawn", "spawn_main", arguments), _MARK]
 
 
-def _interpreter() -> list[Any]:
-    """The interpreter and its flags, ours."""
+def _is_frozen() -> bool:
+    """Tell whether interpreter and program are one executable, which takes no options."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def _calling(module: str, function: str, arguments: str) -> list[Any]:
+    """The command line of a process that calls a function of this package."""
     if _python_exe is None:
         raise RuntimeError(
             "there is no interpreter to run children with (sys.executable is empty): "
             "call set_executable() first"
         )
-    return [get_executable(), *util._args_from_interpreter_flags()]
-
-
-def _program(module: str, function: str, arguments: str) -> str:
-    """A program for `python -c` that calls a function of this package.
-
-    The package may lie where a bare interpreter with our flags does not look: sys.path was
-    changed, or -S is among the flags. So its place is added, after all others.
-    """
-    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return (
-        f"import sys; sys.path.append({place!r}); "
-        f"from {__package__}.{module} import {function}; {function}({arguments})"
-    )
+    program = f"{_HELPER}{module} import {function}; {function}({arguments})"
+    if not _is_frozen():
+        # The package may lie where a bare interpreter with our flags does not look: sys.path was
+        # changed, or -S is among the flags. So its place is added, after all others.
+        place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        program = f"import sys; sys.path.append({place!r}); {program}"
+    return [get_executable(), *util._args_from_interpreter_flags(), "-c", program]
 
 
 # --- in the child -------------------------------------------------------------------------------
@@ -269,9 +273,31 @@ def _fixup_main_from_path(main_path: str) -> None:
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+        _set_main(_run_path(main_path))
+
+
+def _run_path(main_path: str) -> dict[str, Any]:
+    """Run what is at `main_path` as a main module, and return its globals."""
+    if not main_path.endswith(".py") or not os.path.isfile(main_path):
+        # A folder, an archive, compiled code or who knows what.
         import runpy
 
-        _set_main(runpy.run_path(main_path, run_name="__mp_main__"))
+        return runpy.run_path(main_path, run_name="__mp_main__")
+    # As there, without what it imports for all the other cases: each child would wait for it.
+    with io.open_code(main_path) as file:
+        code = compile(file.read(), main_path, "exec", dont_inherit=True)
+    module = type(sys)("__mp_main__")
+    content = vars(module)
+    content.update(__file__=main_path, __cached__=None, __package__="")
+    argv, main = sys.argv[:1], sys.modules.get("__mp_main__")
+    sys.argv[:1], sys.modules["__mp_main__"] = [main_path], module
+    try:
+        exec(code, content)
+    finally:
+        sys.argv[:1] = argv
+        if main is not None:
+            sys.modules["__mp_main__"] = main
+    return content
 
 
 def _works_when_imported(mod_name: str) -> bool:

@@ -1,5 +1,6 @@
 """Locks between processes: words in the family's arena, without a name or a descriptor."""
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -47,10 +48,18 @@ def _reduce(shared: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return _rebuild, (type(shared), shared._export(), shared.__dict__)
 
 
-class _Named:
+class SemLock:
     """What all of them share: they are pickled by their name in the arena."""
 
+    # Of the standard library's base class; some programs put a name-maker of their own in its
+    # place. No lock here has a name in the file system.
+    _rand = tempfile._RandomNameSequence()  # type: ignore[attr-defined]
+
     __reduce__ = _reduce
+
+    @staticmethod
+    def _make_name() -> str:
+        return f"/sidestep-{next(SemLock._rand)}"
 
     @property
     def _semlock(self) -> Self:
@@ -59,7 +68,7 @@ class _Named:
 
 
 @_original.descend("synchronize")
-class Lock(_Named, _sidestep.Lock):
+class Lock(SemLock, _sidestep.Lock):
     """A lock that is not recursive: any thread of any process may release it.
 
     If the process that holds it is killed, `acquire` raises `AbandonedLockError` in all others;
@@ -82,7 +91,7 @@ class Lock(_Named, _sidestep.Lock):
 
 
 @_original.descend("synchronize")
-class RLock(_Named, _sidestep.RLock):
+class RLock(SemLock, _sidestep.RLock):
     """A lock that its owner, one thread of one process, may take again.
 
     If the owner's process ends while it holds the lock, however that was, `acquire` raises
@@ -99,7 +108,7 @@ class RLock(_Named, _sidestep.RLock):
 
 
 @_original.descend("synchronize")
-class Semaphore(_Named, _sidestep.Semaphore):
+class Semaphore(SemLock, _sidestep.Semaphore):
     """A counter of permits; `acquire` waits while it is zero.
 
     Permits have no owners: those of a killed process are not given back.
@@ -132,7 +141,7 @@ class _Count:
 
 
 @_original.descend("synchronize")
-class Condition(_Named, _sidestep.Condition):
+class Condition(SemLock, _sidestep.Condition):
     """A condition variable: wait, under a lock, until another thread or process notifies.
 
     `notify` never waits for the woken, and skips waiters that are dead.
@@ -220,7 +229,7 @@ def _rebuild_condition(cls: type[Any], name: tuple[int, int], state: dict[str, A
 
 
 @_original.descend("synchronize")
-class Event(_Named, _sidestep.Event):
+class Event(SemLock, _sidestep.Event):
     """A flag that threads and processes wait for."""
 
     def __init__(self, *, ctx: Any = None) -> None:
@@ -232,7 +241,7 @@ class Event(_Named, _sidestep.Event):
 
 
 @_original.descend("synchronize")
-class Barrier(_Named, _sidestep.Barrier):
+class Barrier(SemLock, _sidestep.Barrier):
     """A place where `parties` threads or processes wait until all of them have come.
 
     A process that is killed while it waits here breaks the barrier for the others.

@@ -478,7 +478,7 @@ def spawnv_passfds(
     try:
         try:
             pid: int = fork_exec(
-                args, [path], True, kept, None, None,
+                args, [os.fsencode(path)], True, kept, None, None,
                 -1, -1, -1, -1, -1, -1, error_r, error_w,
                 False, False, -1, None, None, None, -1, None,
                 getattr(subprocess, "_USE_VFORK", True),

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,6 +207,7 @@ def test_list_is_shared_with_a_child(ctx: Any) -> None:
 
 READ_WITH_STANDARD_LIBRARY = """
 import sys
+import tempfile
 from multiprocessing import resource_tracker, shared_memory
 items = shared_memory.ShareableList(name=sys.argv[1])
 resource_tracker.unregister(items.shm._name, "shared_memory")
@@ -246,6 +248,7 @@ def test_segments_of_a_killed_program_are_unlinked(signal_name: str) -> None:
 
 OPEN_SEGMENT = """
 import sys
+import tempfile
 from sidestep.shared_memory import SharedMemory
 SharedMemory(sys.argv[1], track=sys.argv[2] == "tracked").close()
 """
@@ -322,6 +325,7 @@ def test_awkward_names_are_tracked_as_they_are() -> None:
 
 MAKE_IN_CHILD = """
 import sys
+import tempfile
 import sidestep
 from sidestep.shared_memory import SharedMemory
 from sidestep.resource_tracker import _resource_tracker as tracker
@@ -355,3 +359,37 @@ def test_what_a_child_made_outlives_it(method: str, tmp_path: Any) -> None:
         [sys.executable, str(script), method], capture_output=True, text=True, timeout=60
     )
     assert (program.stdout, program.stderr) == ("7\n", "")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_segment_of_the_standard_librarys_outlives_our_child_that_opened_it(method: str) -> None:
+    # The child goes on with its parent's tracker. One of its own would unlink the segment as soon
+    # as the child ends.
+    source = """\
+import sys
+import tempfile
+import sidestep
+from multiprocessing.shared_memory import SharedMemory
+
+def work(name):
+    block = SharedMemory(name)
+    block.buf[0] += 1
+    block.close()
+
+if __name__ == "__main__":
+    block = SharedMemory(create=True, size=1)
+    for _ in range(2):
+        child = sidestep.get_context(sys.argv[1]).Process(target=work, args=(block.name,))
+        child.start()
+        child.join()
+    print(block.buf[0])
+    block.close()
+    block.unlink()
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(source)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, file.name, method], capture_output=True, text=True, timeout=60
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")

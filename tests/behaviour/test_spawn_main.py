@@ -223,3 +223,40 @@ def test_freeze_support_does_nothing_in_the_parent(monkeypatch: pytest.MonkeyPat
 def test_spawn_main_is_for_children_only() -> None:
     with pytest.raises(RuntimeError, match="for children"):
         spawn.spawn_main(0)
+
+
+def test_a_frozen_program_starts_processes_of_all_kinds(tmp_path: Path) -> None:
+    # What a program that was made into an executable looks like to itself. PyInstaller's start
+    # takes the directory of the start away as well.
+    app = tmp_path / "app"
+    app.write_text(
+        f"#!{sys.executable}\n"
+        + textwrap.dedent(f"""
+            import sys
+            sys.path.insert(0, {str(Path(sidestep.__file__).parent.parent)!r})
+            sys.frozen = True
+            sys.executable = __file__
+            import sidestep
+            from sidestep import shared_memory
+            sidestep.process.ORIGINAL_DIR = None
+
+            def work(name):
+                block = shared_memory.SharedMemory(name)
+                block.buf[0] += 1
+                block.close()
+
+            if __name__ == "__main__":
+                sidestep.freeze_support()
+                block = shared_memory.SharedMemory(create=True, size=1)
+                for method in sidestep.get_all_start_methods():
+                    child = sidestep.get_context(method).Process(target=work, args=(block.name,))
+                    child.start()
+                    child.join()
+                print(block.buf[0], sys.argv[1:])
+                block.close()
+                block.unlink()
+        """)
+    )
+    app.chmod(0o755)
+    done = subprocess.run([app, "argument"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 ['argument']\n", "")

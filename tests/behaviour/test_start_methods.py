@@ -310,7 +310,6 @@ def test_many_children_at_once(tmp_path: Path) -> None:
 
 def test_server_imports_what_it_is_told_before_the_first_child(tmp_path: Path) -> None:
     (tmp_path / "preloaded_module.py").write_text("import os\npid = os.getpid()\n")
-    (tmp_path / "broken_module.py").write_text("1 / 0\n")
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
@@ -337,6 +336,30 @@ def test_server_imports_what_it_is_told_before_the_first_child(tmp_path: Path) -
         [sys.executable, script], capture_output=True, text=True, check=False, cwd="/"
     )
     assert (done.stdout, done.stderr) == ("True True\n0\n" * 2, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("1 / 0", "ZeroDivisionError"), ("raise SystemExit(3)", "'broken_module', which the fork")],
+)
+def test_an_error_in_a_module_to_preload_is_an_error_of_start(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "broken_module.py").write_text(text)
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+            import sidestep
+
+            if __name__ == "__main__":
+                ctx = sidestep.get_context("forkserver")
+                ctx.set_forkserver_preload(["broken_module"])
+                ctx.Process(target=print).start()
+        """)
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "EOFError: the fork server ended before it could start the process" in done.stderr
 
 
 def test_preload_takes_names_only() -> None:

@@ -1,6 +1,7 @@
 """The small examples, run as a user runs them: a fresh interpreter, and what it prints."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,25 @@ def test_no_text_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     assert done.stderr == f"there are no Python files in {tmp_path}\n"
+
+
+@pytest.mark.parametrize("server", ["sidestep", "multiprocessing"])
+@pytest.mark.parametrize("client", ["sidestep", "multiprocessing"])
+def test_a_queue_is_served_to_other_programs(server: str, client: str) -> None:
+    options = ["--package", server, "--port", "0", "--authkey", "a word"]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "queue_server.py"), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            found = re.fullmatch(
+                r"serving a queue at 127\.0\.0\.1:(\d+)\n", serving.stdout.readline()
+            )
+            assert found
+            options = ["--package", client, "--port", found[1], "--authkey", "a word"]
+            assert run("queue_client.py", *options, "put", "hello", "world") == ["2 in the queue"]
+            assert run("queue_client.py", *options, "get", "2") == ["hello", "world"]
+            with pytest.raises(AssertionError, match="rejected"):
+                run("queue_client.py", *options[:-1], "another word", "get")
+        finally:
+            serving.send_signal(signal.SIGINT)
+    assert serving.returncode == 0

@@ -26,10 +26,11 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 # What may be imported beyond the original's imports. Each has a reason to come with any program:
 # `typing` and `contextlib` are small and come with nearly everything, `weakref` keeps the set of
-# children, `hmac` (and what it needs) is what connections are made of.
+# children, `hmac` (and what it needs) is what connections are made of; ends of queues can be waited
+# for beside them.
 SMALL = {"__future__", "_typing", "contextlib", "typing", "typing.io", "typing.re", "weakref"}
 BEYOND = {
-    "connection": {"_blake2", "_hashlib", "hashlib", "hmac"},
+    "connection": {"_blake2", "_hashlib", "hashlib", "hmac", "_heapq", "_queue", "heapq", "queue"},
 }
 
 

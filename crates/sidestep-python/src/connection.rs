@@ -43,7 +43,7 @@ use crate::wait::deadline;
 const CLOSED: i32 = -1;
 
 /// Why a blocking operation ended early.
-enum Failure<E> {
+pub enum Failure<E> {
     /// A signal handler raised.
     Signal(PyErr),
     /// The operation failed.
@@ -93,7 +93,7 @@ pub fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
 }
 
 /// Repeats a step, detached from the interpreter, until it is done; signals are served between.
-fn until_done<T, E, F>(py: Python<'_>, mut step: F) -> Result<T, Failure<E>>
+pub fn until_done<T, E, F>(py: Python<'_>, mut step: F) -> Result<T, Failure<E>>
 where
     T: Send,
     E: Send,

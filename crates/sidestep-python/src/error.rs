@@ -16,9 +16,11 @@ pub fn to_py(error: Error) -> PyErr {
             Some(number) => PyOSError::new_err((number, text)),
             None => PyOSError::new_err(text),
         },
-        Error::Stale { .. } | Error::Foreign(_) | Error::TooManyProcesses(_) | Error::Closed => {
-            PyRuntimeError::new_err(text)
-        }
+        Error::Stale { .. }
+        | Error::Foreign(_)
+        | Error::TooManyProcesses(_)
+        | Error::Watched(_)
+        | Error::Closed => PyRuntimeError::new_err(text),
     }
 }
 
@@ -56,3 +58,6 @@ pub static FULL: Imported = Imported::new("queue", "Full");
 pub static BROKEN_BARRIER: Imported = Imported::new("threading", "BrokenBarrierError");
 /// `sidestep.synchronize.AbandonedLockError`
 pub static ABANDONED_LOCK: Imported = Imported::new("sidestep.synchronize", "AbandonedLockError");
+/// `sidestep.context.AuthenticationError`
+pub static AUTHENTICATION_ERROR: Imported =
+    Imported::new("sidestep.context", "AuthenticationError");

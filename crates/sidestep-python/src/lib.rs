@@ -12,6 +12,7 @@ mod locks;
 mod memory;
 mod message;
 mod pool;
+mod porch;
 mod queue;
 mod wait;
 
@@ -25,5 +26,6 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;
     connection::register(m)?;
+    porch::register(m)?;
     codec::register(m)
 }

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use pyo3::{intern, types::PyString};
-use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken};
+use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
 use sidestep::os::clock::Deadline;
+use sidestep::os::doorbell;
 use sidestep::sync::Wait;
 
 use crate::codec;
@@ -29,14 +31,33 @@ thread_local! {
 #[pyclass(module = "sidestep._sidestep", frozen, subclass)]
 pub struct Queue {
     inner: OnceLock<Shared>,
-    closed: AtomicBool,
+    /// What this process has closed: `CLOSED`, `READER`, `WRITER`.
+    closed: AtomicU8,
     used: AtomicBool,
+    /// Whether there is a watch in `descriptors`.
+    watched: AtomicBool,
+    /// Held for a look only, attached to the interpreter: never across a fork made from Python.
+    descriptors: Mutex<Descriptors>,
     /// Whether there is something in `failed`.
     has_failed: AtomicBool,
     /// Why items could not be rebuilt that `get_many` took together with others: it returns the
     /// others, and the calls that follow raise these.
     failed: Mutex<VecDeque<PyErr>>,
 }
+
+/// What was made because somebody asked for the number of an end.
+#[derive(Default)]
+struct Descriptors {
+    reader: Option<Arc<Watch>>,
+    writer: Option<OwnedFd>,
+}
+
+/// The queue as a whole was closed.
+const CLOSED: u8 = 1;
+/// Its end to take from was closed.
+const READER: u8 = 2;
+/// Its end to put to was closed.
+const WRITER: u8 = 4;
 
 enum Item<'py> {
     Object(Bound<'py, PyAny>),
@@ -50,21 +71,67 @@ impl Queue {
         })
     }
 
-    fn open<'a>(slf: &'a Bound<'_, Self>) -> PyResult<&'a Shared> {
+    /// The queue, unless this process has closed it, or the `end` of it that is needed.
+    #[inline]
+    fn open<'a>(slf: &'a Bound<'_, Self>, end: u8) -> PyResult<&'a Shared> {
         let this = slf.get();
-        if this.closed.load(Ordering::Relaxed) {
-            return Err(Self::closed_error(slf));
+        let closed = this.closed.load(Ordering::Relaxed);
+        if closed & (CLOSED | end) != 0 {
+            return Err(Self::refusal(slf, closed));
         }
         this.queue()
     }
 
-    /// The error for the use of a closed queue: the class says which it is.
-    fn closed_error(slf: &Bound<'_, Self>) -> PyErr {
-        let text = format!("{} is closed", describe(slf));
-        let class = slf.getattr(intern!(slf.py(), "_closed_error"));
-        match class.and_then(|class| class.call1((text.as_str(),))) {
-            Ok(error) => PyErr::from_value(error),
-            Err(_) => PyValueError::new_err(text),
+    #[cold]
+    fn refusal(slf: &Bound<'_, Self>, closed: u8) -> PyErr {
+        if closed & CLOSED != 0 {
+            PyValueError::new_err(format!("{} is closed", describe(slf)))
+        } else {
+            PyOSError::new_err(format!(
+                "handle is closed: this process has closed the end of {} that this needs",
+                describe(slf)
+            ))
+        }
+    }
+
+    /// The descriptors of some ends, to be closed by the caller.
+    fn release(&self, ends: u8) -> Descriptors {
+        let mut descriptors = self.descriptors();
+        Descriptors {
+            reader: (ends & READER != 0)
+                .then(|| descriptors.reader.take())
+                .flatten(),
+            writer: (ends & WRITER != 0)
+                .then(|| descriptors.writer.take())
+                .flatten(),
+        }
+    }
+
+    fn descriptors(&self) -> MutexGuard<'_, Descriptors> {
+        self.descriptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a look for items: a descriptor that somebody polls must say what was seen. Whether
+    /// there are items for which it is worth to look again.
+    #[inline]
+    fn settle(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) && self.settle_watch()
+    }
+
+    #[cold]
+    fn settle_watch(&self) -> bool {
+        let watch = self.descriptors().reader.clone();
+        watch.is_some_and(|watch| watch.settle())
+    }
+
+    /// A last look after one that was in vain: the descriptor may have woken us a moment early.
+    fn look_again<'py>(&self, py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
+        if self.settle() {
+            Self::receive(py, queue)
+        } else {
+            Ok(Item::Nothing)
         }
     }
 
@@ -207,12 +274,12 @@ impl Queue {
             return Ok(Item::Object(object));
         }
         if !block {
-            return Ok(Item::Nothing);
+            return self.look_again(py, queue);
         }
         let deadline = deadline()?;
         loop {
             if wait(py, || queue.wait_items(deadline))? == Wait::TimedOut {
-                return Ok(Item::Nothing);
+                return self.look_again(py, queue);
             }
             let item = Self::receive(py, queue);
             // Also if the object could not be rebuilt: others may sleep beside more items.
@@ -222,6 +289,11 @@ impl Queue {
             }
         }
     }
+}
+
+/// The bit of an end in `closed`.
+fn end(writer: bool) -> u8 {
+    if writer { WRITER } else { READER }
 }
 
 fn describe(object: &Bound<'_, impl PyTypeInfo>) -> String {
@@ -238,8 +310,10 @@ impl Queue {
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
             inner: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            closed: AtomicU8::new(0),
             used: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            descriptors: Mutex::default(),
             has_failed: AtomicBool::new(false),
             failed: Mutex::default(),
         }
@@ -286,7 +360,7 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let queue = Self::open(slf)?;
+        let queue = Self::open(slf, WRITER)?;
         if let Some(item) = codec::short(obj)
             && let Put::Done(_) = queue.try_put(0, &[item.as_slice()]).map_err(to_py)?
         {
@@ -324,11 +398,12 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let queue = Self::open(slf)?;
-        match slf
+        let queue = Self::open(slf, READER)?;
+        let item = slf
             .get()
-            .receive_in_time(py, queue, block, || deadline(timeout))?
-        {
+            .receive_in_time(py, queue, block, || deadline(timeout));
+        slf.get().settle();
+        match item? {
             Item::Object(object) => Ok(object),
             Item::Nothing => Err(EMPTY.raise(py, ())),
         }
@@ -343,7 +418,7 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<usize> {
         let py = slf.py();
-        let queue = Self::open(slf)?;
+        let queue = Self::open(slf, WRITER)?;
         let deadline = deadline(timeout)?;
         // All are serialised before the first is sent: if one cannot be, none was.
         let mut packed = Vec::new();
@@ -374,15 +449,16 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
-        let queue = Self::open(slf)?;
+        let queue = Self::open(slf, READER)?;
         let list = PyList::empty(py);
         if limit == 0 {
             return Ok(list);
         }
-        match slf
+        let first = slf
             .get()
-            .receive_in_time(py, queue, block, || deadline(timeout))?
-        {
+            .receive_in_time(py, queue, block, || deadline(timeout));
+        slf.get().settle();
+        match first? {
             Item::Object(object) => list.append(object)?,
             Item::Nothing => return Err(EMPTY.raise(py, ())),
         }
@@ -408,19 +484,24 @@ impl Queue {
                 }
             }
         }
+        slf.get().settle();
         Ok(list)
     }
 
     /// Waits until an item is there, for at most `timeout` seconds; whether there is.
     #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
-    fn _poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let queue = self.queue()?;
+    fn _poll(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let (py, queue) = (slf.py(), slf.get().queue()?);
+        if slf.get().closed.load(Ordering::Relaxed) & READER != 0 {
+            return Err(Self::refusal(slf, READER));
+        }
         if !queue.is_empty() {
             return Ok(true);
         }
         let deadline = deadline(timeout)?;
         loop {
             if wait(py, || queue.wait_items(deadline))? == Wait::TimedOut {
+                slf.get().settle();
                 return Ok(!queue.is_empty());
             }
             if !queue.is_empty() {
@@ -439,10 +520,15 @@ impl Queue {
     /// Whether the queue is empty at this moment.
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let this = slf.get();
-        if this.closed.load(Ordering::Relaxed) && this.used.load(Ordering::Relaxed) {
+        let closed = this.closed.load(Ordering::Relaxed);
+        if closed & READER != 0 || closed & CLOSED != 0 && this.used.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err(format!("{} is closed", describe(slf))));
         }
-        Ok(this.queue()?.is_empty())
+        let empty = this.queue()?.is_empty();
+        if empty {
+            this.settle();
+        }
+        Ok(empty)
     }
 
     /// Whether the queue holds as many items as it may.
@@ -452,12 +538,62 @@ impl Queue {
 
     /// Stop using the queue in this process; what was put stays in it for others.
     fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.fetch_or(CLOSED, Ordering::Relaxed);
+        drop(self.release(READER | WRITER));
     }
 
     #[getter]
     fn _closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.closed.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
+    /// Whether this process has closed the end to put to (`writer`) or to take from, or the queue.
+    fn _end_closed(&self, writer: bool) -> bool {
+        self.closed.load(Ordering::Relaxed) & (CLOSED | end(writer)) != 0
+    }
+
+    /// Close one end in this process.
+    fn _close_end(&self, writer: bool) {
+        self.closed.fetch_or(end(writer), Ordering::Relaxed);
+        drop(self.release(end(writer)));
+    }
+
+    /// The descriptor of one end, made now if there is none: the one to take from is readable
+    /// while there are items, the one to put to is always writable.
+    fn _end_fileno(slf: &Bound<'_, Self>, writer: bool) -> PyResult<i32> {
+        let this = slf.get();
+        let queue = this.queue()?;
+        if this._end_closed(writer) {
+            return Err(Self::refusal(slf, end(writer)));
+        }
+        if writer {
+            let mut descriptors = this.descriptors();
+            let fd = match descriptors.writer.take() {
+                Some(fd) => fd,
+                None => doorbell::always_writable()?,
+            };
+            return Ok(descriptors.writer.insert(fd).as_raw_fd());
+        }
+        let known = this.descriptors().reader.clone();
+        if let Some(watch) = known.filter(|watch| watch.is_ours()) {
+            return Ok(watch.fd().as_raw_fd());
+        }
+        let watch = Arc::new(queue.watch().map_err(to_py)?);
+        let number = watch.fd().as_raw_fd();
+        // What is replaced is a parent's, inherited by a fork.
+        let before = this.descriptors().reader.replace(watch);
+        this.watched.store(true, Ordering::Relaxed);
+        drop(before);
+        Ok(number)
+    }
+
+    /// Whether there is an item; afterwards the descriptor of the end to take from says so, too.
+    fn _probe(&self) -> PyResult<bool> {
+        let empty = self.queue()?.is_empty();
+        if empty {
+            self.settle();
+        }
+        Ok(!empty)
     }
 
     fn _task_done(&self) -> PyResult<bool> {

@@ -38,6 +38,12 @@ pub enum Error {
     /// The queue takes nothing more.
     #[error("the queue was closed, and is full")]
     Closed,
+    /// Too many watchers of one queue.
+    #[error(
+        "{0} processes watch this queue by its descriptor, and there is no place for one more: \
+         close its _reader where it is not polled any more, or wait by get() instead"
+    )]
+    Watched(u32),
     /// The kernel refused.
     #[error("{what}: {source}")]
     Os {

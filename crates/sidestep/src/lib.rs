@@ -40,7 +40,7 @@
 //! |-------------|---------------------------------------------------------------------------------|
 //! | `pool`      | tasks, results, and a board that names the task of a dead worker                |
 //! | `process`   | child processes: start, wait, kill                                              |
-//! | `channel`   | queues, pipes, and frames for strangers                                         |
+//! | `channel`   | queues, pipes, and for strangers: frames, handshakes and the porch              |
 //! | `shm`       | the arena: blocks, references, process slots, and the ledger that keeps them right |
 //! | `sync`      | locks, semaphores, conditions, events, barriers; the engine's own mutex and gate |
 //! | `os`        | the only callers of the kernel                                                  |

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{
-    Random, checked, child, drain, holds, join, kill_after, message, persist, settled_family,
+    Random, checked, child, drain, holds, is_readable, join, kill_after, message, persist,
+    settled_family,
 };
-use sidestep::channel::QueueOptions;
+use sidestep::channel::{MOST_WATCHERS, QueueOptions};
 use sidestep::os::clock::Deadline;
 use sidestep::pool::{Delivery, Parcel, Pool};
 use sidestep::process::{Child, Exit};
@@ -75,6 +76,14 @@ fn main() {
         (
             "killed_lockers_never_stop_the_others",
             killed_lockers_never_stop_the_others,
+        ),
+        (
+            "killed_watchers_make_room_for_others",
+            killed_watchers_make_room_for_others,
+        ),
+        (
+            "killed_watcher_does_not_hold_producers_up",
+            killed_watcher_does_not_hold_producers_up,
         ),
         (
             "killed_workers_lose_the_task_they_ran",
@@ -530,18 +539,75 @@ fn killed_workers_lose_the_task_they_ran() {
 }
 
 /// Death at each step of each operation.
+fn killed_watchers_make_room_for_others() {
+    let family = settled_family();
+    let before = holds(family);
+    let queue = QueueOptions::new().create().unwrap();
+    let ready = QueueOptions::new().create().unwrap();
+    let watchers: Vec<Child> = (0..MOST_WATCHERS)
+        .map(|_| {
+            child(|| {
+                let _watch = queue.watch().unwrap();
+                ready.put(b"").unwrap();
+                QueueOptions::new()
+                    .create()
+                    .unwrap()
+                    .get(forever())
+                    .unwrap();
+            })
+        })
+        .collect();
+    for _ in 0..MOST_WATCHERS {
+        ready.get(forever()).unwrap();
+    }
+    let refusal = queue.watch().unwrap_err().to_string();
+    assert!(refusal.starts_with("32 processes watch"), "{refusal}");
+    for mut watcher in watchers {
+        watcher.kill().unwrap();
+        assert_eq!(watcher.wait().unwrap(), Exit::Signal(libc::SIGKILL));
+    }
+    let watch = queue.watch().unwrap();
+    queue.put(b"x").unwrap();
+    assert!(is_readable(&watch, Duration::ZERO));
+    drop((watch, queue, ready));
+    family.clean_dead();
+    assert_eq!(holds(family), before);
+}
+
+fn killed_watcher_does_not_hold_producers_up() {
+    let queue = QueueOptions::new().create().unwrap();
+    let ready = QueueOptions::new().create().unwrap();
+    let watch = queue.watch().unwrap();
+    let mut watcher = child(|| {
+        let _watch = queue.watch().unwrap();
+        ready.put(b"").unwrap();
+        queue.get(forever()).unwrap();
+        ready.get(forever()).unwrap();
+    });
+    ready.get(forever()).unwrap();
+    watcher.kill().unwrap();
+    assert_eq!(watcher.wait().unwrap(), Exit::Signal(libc::SIGKILL));
+    for _ in 0..3 {
+        queue.put(b"x").unwrap();
+        assert!(is_readable(&watch, Duration::ZERO));
+        drain(&queue);
+        watch.settle();
+        assert!(!is_readable(&watch, Duration::ZERO));
+    }
+}
+
 #[cfg(feature = "crash-points")]
 mod everywhere {
     use std::time::Instant;
 
     use super::*;
     use common::{Holds, Test, die};
-    use sidestep::channel::{EnvelopeBox, Queue, Taken};
+    use sidestep::channel::{EnvelopeBox, Queue, Taken, Watch};
     use sidestep::crash;
     use sidestep::shm::{Envelope, Family, Kind, Ref};
     use sidestep::sync::Population;
 
-    pub const TESTS: [Test; 17] = [
+    pub const TESTS: [Test; 19] = [
         ("death_anywhere_in_put", put),
         (
             "death_anywhere_in_a_put_that_needs_a_segment",
@@ -549,6 +615,8 @@ mod everywhere {
         ),
         ("death_anywhere_in_put_many", put_many),
         ("death_anywhere_in_put_of_an_envelope", put_envelope),
+        ("death_anywhere_in_put_with_a_watcher", put_watched),
+        ("death_anywhere_in_watching", watch),
         ("death_anywhere_in_take", take),
         (
             "death_anywhere_in_take_across_segments",
@@ -664,6 +732,69 @@ mod everywhere {
                 assert!(!queue.task_done());
                 assert_holds(queue, 0, 0);
                 assert_eq!(queue.counts(), (found + 1, found + 1));
+            },
+        );
+    }
+
+    fn put_watched() {
+        let watched = || {
+            let queue = queue_with(0);
+            let watch = queue.watch().unwrap();
+            (queue, watch)
+        };
+        // Whatever is there, who only polls the descriptor must know of it.
+        let check = |(queue, watch): &(Queue, Watch), died: bool| {
+            let readable = is_readable(watch, Duration::ZERO);
+            assert!(readable || queue.is_empty() && died);
+            watch.settle();
+            assert_eq!(is_readable(watch, Duration::ZERO), !queue.is_empty());
+            assert_holds(queue, u32::from(!died), 2);
+            watch.settle();
+            assert!(!is_readable(watch, Duration::ZERO));
+        };
+        at_each_step(
+            watched,
+            |(queue, _)| queue.put(&message(0, 0)).unwrap(),
+            check,
+        );
+        at_each_step(
+            watched,
+            |(queue, _)| {
+                let messages = [message(0, 0), message(0, 1)];
+                let done = queue.try_put_many(0, messages.iter().map(Vec::as_slice));
+                assert_eq!(done.unwrap(), 2);
+            },
+            check,
+        );
+        at_each_step(
+            || {
+                let (queue, watch) = watched();
+                queue.put(&message(0, 0)).unwrap();
+                drain(&queue);
+                watch.settle();
+                (queue, watch)
+            },
+            |(queue, _)| queue.put(&[7; 40_000]).unwrap(),
+            |(queue, watch), died| {
+                let readable = is_readable(watch, Duration::ZERO);
+                let found = drain(queue).len();
+                assert!(readable && found == 1 || died && found == 0);
+            },
+        );
+    }
+
+    fn watch() {
+        at_each_step(
+            || queue_with(0),
+            |queue| drop(queue.watch().unwrap()),
+            |queue, _| {
+                let watches: Vec<Watch> =
+                    (0..MOST_WATCHERS).map(|_| queue.watch().unwrap()).collect();
+                queue.put(&message(0, 0)).unwrap();
+                for watch in &watches {
+                    assert!(is_readable(watch, Duration::ZERO));
+                }
+                assert_holds(queue, 1, 1);
             },
         );
     }

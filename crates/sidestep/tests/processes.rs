@@ -2,9 +2,10 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use common::{checked, child, holds, join, message, persist, settled_family};
+use common::{checked, child, drain, holds, is_readable, join, message, persist, settled_family};
 use sidestep::channel::{EnvelopeBox, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
 use sidestep::process::{Child, Exit, PANICKED};
@@ -44,6 +45,19 @@ fn main() {
         (
             "join_of_a_queue_waits_for_other_processes",
             join_of_a_queue_waits_for_other_processes,
+        ),
+        (
+            "a_watched_queue_is_readable_exactly_while_it_has_items",
+            a_watched_queue_is_readable_exactly_while_it_has_items,
+        ),
+        (
+            "who_polls_misses_nothing_of_many_producers",
+            who_polls_misses_nothing_of_many_producers,
+        ),
+        ("every_watcher_is_told", every_watcher_is_told),
+        (
+            "a_child_of_a_fork_watches_for_itself",
+            a_child_of_a_fork_watches_for_itself,
         ),
         ("lock_lets_one_process_in", lock_lets_one_process_in),
         (
@@ -562,4 +576,105 @@ fn many_short_children_leave_nothing() {
     };
     let slot = u32::from_le_bytes(stamp.try_into().unwrap());
     assert_eq!(slot, 2, "the root has slot 1");
+}
+
+const NOW: Duration = Duration::ZERO;
+/// Longer than anything takes; who waits so long has missed something.
+const LONG: Duration = Duration::from_secs(120);
+
+fn a_watched_queue_is_readable_exactly_while_it_has_items() {
+    let family = settled_family();
+    let before = holds(family);
+    let queue = QueueOptions::new().create().unwrap();
+    queue.put(b"earlier").unwrap();
+    let watch = queue.watch().unwrap();
+    assert!(is_readable(&watch, NOW));
+    drain(&queue);
+    watch.settle();
+    assert!(!is_readable(&watch, NOW));
+    let producer = child(|| {
+        queue.put(b"1").unwrap();
+        queue.put(&[2; 100_000]).unwrap();
+    });
+    join(vec![producer]);
+    for _ in 0..2 {
+        assert!(is_readable(&watch, NOW));
+        queue.get(Some(NOW)).unwrap().unwrap();
+        watch.settle();
+    }
+    assert!(!is_readable(&watch, NOW));
+    // Another consumer is faster: readable for nothing, until somebody looks.
+    queue.put(b"3").unwrap();
+    join(vec![child(|| assert_eq!(drain(&queue).len(), 1))]);
+    assert!(is_readable(&watch, NOW));
+    watch.settle();
+    assert!(!is_readable(&watch, NOW));
+    drop((watch, queue));
+    assert_eq!(holds(family), before);
+}
+
+fn who_polls_misses_nothing_of_many_producers() {
+    const EACH: u32 = 2_000;
+    let queue = QueueOptions::new().max_items(3).create().unwrap();
+    let watch = queue.watch().unwrap();
+    let producers = (0..4)
+        .map(|id| child(|| (0..EACH).for_each(|number| queue.put(&message(id, number)).unwrap())));
+    let producers: Vec<Child> = producers.collect();
+    let mut next = [0; 4];
+    while next != [EACH; 4] {
+        assert!(is_readable(&watch, LONG), "missed after {next:?}");
+        // With one consumer, readable means that there is an item, or will be at once.
+        let item = queue.get(Some(LONG)).unwrap().unwrap();
+        watch.settle();
+        let (id, number) = checked(&item);
+        assert_eq!(number, next[id as usize]);
+        next[id as usize] += 1;
+    }
+    assert!(!is_readable(&watch, NOW));
+    join(producers);
+}
+
+fn every_watcher_is_told() {
+    let queue = QueueOptions::new().create().unwrap();
+    let ready = QueueOptions::new().create().unwrap();
+    let watchers: Vec<Child> = (0..3)
+        .map(|_| {
+            child(|| {
+                let watch = queue.watch().unwrap();
+                ready.put(b"").unwrap();
+                assert!(is_readable(&watch, LONG));
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        ready.get(None).unwrap();
+    }
+    queue.put(b"for whoever is first").unwrap();
+    join(watchers);
+}
+
+fn a_child_of_a_fork_watches_for_itself() {
+    let queue = QueueOptions::new().create().unwrap();
+    let parents = Cell::new(Some(queue.watch().unwrap()));
+    let heir = child(|| {
+        let watch = parents.take().unwrap();
+        assert!(!watch.is_ours());
+        let own = queue.watch().unwrap();
+        queue.put(b"1").unwrap();
+        assert!(is_readable(&own, NOW));
+        drain(&queue);
+        own.settle();
+        assert!(!is_readable(&own, NOW));
+        // The descriptor is the parent's, and not for this process to silence.
+        watch.settle();
+        assert!(is_readable(&watch, NOW));
+        drop(watch);
+    });
+    join(vec![heir]);
+    let watch = parents.take().unwrap();
+    assert!(watch.is_ours());
+    watch.settle();
+    assert!(!is_readable(&watch, NOW));
+    queue.put(b"2").unwrap();
+    assert!(is_readable(&watch, NOW));
 }

@@ -17,14 +17,17 @@
 //!
 //! Lock order: the chain's mutex, then the ledger.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
     position, publish, tag_of, take, waiting,
 };
+use super::watch;
 use crate::crash;
 use crate::error::Result;
+use crate::os::doorbell::Name;
 use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 
@@ -40,6 +43,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
 /// | `tail_base` | transaction, holder of `put_lock` | bytes of all segments before                |
+/// | `watchers`  | transaction, holder of `put_lock` | list of those who watch (see `watch`); 0: none |
 /// | `get_lock`  | see [`Mutex`]                     | consumers                                   |
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
@@ -98,6 +102,7 @@ struct Producer {
     tail_base: AtomicU64,
     /// `head` as last seen by a producer: saves looking at the consumers' line.
     head_seen: AtomicU64,
+    watchers: AtomicU64,
 }
 
 #[repr(C)]
@@ -124,6 +129,7 @@ pub(crate) const CHAIN_BYTES: u64 = size_of::<Chain>() as u64;
 const TAIL_BLOCK: u64 = 128 + core::mem::offset_of!(Producer, tail_block) as u64;
 const TAIL: u64 = 128 + core::mem::offset_of!(Producer, tail) as u64;
 const TAIL_BASE: u64 = 128 + core::mem::offset_of!(Producer, tail_base) as u64;
+const WATCHERS: u64 = 128 + core::mem::offset_of!(Producer, watchers) as u64;
 const HEAD_BLOCK: u64 = 256 + core::mem::offset_of!(Consumer, head_block) as u64;
 const HEAD: u64 = 256 + core::mem::offset_of!(Consumer, head) as u64;
 const HEAD_BASE: u64 = 256 + core::mem::offset_of!(Consumer, head_base) as u64;
@@ -420,6 +426,7 @@ impl Chain {
         family
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
+        self.ring(family);
         publish(
             family.word(start),
             header(INLINE, len, tag),
@@ -457,6 +464,7 @@ impl Chain {
             family
                 .word(at + block::HEADER + end)
                 .store(0, Ordering::Relaxed);
+            self.ring(family);
             family.transact(|txn| {
                 txn.set(start + 8, object);
                 txn.set(start + 16, word);
@@ -474,6 +482,63 @@ impl Chain {
         crate::primitive::store_load_barrier_after_rmw();
         self.waiting.items.wake_one();
         Ok(Ok(number))
+    }
+
+    /// An item is about to be published: those who watch must know before. Holding `put_lock`.
+    #[inline]
+    fn ring(&self, family: &Family) {
+        let list = self.producer.watchers.load(Ordering::Relaxed);
+        if list != 0 {
+            watch::ring_all(family, list + block::HEADER);
+        }
+    }
+
+    /// Enters a bell into the list of watchers: where. It may have to be rung: see
+    /// [`Chain::settle`].
+    ///
+    /// # Errors
+    /// The list is full, or there is no memory for one.
+    pub(crate) fn watch(&self, family: &'static Family, own: u64, bell: Name) -> Result<u64> {
+        self.lock_producers(family);
+        let entry = self
+            .watchers(family, own)
+            .and_then(|list| watch::enter(family, list, bell));
+        self.producer.put_lock.unlock();
+        entry
+    }
+
+    /// The list of watchers, which is made if there is none. Holding `put_lock`.
+    fn watchers(&self, family: &'static Family, own: u64) -> Result<u64> {
+        let list = self.producer.watchers.load(Ordering::Relaxed);
+        if list != 0 {
+            return Ok(list + block::HEADER);
+        }
+        let list = family.create(Kind::Watchers, watch::LIST_BYTES)?;
+        let (at, payload, entry) = (list.at(), list.payload(), list.entry_word());
+        family.transact(|txn| {
+            txn.set(own + WATCHERS, at);
+            txn.set(entry, 0);
+            Ok(())
+        })?;
+        list.moved();
+        Ok(payload)
+    }
+
+    /// Makes a watcher's descriptor readable if there are items, and otherwise not: whether there
+    /// are.
+    pub(crate) fn settle(&self, family: &'static Family, entry: u64, bell: BorrowedFd<'_>) -> bool {
+        self.lock_producers(family);
+        let has_items = self.may_have_items(family);
+        watch::fit(family, entry, bell, has_items);
+        self.producer.put_lock.unlock();
+        has_items
+    }
+
+    /// Takes a watcher off the list.
+    pub(crate) fn unwatch(&self, family: &'static Family, entry: u64) {
+        self.lock_producers(family);
+        watch::leave(family, entry);
+        self.producer.put_lock.unlock();
     }
 
     /// Takes the oldest message. A short one is appended to `to`.
@@ -726,6 +791,14 @@ const _: () = _is_shared::<Chain>();
 
 /// Takes the chain of a doomed queue apart, some messages a transaction: whether it is empty now.
 pub(crate) fn take_apart(txn: &mut Txn<'_>, own: u64) -> bool {
+    let watchers = txn.get(own + WATCHERS);
+    if watchers != 0 {
+        if txn.room() < 40 {
+            return false;
+        }
+        txn.set(own + WATCHERS, 0);
+        txn.unref(watchers);
+    }
     loop {
         if txn.room() < 40 {
             return false;

@@ -2,10 +2,14 @@
 
 mod chain;
 mod cursor;
+pub mod handshake;
 pub mod pipe;
+pub mod porch;
 mod queue;
 pub mod stream;
+mod watch;
 
 pub(crate) use chain::{Chain, NOTED, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
 pub use queue::{Queue, QueueOptions};
+pub use watch::{MOST as MOST_WATCHERS, Watch};

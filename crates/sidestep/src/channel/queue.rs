@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Taken};
+use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
 use crate::os::process;
@@ -212,6 +213,18 @@ impl Queue {
         if self.chain.items().has_sleepers() && self.chain.may_have_items(self.family()) {
             self.chain.items().wake_one();
         }
+    }
+
+    /// A descriptor for poll(2) and the like that is readable while the queue has items.
+    ///
+    /// It may be readable without one: another consumer was faster, or a producer was killed in
+    /// the middle. Call [`Watch::settle`] after each look for items. Processes in another network
+    /// namespace cannot make it readable.
+    ///
+    /// # Errors
+    /// No descriptor or no shared memory is left, or [`super::MOST_WATCHERS`] watch already.
+    pub fn watch(&self) -> Result<Watch> {
+        Watch::new(self.object.try_clone()?, self.chain)
     }
 
     /// Waits until there may be room for a message of `len` bytes; the caller then tries to put

@@ -2,6 +2,7 @@
 
 pub mod atfork;
 pub mod clock;
+pub mod doorbell;
 pub mod futex;
 pub mod memory;
 pub mod probe;

@@ -204,33 +204,61 @@ pub fn poll(
     interest: Interest,
     timeout: Option<Duration>,
 ) -> io::Result<Option<Readiness>> {
-    let events = match interest {
-        Interest::Read => libc::POLLIN,
-        Interest::Write => libc::POLLOUT,
-        Interest::HangUp => 0,
-    };
-    let mut one = libc::pollfd {
+    let mut one = [entry(descriptor, interest)];
+    let ready = poll_entries(&mut one, timeout)?;
+    Ok(ready.then(|| readiness(&one[0])))
+}
+
+/// Waits until one of several descriptors is ready or gone, or `timeout` has passed, and says
+/// what each of them is ready for. Rounds up as [`poll`] does.
+///
+/// # References
+/// poll(2)
+pub fn poll_all(
+    descriptors: &[(BorrowedFd<'_>, Interest)],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<Readiness>> {
+    let mut entries: Vec<_> = descriptors
+        .iter()
+        .map(|(descriptor, interest)| entry(*descriptor, *interest))
+        .collect();
+    poll_entries(&mut entries, timeout)?;
+    Ok(entries.iter().map(readiness).collect())
+}
+
+fn entry(descriptor: BorrowedFd<'_>, interest: Interest) -> libc::pollfd {
+    libc::pollfd {
         fd: descriptor.as_raw_fd(),
-        events,
+        events: match interest {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+            Interest::HangUp => 0,
+        },
         revents: 0,
-    };
+    }
+}
+
+fn readiness(entry: &libc::pollfd) -> Readiness {
+    let has = |bit: libc::c_short| entry.revents & bit != 0;
+    Readiness {
+        readable: has(libc::POLLIN | libc::POLLHUP | libc::POLLERR),
+        writable: has(libc::POLLOUT | libc::POLLERR),
+        hung_up: has(libc::POLLHUP | libc::POLLERR),
+        invalid: has(libc::POLLNVAL),
+    }
+}
+
+/// Whether any of them became ready in time.
+fn poll_entries(entries: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<bool> {
     let millis = match timeout {
         None => -1,
         Some(time) => {
             libc::c_int::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
         }
     };
-    // SAFETY: one entry, which is ours during the call.
-    if check(unsafe { libc::poll(&raw mut one, 1, millis) })? == 0 {
-        return Ok(None);
-    }
-    let has = |bit: libc::c_short| one.revents & bit != 0;
-    Ok(Some(Readiness {
-        readable: has(libc::POLLIN | libc::POLLHUP | libc::POLLERR),
-        writable: has(libc::POLLOUT | libc::POLLERR),
-        hung_up: has(libc::POLLHUP | libc::POLLERR),
-        invalid: has(libc::POLLNVAL),
-    }))
+    let count = entries.len() as libc::nfds_t;
+    // SAFETY: the entries are ours during the call, and as many as we say.
+    Ok(check(unsafe { libc::poll(entries.as_mut_ptr(), count, millis) })? > 0)
 }
 
 /// Room for the control message that carries descriptors, aligned as the kernel wants it.

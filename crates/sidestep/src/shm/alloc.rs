@@ -43,6 +43,8 @@ pub enum Kind {
     Pipe = 11,
     /// What each worker of a pool is doing.
     Board = 12,
+    /// Who watches a queue by a descriptor.
+    Watchers = 13,
 }
 
 impl Kind {
@@ -51,7 +53,7 @@ impl Kind {
         use Kind::*;
         [
             Table, Memory, Envelope, Segment, Queue, Lock, Semaphore, Condition, Event, Barrier,
-            Pipe, Board,
+            Pipe, Board, Watchers,
         ]
         .into_iter()
         .find(|kind| *kind as u64 == word)
@@ -72,6 +74,7 @@ impl Kind {
             Self::Barrier => "barrier",
             Self::Pipe => "pipe",
             Self::Board => "board",
+            Self::Watchers => "list of watchers",
         }
     }
 }

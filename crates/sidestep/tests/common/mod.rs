@@ -8,10 +8,11 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use sidestep::channel::Queue;
+use sidestep::channel::{Queue, Watch};
 use sidestep::os::process::{
     Exit, Fork, exit_now, fork_alone, kill, pidfd_open, poll_readable, reap,
 };
+use sidestep::os::socket::{Interest, poll};
 use sidestep::process::Child;
 use sidestep::shm::{Family, Usage, family};
 use sidestep::sync::Wait;
@@ -210,6 +211,13 @@ pub fn drain(queue: &Queue) -> Vec<Vec<u8>> {
         all.push(message);
     }
     all
+}
+
+/// Whether a descriptor that watches a queue becomes readable in so much time.
+pub fn is_readable(watch: &Watch, limit: Duration) -> bool {
+    poll(watch.fd(), Interest::Read, Some(limit))
+        .unwrap()
+        .is_some_and(|ready| ready.readable)
 }
 
 /// Kills the calling process on the spot.

@@ -1,0 +1,465 @@
+"""The server of a manager: holds referents and carries out calls, one thread for each connection.
+
+    client thread                                 server process
+    -------------                                 --------------
+    proxy.append(3)  --- (id, "append", (3,), {}) -->  thread for this connection
+                                                       looks the object up, calls it
+                     <-- ("#RETURN", None) ----------
+
+There are two kinds of connections. A short one carries a single call of the server itself
+("create", "incref", "shutdown", ...). A long one, which begins as a short one that calls
+"accept_connection", belongs to one thread of a client and carries calls of referents, and, from
+clients of this package, calls of the server as well: those are requests for the referent None.
+
+Such a client first introduces itself, with a name that all connections of its process give. The
+server writes down what references that process has, and gives them back when the last of its
+connections is gone, for which it is enough that the process was killed. Of a client that uses
+the standard library it cannot know: its references come over short connections without a name.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from . import _original, context, process, util
+from ._wire import Token, listener_client, note_traceback
+
+__all__ = ["GREETING", "Server", "all_methods", "public_methods"]
+
+# What our server answers to "accept_connection", where the standard library's says None.
+GREETING = "sidestep"
+
+
+def all_methods(obj: object) -> list[str]:
+    """Names of everything in `obj` that can be called."""
+    return [name for name in dir(obj) if callable(getattr(obj, name))]
+
+
+def public_methods(obj: object) -> list[str]:
+    """Names of the methods of `obj` that do not begin with an underscore."""
+    return [name for name in all_methods(obj) if not name.startswith("_")]
+
+
+_Kwargs = Mapping[str, Any]
+
+# What a registered type is: callable, exposed names, result types by method, proxy type.
+_Entry = tuple[
+    Callable[..., Any] | None, Sequence[str] | None, Mapping[str, str] | None, Callable[..., Any]
+]
+_Registry = dict[str, _Entry]
+# What the server knows of a referent: the object, exposed names, result types by method.
+_Record = tuple[Any, set[str], Mapping[str, str] | None]
+
+_REPLIED = object()  # result of a server call that has written its reply itself
+
+
+class _Client:
+    """What the server knows of a process that has introduced itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connections = 0
+        self.references: collections.Counter[str] = collections.Counter()
+
+
+@_original.descend("managers")
+class Server(_original.Root):
+    """Holds referents and serves proxies, one thread for each connection.
+
+    Args:
+        registry: The types that clients may create, by name.
+        address: Where to listen; None makes up a local one.
+        authkey: The secret that clients must know.
+        serializer: A key of `listener_client`.
+
+    A proxy can be an item of a referent (a list in a list, both in this server). Such an inner
+    proxy counts as a reference, too, as long as it lives.
+
+    If a client dies: its references are given back, if it is one of this package.
+    """
+
+    # In the package's public place: programs know it from there.
+    __module__ = f"{__package__}.managers"
+
+    public = [
+        "shutdown",
+        "create",
+        "accept_connection",
+        "get_methods",
+        "debug_info",
+        "number_of_objects",
+        "dummy",
+        "incref",
+        "decref",
+    ]
+
+    def __init__(self, registry: _Registry, address: Any, authkey: bytes, serializer: str) -> None:
+        if not isinstance(authkey, bytes):
+            raise TypeError(f"authkey must be bytes, not {type(authkey).__name__}")
+        self.registry = registry
+        self.authkey = process.AuthenticationString(authkey)
+        listener = listener_client[serializer][0]
+        self.listener = listener(address=address, backlog=128, authkey=self.authkey)
+        self.address = self.listener.address
+        self.stop_event = threading.Event()
+        # Guards the tables below. A referent is never created or dropped under it: that runs
+        # foreign code.
+        self.mutex = threading.Lock()
+        self.id_to_obj: dict[str, _Record] = {}
+        self.id_to_refcount: dict[str, int] = {}
+        self.id_to_local_proxy_obj: dict[str, _Record] = {}
+        self._inner_proxies: dict[str, int] = {}
+        # Ids of inner proxies that were freed. The garbage collector may add to it at any
+        # moment, under the mutex as well, so it is worked off later.
+        self._freed: collections.deque[str] = collections.deque()
+        self._clients: dict[str, _Client] = {}  # by the name that they give themselves
+        self._client_of: dict[Any, _Client] = {}  # by connection
+
+    def serve_forever(self) -> None:
+        """Serve until a client asks for the end, then leave the process by SystemExit."""
+        process.current_process()._manager_server = self  # type: ignore[attr-defined]
+        threading.Thread(target=self.accepter, name="manager-accepter", daemon=True).start()
+        try:
+            self.stop_event.wait()
+        except (KeyboardInterrupt, SystemExit):
+            pass
+        finally:
+            self.stop_event.set()
+            # A test runner or a notebook may have replaced them, and may be gone by now.
+            if sys.stdout is not sys.__stdout__:
+                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        sys.exit(0)
+
+    def accepter(self) -> None:
+        """Give each connection a thread, until the end. Callers prove themselves before that."""
+        while not self.stop_event.is_set():
+            try:
+                conn = self.listener.accept()
+            except context.AuthenticationError as error:
+                util.sub_warning("a manager turned a caller away: %s", error)
+                continue
+            except Exception as error:
+                # A caller that went away; or no descriptor is free, and then pause a little.
+                util.sub_warning("a manager could not take a caller: %r", error)
+                self.stop_event.wait(0.1)
+                continue
+            thread = threading.Thread(target=self.handle_request, args=(conn,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # No thread can be had now. This caller is told by the end of its connection.
+                util.sub_warning("a manager could not serve a caller: %s", error)
+                conn.close()
+
+    def handle_request(self, conn: Any) -> None:
+        """Carry out the one server call of a new connection, then close it."""
+        with contextlib.suppress(SystemExit), contextlib.closing(conn):
+            self._handle_request(conn)
+
+    def _handle_request(self, c: Any) -> None:
+        request = None
+        try:
+            request = c.recv()
+            _ignored, name, args, kwds = request
+            if name not in self.public:
+                raise ValueError(f"{name!r} is no call of a manager's server")
+            result = getattr(self, name)(c, *args, **kwds)
+            if result is _REPLIED:
+                return
+            message = ("#RETURN", result)
+        except Exception:
+            message = ("#TRACEBACK", traceback.format_exc())
+        try:
+            c.send(message)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                c.send(("#TRACEBACK", traceback.format_exc()))
+            util.info("a manager could not answer %r: %r", request, error)
+
+    def serve_client(self, conn: Any) -> None:
+        """Carry out calls of referents until the client closes the connection."""
+        # The last result is kept until the next request comes: a proxy in it must outlive the
+        # moment in which the client makes its own.
+        message: tuple[str, Any]
+        try:
+            while not self.stop_event.is_set():
+                try:
+                    ident, name, args, kwds = conn.recv()
+                except (EOFError, ConnectionError):
+                    util.debug("a client of the manager has hung up")
+                    return
+                except Exception:
+                    message = ("#TRACEBACK", traceback.format_exc())
+                else:
+                    if ident is None:
+                        message = self._call_itself(conn, name, args, kwds)
+                    else:
+                        message = self._call(conn, ident, name, args, kwds)
+                    args = kwds = None
+                self._settle_freed()
+                if message[1] is _REPLIED:
+                    continue
+                try:
+                    try:
+                        conn.send(message)
+                    except (BrokenPipeError, ConnectionError):
+                        raise
+                    except Exception:
+                        conn.send(("#UNSERIALIZABLE", traceback.format_exc()))
+                except Exception as error:
+                    util.info("a manager could not send %r: %r", message, error)
+                    return
+        finally:
+            self._take_leave(conn)
+
+    def _call_itself(
+        self, conn: Any, name: str, args: Sequence[Any], kwds: _Kwargs
+    ) -> tuple[str, Any]:
+        """Carry out a call of the server over a long connection; the reply."""
+        try:
+            if name == "introduce":
+                self._introduce(conn, *args)
+                return "#RETURN", None
+            if name not in self.public or name == "accept_connection":
+                raise ValueError(f"{name!r} is no call of a manager's server")
+            return "#RETURN", getattr(self, name)(conn, *args, **kwds)
+        except Exception:
+            return "#TRACEBACK", traceback.format_exc()
+
+    def _call(
+        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs
+    ) -> tuple[str, Any]:
+        """Call a method of a referent; the reply."""
+        try:
+            obj, exposed, result_types = self._record(ident)
+            if name not in exposed:
+                fallback = self.fallback_mapping.get(name)
+                if fallback is None:
+                    raise AttributeError(
+                        f"method {name!r} of a {type(obj).__name__} is not among those "
+                        f"exposed: {sorted(exposed)}"
+                    )
+                return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
+        except Exception:
+            return "#TRACEBACK", traceback.format_exc()
+        try:
+            result = getattr(obj, name)(*args, **kwds)
+        except Exception as error:
+            if conn not in self._client_of:
+                error = _known_everywhere(error)
+            note_traceback(error)
+            return "#ERROR", error
+        typeid = result_types.get(name) if result_types else None
+        if not typeid:
+            return "#RETURN", result
+        try:
+            new_ident, new_exposed = self.create(conn, typeid, result)
+        except Exception:
+            return "#TRACEBACK", traceback.format_exc()
+        return "#PROXY", (new_exposed, Token(typeid, self.address, new_ident))
+
+    def _record(self, ident: str) -> _Record:
+        with self.mutex:
+            record = self.id_to_obj.get(ident) or self.id_to_local_proxy_obj.get(ident)
+        if record is None:
+            raise KeyError(f"this server has no object with id {ident!r} (any more)")
+        return record
+
+    def fallback_getvalue(self, conn: Any, ident: str, obj: Any) -> Any:
+        """The referent itself, as a copy."""
+        return obj
+
+    def fallback_str(self, conn: Any, ident: str, obj: Any) -> str:
+        """The referent's `str`."""
+        return str(obj)
+
+    def fallback_repr(self, conn: Any, ident: str, obj: Any) -> str:
+        """The referent's `repr`."""
+        return repr(obj)
+
+    fallback_mapping: dict[str, Callable[..., Any]] = {
+        "__str__": fallback_str,
+        "__repr__": fallback_repr,
+        "#GETVALUE": fallback_getvalue,
+    }
+
+    # Server calls: the first argument is the connection.
+
+    def dummy(self, c: Any) -> None:
+        """Do nothing: shows that the server is there and the key is right."""
+
+    def debug_info(self, c: Any) -> str:
+        """A line or two for each referent: its id, references and beginning."""
+        self._settle_freed()
+        with self.mutex:
+            known = [
+                (ident, count, self.id_to_obj[ident][0])
+                for ident, count in sorted(self.id_to_refcount.items())
+            ]
+        return "\n".join(
+            f"  {ident}:       refcount={count}\n    {str(obj)[:75]}" for ident, count, obj in known
+        )
+
+    def number_of_objects(self, c: Any) -> int:
+        """How many referents clients hold."""
+        self._settle_freed()
+        with self.mutex:
+            return len(self.id_to_refcount)
+
+    def shutdown(self, c: Any) -> object:
+        """End the server, after an answer to whoever asked for it."""
+        try:
+            c.send(("#RETURN", None))
+        finally:
+            self.stop_event.set()
+        return _REPLIED
+
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
+        """Make a referent with one reference; its id and exposed names."""
+        make, exposed, result_types, _proxytype = self.registry[typeid]
+        if make is not None:
+            obj = make(*args, **kwds)
+        elif kwds or len(args) != 1:
+            raise ValueError(
+                f"type {typeid!r} was registered without a callable: it takes exactly one "
+                "argument, the object"
+            )
+        else:
+            obj = args[0]
+        if exposed is None:
+            exposed = public_methods(obj)
+        if result_types is not None:
+            if not isinstance(result_types, Mapping):
+                raise TypeError(
+                    f"method_to_typeid must be a dict, not {type(result_types).__name__}"
+                )
+            exposed = [*exposed, *result_types]
+        # Text, since not every serializer has integers of this size.
+        ident = f"{id(obj):x}"
+        with self.mutex:
+            self.id_to_obj[ident] = (obj, set(exposed), result_types)
+            self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
+            self._count_for(c, ident, 1)
+        return ident, tuple(exposed)
+
+    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:
+        """The exposed names of a referent."""
+        return tuple(self._record(token.id)[1])
+
+    def accept_connection(self, c: Any, name: str) -> object:
+        """Turn this connection into a long one, for the client thread `name`."""
+        threading.current_thread().name = name
+        c.send(("#RETURN", GREETING))
+        self.serve_client(c)
+        return _REPLIED
+
+    def _introduce(self, c: Any, name: str) -> None:
+        """Take note that this long connection belongs to the process that calls itself `name`."""
+        with self.mutex:
+            client = self._clients.setdefault(name, _Client(name))
+            client.connections += 1
+            self._client_of[c] = client
+
+    def _take_leave(self, conn: Any) -> None:
+        """Give back what a client has left behind, if this was its last connection."""
+        with self.mutex:
+            client = self._client_of.pop(conn, None)
+            if client is None:
+                return
+            client.connections -= 1
+            if client.connections:
+                return
+            del self._clients[client.name]
+            dropped = [
+                self._count_down(ident)
+                for ident in client.references.elements()
+                if ident in self.id_to_refcount
+            ]
+        if dropped:
+            util.info("a client of the manager has left %d references behind", len(dropped))
+        del dropped  # outside of the mutex: its end may run anything
+        self._settle_freed()
+
+    def _count_for(self, conn: Any, ident: str, number: int) -> None:
+        """Under the mutex: write a reference down for whoever is at the other end."""
+        client = self._client_of.get(conn)
+        if client is not None:
+            client.references[ident] += number
+            if client.references[ident] <= 0:
+                del client.references[ident]
+
+    def incref(self, c: Any, ident: str) -> None:
+        """Count one more proxy of a client."""
+        with self.mutex:
+            if ident not in self.id_to_refcount:
+                # Only inner proxies held it so far.
+                if ident not in self.id_to_local_proxy_obj:
+                    raise KeyError(f"this server has no object with id {ident!r} (any more)")
+                self.id_to_obj[ident] = self.id_to_local_proxy_obj[ident]
+                self.id_to_refcount[ident] = 0
+            self.id_to_refcount[ident] += 1
+            self._count_for(c, ident, 1)
+
+    def decref(self, c: Any, ident: str) -> None:
+        """Count one proxy of a client less; without any the referent is dropped."""
+        with self.mutex:
+            dropped = self._count_down(ident)
+            self._count_for(c, ident, -1)
+        del dropped  # outside of the mutex: its end may run anything
+        self._settle_freed()
+
+    def _count_down(self, ident: str) -> _Record | None:
+        """Under the mutex: count one less; the referent's record, if that was the last."""
+        count = self.id_to_refcount.get(ident, 0)
+        if count > 1:
+            self.id_to_refcount[ident] = count - 1
+        elif count == 1:
+            del self.id_to_refcount[ident]
+            return self.id_to_obj.pop(ident)
+        elif ident not in self.id_to_local_proxy_obj:
+            raise KeyError(f"this server has no object with id {ident!r} (any more)")
+        return None
+
+    # Inner proxies.
+
+    def _hold(self, ident: str) -> None:
+        """Count an inner proxy that is about to be made."""
+        with self.mutex:
+            if ident not in self.id_to_local_proxy_obj:
+                if ident not in self.id_to_obj:
+                    raise KeyError(f"this server has no object with id {ident!r} (any more)")
+                self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
+            self._inner_proxies[ident] = self._inner_proxies.get(ident, 0) + 1
+
+    def _settle_freed(self) -> None:
+        """Drop what only freed inner proxies held, and what that frees in turn."""
+        while self._freed:
+            try:
+                ident = self._freed.popleft()
+            except IndexError:  # another thread was faster
+                return
+            dropped = None
+            with self.mutex:
+                self._inner_proxies[ident] -= 1
+                if not self._inner_proxies[ident]:
+                    del self._inner_proxies[ident]
+                    dropped = self.id_to_local_proxy_obj.pop(ident)
+            del dropped
+
+
+def _known_everywhere(error: Exception) -> Exception:
+    """The error, or where only this package has its class, the nearest one that all have."""
+    standard = ("ProcessError", "BufferTooShort", "TimeoutError", "AuthenticationError")
+    kind = type(error)
+    ours = kind.__module__.partition(".")[0] == __package__
+    if ours and isinstance(error, context.ProcessError) and kind.__name__ not in standard:
+        return context.ProcessError(f"{kind.__name__}: {error}").with_traceback(error.__traceback__)
+    return error
