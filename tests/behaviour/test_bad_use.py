@@ -53,8 +53,9 @@ def test_put_on_a_closed_queue(kind: str) -> None:
     queue = getattr(sidestep, kind)()
     queue.close()
     expected = OSError if kind == "SimpleQueue" else ValueError
-    with pytest.raises(expected, match=rf"^queue <.*{kind} .*> is closed$"):
+    with pytest.raises(expected, match=rf"queue <.*{kind} .*>") as caught:
         queue.put(1)
+    assert "is closed" in str(caught.value)
 
 
 @pytest.mark.parametrize(
