@@ -42,7 +42,7 @@ def main() -> None:
         import numpy
     except ImportError:
         return
-    view = numpy.frombuffer(squares.get_obj())
+    view = numpy.ctypeslib.as_array(squares.get_obj())
     view *= 2  # writes into the shared memory itself
     print(f"doubled by numpy, without a copy: the last one is now {squares[-1]:.0f}")
 
