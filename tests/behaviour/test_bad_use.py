@@ -320,12 +320,7 @@ def test_a_pool_at_the_ceiling() -> None:
         with sidestep.get_context("fork").Pool(2) as pool:
             assert refused(lambda: pool.apply(len, (bytes(100_000_000),)))
             assert refused(pool.apply_async(len, (bytes(100_000_000),)).get)
-            try:
-                pool.apply(bytes, (100_000_000,))
-            except sidestep.pool.MaybeEncodingError as error:
-                assert "limit of 67108864" in str(error), error
-            else:
-                raise AssertionError("100 MB fitted into 64 MB")
+            assert refused(lambda: pool.apply(bytes, (100_000_000,)))
             assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
             assert len(pool.apply(bytes, (10_000_000,))) == 10_000_000
             pool.close()

@@ -11,6 +11,20 @@ import sidestep
 from sidestep import shared_memory
 
 
+def test_a_double_fork_keeps_what_was_made_before_it() -> None:
+    queue = sidestep.Queue()
+    for number in range(50):
+        middle = os.fork()
+        if middle == 0:
+            if os.fork() == 0:
+                queue.put(number)
+            # Ends, and is reaped, before or after its child has run a single instruction.
+            os._exit(0)
+        os.waitpid(middle, 0)
+        sidestep.active_children()
+    assert sorted(queue.get() for _ in range(50)) == list(range(50))
+
+
 def test_a_raw_fork_shares_what_was_made_before_it() -> None:
     queue, lock = sidestep.Queue(), sidestep.Lock()
     lock.acquire()

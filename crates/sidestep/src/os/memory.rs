@@ -13,6 +13,21 @@ pub struct Identity {
     inode: u64,
 }
 
+impl Identity {
+    /// Whether a line of a process's list of mappings is about this file.
+    ///
+    /// # References
+    /// proc(5), `/proc/[pid]/maps`: addresses, rights, offset, device, inode, path.
+    pub(super) fn is_in_map(self, line: &str) -> bool {
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        let (Some(device), Some(inode)) = (fields.next(), fields.next()) else {
+            return false;
+        };
+        let (major, minor) = (libc::major(self.device), libc::minor(self.device));
+        inode.parse() == Ok(self.inode) && device == format!("{major:02x}:{minor:02x}")
+    }
+}
+
 /// The identity and size in bytes of the file behind `fd`.
 ///
 /// # Errors

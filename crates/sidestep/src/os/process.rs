@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use super::memory::Identity;
+
 /// The calling process's id, in its own pid namespace.
 pub fn pid() -> u32 {
     // SAFETY: always succeeds.
@@ -94,6 +96,23 @@ pub fn has_ended(pid: u32, start_time_then: u64) -> bool {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => true,
         Err(_) => start_time(pid) == 0 || is_another(),
     }
+}
+
+/// Whether a process other than the calling one, and other than those that `known` tells, has
+/// `file` mapped. Processes that this one may not look into count as having not.
+///
+/// # References
+/// proc(5), `/proc/[pid]/maps`.
+pub fn others_map(file: Identity, known: impl Fn(u32) -> bool) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&other| other != pid() && !known(other))
+        .filter_map(|other| fs::read_to_string(format!("/proc/{other}/maps")).ok())
+        .any(|maps| maps.lines().any(|line| file.is_in_map(line)))
 }
 
 /// How a child ended.

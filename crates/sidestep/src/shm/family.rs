@@ -36,7 +36,7 @@ pub(super) fn creation() -> MutexGuard<'static, ()> {
 pub struct Family {
     mapping: Mapping,
     fd: OwnedFd,
-    identity: Identity,
+    pub(super) identity: Identity,
     /// Stamp of this process; 0 until it has registered (again, after a fork).
     pub(super) me: AtomicU32,
     /// This process's table of references. See `fork` for how it crosses a fork.

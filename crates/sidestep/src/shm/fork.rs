@@ -5,9 +5,11 @@
 //! takes that slot over as its first act. In between the parent keeps its table locked, so that
 //! no other thread of it changes a reference after it was copied.
 //!
-//! A parent that is killed in the middle leaves a slot `FORKING` whose parent is dead: cleaned up
-//! like a dead member. If the child was started by then and finds its slot taken away, it goes on
-//! as a new member whose inherited references are void; its parent's death is the reason.
+//! A parent that ends in the middle leaves a slot `FORKING` whose parent is dead. Its child may
+//! have been started and not have run yet, as when a program forks twice to become a daemon: so the
+//! slot is cleaned up, like a dead member's, only when no process is left that has the arena and is
+//! no member. A child that finds its slot taken away all the same (its namespace hid it) goes on as
+//! a new member whose inherited references are void.
 
 use std::cell::{Cell, RefCell};
 use std::sync::MutexGuard;

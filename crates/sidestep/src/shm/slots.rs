@@ -3,7 +3,7 @@
 //! | state     | meaning                                  | written by          | next                     |
 //! |-----------|------------------------------------------|---------------------|--------------------------|
 //! | `FREE`    | nobody                                   | a cleaner           | `LIVE`, `FORKING`        |
-//! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by parent or cleaner |
+//! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by the parent, or by a cleaner if the parent is dead and no such child is found |
 //! | `LIVE`    | a member                                 | itself              | `DEAD` by its finder     |
 //! | `DEAD`    | ended; its references wait to be dropped | whoever noticed     | `FREE` by a cleaner      |
 //!
@@ -294,7 +294,8 @@ impl Family {
                     Stamp::new(number, generation_of(word)) != self.me() && self.examine(at, word)
                 }
                 FORKING => {
-                    let orphan = self.is_dead(Stamp::of_word(who_of(word)));
+                    let orphan =
+                        self.is_dead(Stamp::of_word(who_of(word))) && !self.has_newcomers();
                     if orphan {
                         self.mark_dead(at, word);
                     }
@@ -308,6 +309,18 @@ impl Family {
             }
         }
         self.sweep();
+    }
+
+    /// Whether there is a process that has the arena and is no member yet. The slot of a fork
+    /// whose parent has ended may be such a one's: it was started and has not come to take it.
+    fn has_newcomers(&self) -> bool {
+        let high = self.word(header::SLOTS_HIGH).load(Ordering::Acquire) as u32;
+        let members: Vec<u32> = (1..=high.min(SLOTS))
+            .map(|n| self.word(slot_at(n) + slot::STATE).load(Ordering::Acquire))
+            .filter(|word| state_of(*word) == LIVE)
+            .map(who_of)
+            .collect();
+        process::others_map(self.identity, |pid| members.contains(&pid))
     }
 
     /// Takes the table of a dead member apart, a few entries a transaction, and frees its slot.
