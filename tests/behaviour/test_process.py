@@ -547,7 +547,9 @@ def test_children_inherit_few_descriptors(method: str, tmp_path: Path) -> None:
         run(ctx, children.open_descriptors, tmp_path / f"{number}")
         counts.append(told(tmp_path / f"{number}"))
     assert counts[0] == counts[1] == counts[2]
-    assert len(counts[0]) <= 8
+    # The streams, the arena, one or two life lines, what unpickling reads from, /proc itself; and
+    # a line to the resource tracker of each package, if other tests have started them.
+    assert len(counts[0]) <= 10
 
 
 # --- state and exit -------------------------------------------------------------------------
