@@ -104,6 +104,16 @@ def test_descent_comes_with_the_first_import_of_the_original() -> None:
     assert out.split() == ["False", "False", "True", "1"]
 
 
+def test_each_package_has_its_own_start_method() -> None:
+    out = python("""
+        import multiprocessing, sidestep
+        multiprocessing.set_start_method("spawn")
+        sidestep.set_start_method("forkserver")
+        print(multiprocessing.get_start_method(), sidestep.get_start_method())
+    """)
+    assert out.split() == ["spawn", "forkserver"]
+
+
 def test_nothing_public_is_inherited() -> None:
     inherited = set()
     for module_name, module in list(sys.modules.items()):
