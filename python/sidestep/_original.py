@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     _Class = TypeVar("_Class", bound=type[Any])
 
-__all__ = ["BESIDE", "ErrorRoot", "Root", "descend", "loaded", "module", "replaced", "same"]
+__all__ = [
+    "BESIDE",
+    "ErrorRoot",
+    "Root",
+    "descend",
+    "loaded",
+    "module",
+    "replaced",
+    "same",
+    "when_imported",
+]
 
 _NAME = "multiprocessing"
 
@@ -81,10 +91,26 @@ def same(name: str) -> "Callable[[_Class], _Class]":
     return decorate
 
 
-# --- descent -----------------------------------------------------------------------------------
+# --- what waits for the original ------------------------------------------------------------------
 
-# Our classes that wait for a module of the original to be imported, with their parents' names.
-_waiting: "dict[str, list[tuple[type[Any], str]]]" = {}
+# By module of the original that was not imported yet: what is to be done when it is.
+_waiting: "dict[str, list[Callable[[Any], object]]]" = {}
+
+
+def when_imported(name: str, act: "Callable[[Any], object]") -> None:
+    """Have `act` called with the original's module `name` when it is imported, at once if it was.
+
+    Importing costs time, and nobody can have to do with a module that is not imported.
+    """
+    if not BESIDE:
+        return
+    if loaded(name) is not None:
+        # If another thread is just importing it, this waits for that.
+        act(module(name))
+        return
+    if not _waiting:
+        sys.meta_path.insert(0, _Finder)
+    _waiting.setdefault(f"{_NAME}.{name}", []).append(act)
 
 
 class Root:
@@ -98,31 +124,21 @@ class ErrorRoot(Exception):
 def descend(name: str, parent: str | None = None) -> "Callable[[_Class], _Class]":
     """Make the decorated class a subclass of its counterpart in the original.
 
-    The original's module costs time to import, and nobody can test for its classes before it
-    is imported: so the class gets its parent when that happens, at once if it has.
-
     Args:
         name: The module of the original.
         parent: The counterpart's name; the class's own by default.
     """
 
     def decorate(cls: "_Class") -> "_Class":
-        if BESIDE:
-            found = sys.modules.get(f"{_NAME}.{name}")
-            if found is not None and hasattr(found, parent or cls.__name__):
-                _adopt(cls, found, parent or cls.__name__)
-            else:
-                if not _waiting:
-                    sys.meta_path.insert(0, _Finder)
-                _waiting.setdefault(f"{_NAME}.{name}", []).append((cls, parent or cls.__name__))
+        when_imported(name, lambda found: _adopt(cls, getattr(found, parent or cls.__name__)))
         return cls
 
     return decorate
 
 
-def _adopt(cls: "type[Any]", found: "ModuleType", parent: str) -> None:
+def _adopt(cls: "type[Any]", theirs: "type[Any]") -> None:
     # Last, so that whatever we define comes first.
-    cls.__bases__ = (*cls.__bases__, theirs := getattr(found, parent))
+    cls.__bases__ = (*cls.__bases__, theirs)
     if getattr(cls, "__del__", None) is getattr(theirs, "__del__", None) is not None:
         # It would look for what only its own objects have.
         cls.__del__ = _nothing
@@ -133,7 +149,7 @@ def _nothing(self: object) -> None:
 
 
 class _Finder:
-    """Finds modules of the original as the others do, and adopts once they have run."""
+    """Finds modules of the original as the others do, and acts once they have run."""
 
     @classmethod
     def find_spec(
@@ -146,18 +162,18 @@ class _Finder:
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                _adopt_after(spec.loader)
+                _act_after(spec.loader)
                 return spec
         return None
 
 
-def _adopt_after(loader: "Any") -> None:
-    """Have the loader, once it has run its module, give those who wait their parents."""
+def _act_after(loader: "Any") -> None:
+    """Have the loader, once it has run its module, do what waits for it."""
     run = loader.exec_module
 
     def exec_module(module: "ModuleType") -> None:
         run(module)
-        for heir, parent in _waiting.pop(module.__name__, ()):
-            _adopt(heir, module, parent)
+        for act in _waiting.pop(module.__name__, ()):
+            act(module)
 
     loader.exec_module = exec_module

@@ -195,12 +195,9 @@ def get_temp_dir() -> str:
 
 # --- resets in forked children ----------------------------------------------------------------
 
-_theirs: Any = _original.module("util")
-
-_afterfork_registry: weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any] = (
-    _theirs._afterfork_registry if _theirs else weakref.WeakValueDictionary()
-)
-_afterfork_counter = _theirs._afterfork_counter if _theirs else itertools.count()
+_afterfork_registry: weakref.WeakValueDictionary[tuple[int, int, Callable[[Any], object]], Any]
+_afterfork_registry = weakref.WeakValueDictionary()
+_afterfork_counter = itertools.count()
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
@@ -258,10 +255,8 @@ class ForkAwareLocal(threading.local):
 # --- finalizers -------------------------------------------------------------------------------
 
 # Key: exit priority and number of registration.
-_finalizer_registry: dict[tuple[int | None, int], Finalize] = (
-    _theirs._finalizer_registry if _theirs else {}
-)
-_finalizer_counter = _theirs._finalizer_counter if _theirs else itertools.count()
+_finalizer_registry: dict[tuple[int | None, int], Finalize] = {}
+_finalizer_counter = itertools.count()
 
 
 @_original.descend("util")
@@ -367,7 +362,8 @@ _exiting = False
 
 def is_exiting() -> bool:
     """Tell whether this process is shutting down."""
-    return _exiting or (_theirs is not None and _theirs.is_exiting())
+    theirs: Any = _original.loaded("util")
+    return _exiting or (theirs is not None and theirs.is_exiting())
 
 
 def _exit_function() -> None:
@@ -397,6 +393,32 @@ def _exit_function() -> None:
 
 # threading is imported above, so that its own exit function comes later.
 atexit.register(_exit_function)
+
+# --- one register for both packages --------------------------------------------------------------
+
+
+def _register_with(theirs: Any) -> None:
+    """Move what is registered here to the original's registers, and keep to those from now on."""
+    global _afterfork_counter, _afterfork_registry, _finalizer_counter, _finalizer_registry
+    finalizers = [_finalizer_registry[key] for key in sorted(_finalizer_registry, key=_number)]
+    hooks = sorted(_afterfork_registry.items(), key=lambda item: item[0][0])
+    _afterfork_counter = theirs._afterfork_counter
+    _afterfork_registry = theirs._afterfork_registry
+    _finalizer_counter = theirs._finalizer_counter
+    _finalizer_registry = theirs._finalizer_registry
+    for (_, _, func), obj in hooks:
+        register_after_fork(obj, func)
+    for finalizer in finalizers:
+        finalizer._key = (finalizer._key[0], next(_finalizer_counter))
+        finalizer._registry = _finalizer_registry
+        _finalizer_registry[finalizer._key] = finalizer
+
+
+def _number(key: tuple[int | None, int]) -> int:
+    return key[1]
+
+
+_original.when_imported("util", _register_with)
 
 # --- descriptors and streams --------------------------------------------------------------------
 

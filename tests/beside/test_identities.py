@@ -221,3 +221,21 @@ def test_tools_wrap_our_children_as_the_originals(method: str) -> None:
     """)
     stowaway = ["None"] if method == "fork" else ["on", "board"]
     assert out.split() == [*stowaway, "1", "0"]
+
+
+def test_what_was_registered_before_the_original_came_is_registered_with_it() -> None:
+    out = python("""
+        import sidestep.util as ours
+        class Thing: pass
+        thing = Thing()
+        ours.register_after_fork(thing, lambda thing: print("after the fork"))
+        ours.Finalize(None, print, ("first",), exitpriority=5)
+        early = ours.Finalize(thing, print, ("not this",))
+        import multiprocessing.util as theirs
+        print(early.still_active(), len(theirs._afterfork_registry))
+        theirs.Finalize(None, print, ("second",), exitpriority=4)
+        ours.Finalize(None, print, ("third",), exitpriority=3)
+        early.cancel()
+        theirs._run_after_forkers()
+    """)
+    assert out == "True 1\nafter the fork\nfirst\nsecond\nthird\n"
