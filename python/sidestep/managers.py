@@ -389,19 +389,32 @@ class _Line:
 
     The first connection stays open while this process has references, even if its thread has
     ended: the server gives a client's references back when none of its connections is left.
+
+    A forked process, whoever forked it, begins anew. Its copies of the connections are closed
+    without a word: two processes on one of them would read each other's replies.
     """
+
+    _all: weakref.WeakSet[_Line] = weakref.WeakSet()
 
     def __init__(self, address: Any) -> None:
         self.address = address
         self.authkey: bytes | None = None  # what the server has accepted
         # Of each thread: its `connection`, how many `users` in the code want it to stay, whether
         # it is `busy` with a call, and what proxies the collector has `freed` during that.
-        self.local: Any = util.ForkAwareLocal()
+        self.local: Any = threading.local()
         self._begin()
-        util.register_after_fork(self, _Line._begin)
+        _Line._all.add(self)
+
+    @staticmethod
+    def _begin_all() -> None:
+        """In a child that has just been forked."""
+        BaseProxy._mutex._at_fork_reinit()
+        for line in list(_Line._all):
+            line._begin()
 
     def _begin(self) -> None:
-        """A client without references, in this process and in each that is forked from it."""
+        """Become a client without connections and references."""
+        self.local.__dict__.clear()
         self._name = os.urandom(16).hex()
         self._is_foreign = False  # whether the server is the standard library's
         self._references = 0
@@ -719,6 +732,9 @@ class BaseProxy(_original.Root):
         except Exception:
             return f"{repr(self)[:-1]}; '__str__()' failed>"
         return text
+
+
+os.register_at_fork(after_in_child=_Line._begin_all)
 
 
 def _proxy_for_new(

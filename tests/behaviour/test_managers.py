@@ -565,6 +565,30 @@ def test_a_signal_handler_may_call_while_its_thread_waits(manager: Any) -> None:
     assert items[:] == [2]
 
 
+def test_a_raw_fork_talks_over_connections_of_its_own(manager: Any) -> None:
+    items = manager.list([0])
+    items.append(0)  # over a connection that both would have
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                for _ in range(100):
+                    items.append(1)
+                assert manager.list([2])[:] == [2]
+                del items  # a reference of the parent's
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    for _ in range(100):
+        items.append(3)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert (items.count(1), items.count(3)) == (200, 100)
+    until(lambda: manager._number_of_objects() == 1)
+
+
 def iterate(table: Any, names: Any) -> None:
     names.extend(sorted(table))
 
