@@ -172,6 +172,7 @@ class BaseManager(_original.Root):
             TypeError: `initializer` cannot be called.
             Exception: Whatever hindered the server: OSError where the address is taken, or
                 what `initializer` raised.
+            ssl.SSLCertVerificationError: This program does not believe the server's certificate.
             EOFError: The server process died without a word.
         """
         self._must_be_new()
@@ -207,6 +208,7 @@ class BaseManager(_original.Root):
             self._process.join()
             raise convert_to_error(kind, value)
         self._address = value
+        self._try_address()
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
             self,
@@ -221,6 +223,26 @@ class BaseManager(_original.Root):
             ),
             exitpriority=0,
         )
+
+    def _try_address(self) -> None:
+        """Through TLS: find out now whether this program believes its own server."""
+        if not isinstance(self._address, connection._Encrypted):
+            return
+        import ssl  # most managers never need it
+
+        try:
+            call_server(self._Client, self._address, self._authkey, "dummy")
+        except BaseException as error:
+            self._process.terminate()
+            self._process.join()
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise ssl.SSLCertVerificationError(
+                    error.errno,
+                    f"the manager does not believe its own server: {error.verify_message}. Its "
+                    "TLS describes both sides: cafile= is the authority that the certificate "
+                    "comes from, or the certificate itself, and hostname= is the name in it",
+                ) from error
+            raise
 
     @classmethod
     def _run_server(
