@@ -409,8 +409,9 @@ _Connect = Callable[..., Any]
 class _Line:
     """What this process has with one server: a connection for each thread, and references.
 
-    The first connection stays open while this process has references, even if its thread has
-    ended: the server gives a client's references back when none of its connections is left.
+    The newest connection stays open while this process has references, even if its thread has
+    ended: a client without connections may be dead, and then the server gives its references
+    back. If a network cuts the last one, the next call in time makes good for it.
 
     A forked process, whoever forked it, begins anew. Its copies of the connections are closed
     without a word: two processes on one of them would read each other's replies.
@@ -475,7 +476,10 @@ class _Line:
         if not (busy or hasattr(local, "connection") or (of_server and self._is_foreign)):
             local.busy = True
             try:
-                local.connection = self._open(client, authkey)
+                conn = local.connection = self._open(client, authkey)
+                with self._mutex:
+                    if self._references:
+                        self._lifeline = conn  # an older one may have broken unnoticed
             finally:
                 local.busy = False
         if busy or (of_server and self._is_foreign):
