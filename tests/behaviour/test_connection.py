@@ -50,24 +50,36 @@ def stream() -> Iterator[tuple[Connection, socket.socket]]:
 
 @contextlib.contextmanager
 def on_alarm(
-    seconds: float, handler: object, when: Callable[[], object] = lambda: None
+    seconds: float,
+    handler: Callable[[int, object], object],
+    when: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Run a signal handler in the main thread after `when` has returned and a while has passed,
-    and again until the block ends."""
-    before = signal.signal(signal.SIGUSR1, handler)  # type: ignore[arg-type]
+    and again until the block ends or the handler has raised.
+
+    The handler is never replaced while signals may be under way: Python complains of those.
+    """
     over = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if not over.is_set():
+            try:
+                handler(number, frame)
+            except BaseException:
+                over.set()
+                raise
 
     def alarm() -> None:
         when()
         while not over.wait(seconds):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
+    before = signal.signal(signal.SIGUSR1, handle)
     thread = threading.Thread(target=alarm)
     thread.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         over.set()
         thread.join()
         signal.signal(signal.SIGUSR1, before)
@@ -78,8 +90,6 @@ class Handled(Exception):
 
 
 def raise_handled(signum: int, frame: object) -> None:
-    # Once: the next one might come while the test cleans up.
-    signal.signal(signum, signal.SIG_IGN)
     raise Handled
 
 
