@@ -6,6 +6,7 @@ import pickle
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -235,6 +236,100 @@ def test_a_cut_line_is_no_orderly_end(pair: Pair) -> None:
     assert client.poll(None)
     with pytest.raises(ConnectionResetError, match="cut"):
         client.recv()
+
+
+def reset_at_close(line: Connection) -> None:
+    """Have the line reset when it is closed, whatever was said."""
+    linger = struct.pack("ii", 1, 0)
+    with socket.socket(fileno=os.dup(line.fileno())) as line_socket:
+        line_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def fail_to_send(conn: Connection) -> OSError:
+    """Send until that fails: a first message may still leave before the answer comes."""
+    with pytest.raises(OSError) as caught:  # noqa: PT012
+        while True:
+            conn.send_bytes(bytes(1 << 20))
+    return caught.value
+
+
+@pytest.mark.parametrize("address", [("localhost", 0), None])
+def test_a_farewell_is_received_after_a_failed_send(
+    certificates: Certificates, address: Any
+) -> None:
+    client_side = certificates.client_side(hostname="the-listener")
+    server, client = meet(address, certificates.server_side(), client_side)
+    with client:
+        server.send("farewell")
+        server.send_bytes(b"in two parts")
+        server.close()
+        assert isinstance(fail_to_send(client), BrokenPipeError | ConnectionResetError)
+        for _ in range(3):
+            with pytest.raises(BrokenPipeError):
+                client.send(1)
+        assert wait([client]) == [client] and client.poll()
+        assert client.recv() == "farewell"
+        with pytest.raises(BrokenPipeError):
+            client.send(1)
+        assert client.recv_bytes() == b"in two parts"
+        for _ in range(2):
+            with pytest.raises(EOFError):
+                client.recv()
+
+
+def test_a_receiving_thread_gets_all_while_another_one_fails_to_send(
+    certificates: Certificates,
+) -> None:
+    # A local socket: it holds what was sent, whereas TCP may still have it at the sender's.
+    client_side = certificates.client_side(hostname="the-listener")
+    server, client = meet(None, certificates.server_side(), client_side)
+    received: list[Any] = []
+
+    def receive() -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                received.append(client.recv())
+
+    with client:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for number in range(200):
+            server.send((number, "x" * (number * 10)))
+        server.close()
+        fail_to_send(client)
+        thread.join()
+    assert [number for number, _ in received] == list(range(200))
+
+
+def test_after_a_cut_line_neither_direction_blames_a_handler(
+    certificates: Certificates,
+) -> None:
+    server, client = meet(("localhost", 0), certificates.server_side(), certificates.client_side())
+    with client:
+        reset_at_close(server)
+        server.close()
+        assert isinstance(fail_to_send(client), BrokenPipeError | ConnectionResetError)
+        with pytest.raises(BrokenPipeError):
+            client.send(1)
+        with pytest.raises((ConnectionResetError, EOFError)):
+            client.recv()
+
+
+def test_a_failed_send_tells_the_reason_that_the_other_side_gave(
+    certificates: Certificates,
+) -> None:
+    server_side = certificates.server_side(cafile=certificates.authority)
+    with Listener(("localhost", 0), tls=server_side) as listener:
+        accepting = Accepting(listener)
+        with Client(listener.address, tls=certificates.client_side()) as client:
+            for error in (fail_to_send(client), fail_to_send(client)):
+                assert isinstance(error, ssl.SSLError)
+                assert error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+                client.recv()
+        known = TLS(certificates.client, cafile=certificates.authority)
+        with Client(listener.address, tls=known), accepting.result():
+            pass
 
 
 def send_and_end(listener: Listener, how: str) -> None:
