@@ -28,6 +28,8 @@ __all__ = ["Session", "TlsConnection", "connect", "context_of", "server_name"]
 _PIECE = 1 << 16
 # The longest wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
+# How each client of TLS begins.
+_RECORD_OF_HANDSHAKE = b"\x16"
 _SHORT_MAX = 0x7FFFFFFF
 
 
@@ -124,6 +126,7 @@ class Session:
         )
         self._open = False
         self._early = b""
+        self._opening = b""
 
     def pass_(self, wire: bytes, plain: bytes, wants: int) -> tuple[bytes, bytes, bool, str | None]:
         """One turn of a session whose bytes the engine moves.
@@ -135,12 +138,13 @@ class Session:
 
         Returns:
             Plain bytes; bytes for the socket; whether the session is open; or why it is not, and
-            will not be.
+            will not be, as a clause of its own.
         """
         received, fault = b"", None
         self._early += plain
         try:
             self.incoming.write(wire)
+            self._opening = self._opening or wire[:1]
             if not self._open:
                 self.tls.do_handshake()
                 self._open = True
@@ -150,11 +154,13 @@ class Session:
             if wants:
                 received = self.tls.read(wants)
                 if not received:
-                    fault = "left within the handshake"
+                    fault = "it left within the handshake"
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            fault = f"TLS: {error.reason or error}"
+            fault = f"TLS failed: {error.reason or error}"
+            if self._opening != _RECORD_OF_HANDSHAKE:
+                fault = "the other side does not speak TLS: is it a client without tls=?"
         return received, self.outgoing.read(), self._open, fault
 
 

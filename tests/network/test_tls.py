@@ -500,6 +500,70 @@ def test_garbage_instead_of_tls_is_dropped(certificates: Certificates, noise: by
                 accepting.result().close()
 
 
+def call_without_tls(listener: Listener, key: bytes | None, log: list[str]) -> BaseException:
+    """What a client gets that has forgotten TLS; its line will be in the log."""
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with Client(listener.address, authkey=key) as client:
+                client.send("a message at once")
+                while True:
+                    client.recv_bytes()
+        except (EOFError, OSError) as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    listener._listener._socket.settimeout(0.05)  # type: ignore[union-attr]
+    while not log:
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    thread.join()
+    return caught[0]
+
+
+def test_who_forgets_tls_and_waits_is_told_on_both_sides(
+    certificates: Certificates, log: list[str]
+) -> None:
+    server_side = certificates.server_side()
+    with Listener(
+        ("localhost", 0), authkey=KEY, tls=server_side, handshake_timeout=0.05
+    ) as listener:
+        error = call_without_tls(listener, KEY, log)
+    assert isinstance(error, EOFError)
+    assert str(error) == (
+        "the other side closed the connection during the handshake: is it a listener with TLS, "
+        "which wants tls=...?"
+    )
+    assert log[0].endswith(
+        ": it did not complete the handshake within 0.05 seconds, and sent nothing: is it a "
+        "client without tls=?"
+    )
+
+
+def test_who_forgets_tls_and_sends_is_told_in_the_log(
+    certificates: Certificates, log: list[str]
+) -> None:
+    with Listener(("localhost", 0), tls=certificates.server_side()) as listener:
+        call_without_tls(listener, None, log)
+    assert log[0].endswith(": the other side does not speak TLS: is it a client without tls=?")
+
+
+def test_a_failure_of_tls_is_a_sentence_in_the_log(
+    certificates: Certificates, log: list[str]
+) -> None:
+    with Listener(("localhost", 0), authkey=KEY, tls=TLS(certificates.stranger)) as listener:
+        accepting = Accepting(listener)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Client(listener.address, authkey=KEY, tls=certificates.client_side())
+        trusting = TLS(cafile=certificates.other_authority)
+        with Client(listener.address, authkey=KEY, tls=trusting), accepting.result():
+            pass
+    (line,) = (line for line in log if "dropped" in line)
+    assert line.endswith(": TLS failed: TLSV1_ALERT_UNKNOWN_CA")
+
+
 def test_a_client_with_tls_finds_a_listener_without(certificates: Certificates) -> None:
     with Listener(("localhost", 0), authkey=KEY, handshake_timeout=0.2) as listener:
         accepting = Accepting(listener)
