@@ -39,7 +39,8 @@ def context_of(tls: TLS | ssl.SSLContext, server_side: bool) -> ssl.SSLContext:
     Raises:
         TypeError: `tls` is something else, or a context for the other side.
         ValueError: A listener without a certificate.
-        OSError: A file is missing, or is no certificate or key (`ssl.SSLError`).
+        OSError: A file is missing or unreadable, and named in the error, or is no certificate or
+            key (`ssl.SSLError`).
     """
     if isinstance(tls, ssl.SSLContext):
         wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
@@ -53,6 +54,10 @@ def context_of(tls: TLS | ssl.SSLContext, server_side: bool) -> ssl.SSLContext:
         raise TypeError(
             f"tls must be a sidestep.connection.TLS or an ssl.SSLContext, not {type(tls).__name__}"
         )
+    for path in (tls.certfile, tls.keyfile, tls.cafile):
+        if path is not None:
+            # OpenSSL's error would not say which one.
+            open(path, "rb").close()
     if server_side:
         if tls.certfile is None:
             raise ValueError("a listener needs TLS(certfile=...): its callers want to see it")

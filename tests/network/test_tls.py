@@ -435,6 +435,18 @@ def test_local_addresses_need_a_name(certificates: Certificates, address: str | 
         assert server.recv() == 1
 
 
+@pytest.mark.parametrize("which", ["certfile", "keyfile", "cafile"])
+@pytest.mark.parametrize("side", ["listener", "client"])
+def test_a_file_that_is_missing_is_named(certificates: Certificates, which: str, side: str) -> None:
+    files: dict[str, Any] = {"certfile": certificates.server, which: "/nosuch.pem"}
+    with pytest.raises(FileNotFoundError) as caught:  # noqa: PT012
+        if side == "listener":
+            Listener(("localhost", 0), tls=TLS(**files))
+        else:
+            Client(("localhost", 1), tls=TLS(**files))
+    assert caught.value.filename == "/nosuch.pem" and "/nosuch.pem" in str(caught.value)
+
+
 def test_another_server_is_not_believed(certificates: Certificates) -> None:
     with Listener(("localhost", 0), authkey=KEY, tls=TLS(certificates.stranger)) as listener:
         accepting = Accepting(listener)
