@@ -33,12 +33,15 @@ commands:
 def main() -> int:
     """Do what the command line says; return only with an exit status."""
     own, rest = _split(sys.argv[1:])
-    if not rest:
-        own.append("--help")
     if own:
         options = _parse(own)
         if options.start_method is not None:
             os.environ["SIDESTEP_START_METHOD"] = options.start_method
+    if not rest:
+        if sys.stdin is None or sys.stdin.isatty():
+            _parse(["--help"])
+        # A program comes in by standard input, as to python.
+        rest = ["-"]
     if rest[0] != "doctor":
         _run(rest)
 

@@ -389,6 +389,11 @@ class BaseProcess(_original.Root):
         if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
             # threading remembers the parent's number over a fork.
             threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+        executors: Any = sys.modules.get("concurrent.futures.thread")
+        if executors is not None:
+            # Forked by an executor's thread, which is the main one here: at the end it would be
+            # asked to wait for itself.
+            getattr(executors, "_threads_queues", {}).pop(threading.current_thread(), None)
         self._after_fork()
         # Kept until here: what it owns may be looked for by the hooks above.
         del before

@@ -12,7 +12,7 @@ from .conftest import Run
 def test_help_and_version(run: Run) -> None:
     done = run("--help")
     assert done.returncode == 0 and "--start-method" in done.stdout and "doctor" in done.stdout
-    assert run().stdout == run("-h").stdout == done.stdout
+    assert run("-h").stdout == done.stdout
     assert run("--version").stdout.startswith("sidestep ")
 
 
@@ -20,6 +20,12 @@ def test_a_wrong_option_is_refused(run: Run) -> None:
     done = run("--start-method", "threads", "program.py")
     assert done.returncode == 2 and "'threads'" in done.stderr and "forkserver" in done.stderr
     assert run("--start", "fork", "program.py").returncode == 2
+    assert run("--unknown").returncode == 2
+
+
+def test_without_arguments_the_program_comes_from_standard_input(run: Run) -> None:
+    done = run(input="import multiprocessing; print(multiprocessing.__name__)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sidestep\n", "")
 
 
 def test_both_ways_to_write_the_module_option(run: Run) -> None:

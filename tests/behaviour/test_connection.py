@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -450,6 +451,38 @@ def test_a_message_cut_by_an_exception_is_received_by_the_next_call(
             conn.recv_bytes()
         theirs.sendall(whole[cut:])
         assert conn.recv_bytes() == b"hello"
+
+
+def test_one_signal_is_enough_to_interrupt_a_message_on_its_way_out() -> None:
+    receiver, sender = stream_pipe(duplex=False)
+    with receiver, sender:
+        before = signal.signal(signal.SIGUSR1, raise_handled)
+
+        def full() -> bool:
+            return not select.select([], [sender], [], 0)[1]
+
+        def alarm() -> None:
+            receiver.poll(None)
+            # The sender stands in the system call when the kernel takes no more.
+            while not (full() and is_asleep(main)):
+                pass
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        main = threading.get_native_id()
+        thread = threading.Thread(target=alarm)
+        thread.start()
+        try:
+            with pytest.raises(Handled):
+                sender.send_bytes(bytes(10_000_000))
+        finally:
+            thread.join()
+            signal.signal(signal.SIGUSR1, before)
+
+
+def is_asleep(thread: int) -> bool:
+    """Whether the kernel has put the thread to sleep."""
+    stat = Path(f"/proc/self/task/{thread}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_message_cut_on_its_way_out_is_completed_before_the_next() -> None:

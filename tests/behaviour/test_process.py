@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -553,6 +554,20 @@ def test_children_inherit_few_descriptors(method: str, tmp_path: Path) -> None:
 
 
 # --- state and exit -------------------------------------------------------------------------
+
+
+def test_a_child_forked_by_an_executors_thread_ends_well(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def start() -> int | None:
+        child = sidestep.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        return child.exitcode
+
+    with ThreadPoolExecutor() as executor:
+        assert executor.submit(start).result() == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_forked_child_starts_with_state_of_its_own(tmp_path: Path, gate: Path) -> None:

@@ -178,6 +178,14 @@ def test_our_objects_go_to_the_originals_forked_children() -> None:
     assert value.value == 200
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_our_objects_are_refused_to_the_originals_spawned_children(method: str) -> None:
+    theirs: Any = multiprocessing.get_context(method)
+    child = theirs.Process(target=print, args=(sidestep.Queue(),))
+    with pytest.raises(RuntimeError, match=r"sidestep\.get_context"):
+        child.start()
+
+
 @pytest.mark.parametrize("package", [multiprocessing, sidestep])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_child_finalizes_for_both(method: str, package: Any, tmp_path: Path) -> None:

@@ -145,7 +145,13 @@ impl<'a> Sending<'a> {
                 &pieces[..]
             };
             match socket::write_pieces(descriptor, pieces) {
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    self.sent += count;
+                    if self.sent < whole {
+                        // A blocking descriptor takes less than all only when a signal came.
+                        return Ok(Step::Interrupted);
+                    }
+                }
                 Err(error) => match on_error(error, self.sent > 0, descriptor, Interest::Write)? {
                     Step::Done(()) => {}
                     Step::Interrupted => return Ok(Step::Interrupted),
@@ -178,7 +184,12 @@ impl<'a> Sending<'a> {
 pub fn send_rest(descriptor: BorrowedFd<'_>, rest: &mut Vec<u8>) -> Result<Step<()>, StreamError> {
     while !rest.is_empty() {
         match socket::write_pieces(descriptor, &[IoSlice::new(rest)]) {
-            Ok(count) => drop(rest.drain(..count)),
+            Ok(count) => {
+                drop(rest.drain(..count));
+                if !rest.is_empty() {
+                    return Ok(Step::Interrupted);
+                }
+            }
             Err(error) => match on_error(error, true, descriptor, Interest::Write)? {
                 Step::Done(()) => {}
                 Step::Interrupted => return Ok(Step::Interrupted),
