@@ -12,17 +12,24 @@ There are two kinds of connections. A short one carries a single call of the ser
 clients of this package, calls of the server as well: those are requests for the referent None.
 
 Such a client first introduces itself, with a name that all connections of its process give. The
-server writes down what references that process has, and gives them back when the last of its
-connections is gone, for which it is enough that the process was killed. Of a client that uses
-the standard library it cannot know: its references come over short connections without a name.
+server writes down what references that process has, and gives them back when it has died, even
+if a call of it is still being carried out. Over a local socket that is known: the kernel tells
+which process is there. Over a network the end of all its connections may also be a cut line, so
+they are kept for a while, in which the client may come back. Of a client that uses the standard
+library nothing is known: its references come over short connections without a name.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import os
+import select
+import socket
+import struct
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,10 +69,13 @@ _REPLIED = object()  # result of a server call that has written its reply itself
 class _Client:
     """What the server knows of a process that has introduced itself."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, process: int | None) -> None:
         self.name = name
-        self.connections = 0
+        self.process = process  # a descriptor of it, if it is known
+        # Those that have not been hung up, with the descriptors by which they are watched.
+        self.connections: dict[Any, int] = {}
         self.references: collections.Counter[str] = collections.Counter()
+        self.deadline: float | None = None  # when to give up on it
 
 
 @_original.descend("managers")
@@ -81,8 +91,13 @@ class Server(_original.Root):
     A proxy can be an item of a referent (a list in a list, both in this server). Such an inner
     proxy counts as a reference, too, as long as it lives.
 
-    If a client dies: its references are given back, if it is one of this package.
+    If a client dies: its references are given back, if it is one of this package. At once, if it
+    came over a local socket, or `client_grace` seconds after its last connection has ended.
     """
+
+    # How long a client that is not on this machine, or came over TCP, may be out of reach before
+    # its references are given back. A subclass, in a manager's `_Server`, may say otherwise.
+    client_grace = 60.0
 
     # In the package's public place: programs know it from there.
     __module__ = f"{__package__}.managers"
@@ -120,6 +135,11 @@ class Server(_original.Root):
         self._freed: collections.deque[str] = collections.deque()
         self._clients: dict[str, _Client] = {}  # by the name that they give themselves
         self._client_of: dict[Any, _Client] = {}  # by connection
+        # What the thread that looks after clients watches, by descriptor: connections, and for
+        # None the process itself. There is no such thread before the first client.
+        self._watched: dict[int, tuple[_Client, Any]] = {}
+        self._epoll: select.epoll | None = None
+        self._wake = -1
 
     def serve_forever(self) -> None:
         """Serve until a client asks for the end, then leave the process by SystemExit."""
@@ -131,6 +151,8 @@ class Server(_original.Root):
             pass
         finally:
             self.stop_event.set()
+            with self.mutex:
+                self._wake_watch()
             # A test runner or a notebook may have replaced them, and may be gone by now.
             if sys.stdout is not sys.__stdout__:
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
@@ -173,7 +195,7 @@ class Server(_original.Root):
             if result is _REPLIED:
                 return
             message = ("#RETURN", result)
-        except Exception:
+        except BaseException:  # see `_call`
             message = ("#TRACEBACK", traceback.format_exc())
         try:
             c.send(message)
@@ -229,7 +251,7 @@ class Server(_original.Root):
             if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
             return "#RETURN", getattr(self, name)(conn, *args, **kwds)
-        except Exception:
+        except BaseException:  # see `_call`
             return "#TRACEBACK", traceback.format_exc()
 
     def _call(
@@ -255,6 +277,10 @@ class Server(_original.Root):
                 error = _known_everywhere(error)
             note_traceback(error)
             return "#ERROR", error
+        except BaseException:
+            # SystemExit and its like are meant for this thread at most. Raised in the client they
+            # would end that, and ending the connection would leave it without a word.
+            return "#TRACEBACK", traceback.format_exc()
         typeid = result_types.get(name) if result_types else None
         if not typeid:
             return "#RETURN", result
@@ -361,31 +387,139 @@ class Server(_original.Root):
         self.serve_client(c)
         return _REPLIED
 
+    # Clients that have introduced themselves.
+
     def _introduce(self, c: Any, name: str) -> None:
         """Take note that this long connection belongs to the process that calls itself `name`."""
         with self.mutex:
-            client = self._clients.setdefault(name, _Client(name))
-            client.connections += 1
+            if self._epoll is None:
+                self._begin_watch()
+            client = self._clients.get(name)
+            if client is None:
+                client = self._clients[name] = _Client(name, _process_of(c))
+                if client.process is not None:
+                    self._watch(client.process, select.EPOLLIN, client)
+            client.deadline = None
             self._client_of[c] = client
+            client.connections[c] = c.fileno() if hasattr(c, "fileno") else -1
+            if client.connections[c] >= 0:
+                self._watch(client.connections[c], select.EPOLLRDHUP, client, c)
 
     def _take_leave(self, conn: Any) -> None:
-        """Give back what a client has left behind, if this was its last connection."""
+        """Take note that nobody serves this connection any more."""
         with self.mutex:
             client = self._client_of.pop(conn, None)
             if client is None:
                 return
-            client.connections -= 1
-            if client.connections:
-                return
-            del self._clients[client.name]
-            dropped = [
-                self._count_down(ident)
-                for ident in client.references.elements()
-                if ident in self.id_to_refcount
-            ]
+            dropped = self._lose(client, conn)
+            if self._clients.get(client.name) is not client:
+                # Given up during its last call, whose result may have been one more reference.
+                dropped += self._give_back(client)
+        self._drop(dropped)
+
+    def _lose(self, client: _Client, conn: Any) -> list[_Record | None]:
+        """Under the mutex: one connection less. What is dropped if there is nothing to wait for."""
+        descriptor = client.connections.pop(conn, -1)
+        if self._watched.get(descriptor) == (client, conn):
+            self._unwatch(descriptor)
+        if client.connections or self._clients.get(client.name) is not client:
+            return []
+        if not client.references:
+            return self._give_up(client)
+        if client.process is None:
+            client.deadline = time.monotonic() + self.client_grace
+            self._wake_watch()
+        return []
+
+    def _give_up(self, client: _Client) -> list[_Record | None]:
+        """Under the mutex: forget a client that is dead or as good as dead; what is dropped."""
+        del self._clients[client.name]
+        if client.process is not None:
+            self._unwatch(client.process)
+            os.close(client.process)
+        return self._give_back(client)
+
+    def _give_back(self, client: _Client) -> list[_Record | None]:
+        """Under the mutex: count down all that a client has; what is dropped."""
+        left = list(client.references.elements())
+        client.references.clear()
+        return [self._count_down(ident) for ident in left if ident in self.id_to_refcount]
+
+    def _begin_watch(self) -> None:
+        """Under the mutex: look after clients from now on."""
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        threading.Thread(
+            target=self._look_after_clients, name="manager-clients", daemon=True
+        ).start()
+
+    def _wake_watch(self) -> None:
+        """Under the mutex: have the thread look at deadlines and the end again."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def _watch(self, descriptor: int, events: int, client: _Client, conn: Any = None) -> None:
+        assert self._epoll is not None
+        self._epoll.register(descriptor, events)
+        self._watched[descriptor] = client, conn
+
+    def _unwatch(self, descriptor: int) -> None:
+        del self._watched[descriptor]
+        if self._epoll is not None:
+            with contextlib.suppress(OSError):  # an error may have closed it
+                self._epoll.unregister(descriptor)
+
+    def _look_after_clients(self) -> None:
+        """Give up clients that have died, or have been out of reach for too long."""
+        epoll = self._epoll
+        assert epoll is not None
+        timeout: float | None = None
+        while not self.stop_event.is_set():
+            epoll.poll(timeout)
+            dropped = []
+            with self.mutex:
+                # Asked once more: by now a descriptor may have another meaning.
+                for descriptor, _ in epoll.poll(0):
+                    if descriptor == self._wake:
+                        os.eventfd_read(descriptor)
+                        continue
+                    if descriptor not in self._watched:
+                        continue
+                    client, conn = self._watched[descriptor]
+                    if conn is None:
+                        dropped += self._give_up(client)
+                    else:
+                        # Its thread may be in the middle of a call. What else the client has sent
+                        # is still read: it keeps being this client's connection.
+                        dropped += self._lose(client, conn)
+                now = time.monotonic()
+                timeout = None
+                for client in list(self._clients.values()):
+                    if client.deadline is None:
+                        continue
+                    left = client.deadline - now
+                    if left <= 0:
+                        dropped += self._give_up(client)
+                    elif timeout is None or left < timeout:
+                        timeout = left
+            self._drop(dropped)
+        with self.mutex:
+            for client in self._clients.values():
+                if client.process is not None:
+                    self._unwatch(client.process)
+                    os.close(client.process)
+                    client.process = None
+            os.close(self._wake)
+            self._wake = -1
+            epoll.close()
+            self._epoll = None
+
+    def _drop(self, dropped: list[_Record | None]) -> None:
+        """Not under the mutex: let go of what a client has left; its end may run anything."""
         if dropped:
             util.info("a client of the manager has left %d references behind", len(dropped))
-        del dropped  # outside of the mutex: its end may run anything
+        dropped.clear()
         self._settle_freed()
 
     def _count_for(self, conn: Any, ident: str, number: int) -> None:
@@ -411,6 +545,9 @@ class Server(_original.Root):
     def decref(self, c: Any, ident: str) -> None:
         """Count one proxy of a client less; without any the referent is dropped."""
         with self.mutex:
+            client = self._client_of.get(c)
+            if client is not None and not client.references[ident]:
+                raise KeyError(f"this client has no reference to an object with id {ident!r}")
             dropped = self._count_down(ident)
             self._count_for(c, ident, -1)
         del dropped  # outside of the mutex: its end may run anything
@@ -453,6 +590,20 @@ class Server(_original.Root):
                     del self._inner_proxies[ident]
                     dropped = self.id_to_local_proxy_obj.pop(ident)
             del dropped
+
+
+def _process_of(conn: Any) -> int | None:
+    """A descriptor of the process at the other end of a local socket, None for other sockets."""
+    try:
+        with socket.socket(fileno=os.dup(conn.fileno())) as peer:
+            if peer.family != socket.AF_UNIX:
+                return None
+            size = struct.calcsize("3i")
+            who = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return os.pidfd_open(struct.unpack("3i", who)[0])
+    except (AttributeError, OSError):
+        # No socket at all, a process that is gone already, or one out of another container.
+        return None
 
 
 def _known_everywhere(error: Exception) -> Exception:

@@ -172,6 +172,7 @@ class BaseManager(_original.Root):
             TypeError: `initializer` cannot be called.
             Exception: Whatever hindered the server: OSError where the address is taken, or
                 what `initializer` raised.
+            ssl.SSLCertVerificationError: This program does not believe the server's certificate.
             EOFError: The server process died without a word.
         """
         self._must_be_new()
@@ -207,6 +208,7 @@ class BaseManager(_original.Root):
             self._process.join()
             raise convert_to_error(kind, value)
         self._address = value
+        self._try_address()
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
             self,
@@ -221,6 +223,26 @@ class BaseManager(_original.Root):
             ),
             exitpriority=0,
         )
+
+    def _try_address(self) -> None:
+        """Through TLS: find out now whether this program believes its own server."""
+        if not isinstance(self._address, connection._Encrypted):
+            return
+        import ssl  # most managers never need it
+
+        try:
+            call_server(self._Client, self._address, self._authkey, "dummy")
+        except BaseException as error:
+            self._process.terminate()
+            self._process.join()
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise ssl.SSLCertVerificationError(
+                    error.errno,
+                    f"the manager does not believe its own server: {error.verify_message}. Its "
+                    "TLS describes both sides: cafile= is the authority that the certificate "
+                    "comes from, or the certificate itself, and hostname= is the name in it",
+                ) from error
+            raise
 
     @classmethod
     def _run_server(
@@ -387,21 +409,35 @@ _Connect = Callable[..., Any]
 class _Line:
     """What this process has with one server: a connection for each thread, and references.
 
-    The first connection stays open while this process has references, even if its thread has
-    ended: the server gives a client's references back when none of its connections is left.
+    The newest connection stays open while this process has references, even if its thread has
+    ended: a client without connections may be dead, and then the server gives its references
+    back. If a network cuts the last one, the next call in time makes good for it.
+
+    A forked process, whoever forked it, begins anew. Its copies of the connections are closed
+    without a word: two processes on one of them would read each other's replies.
     """
+
+    _all: weakref.WeakSet[_Line] = weakref.WeakSet()
 
     def __init__(self, address: Any) -> None:
         self.address = address
         self.authkey: bytes | None = None  # what the server has accepted
         # Of each thread: its `connection`, how many `users` in the code want it to stay, whether
         # it is `busy` with a call, and what proxies the collector has `freed` during that.
-        self.local: Any = util.ForkAwareLocal()
+        self.local: Any = threading.local()
         self._begin()
-        util.register_after_fork(self, _Line._begin)
+        _Line._all.add(self)
+
+    @staticmethod
+    def _begin_all() -> None:
+        """In a child that has just been forked."""
+        BaseProxy._mutex._at_fork_reinit()
+        for line in list(_Line._all):
+            line._begin()
 
     def _begin(self) -> None:
-        """A client without references, in this process and in each that is forked from it."""
+        """Become a client without connections and references."""
+        self.local.__dict__.clear()
         self._name = os.urandom(16).hex()
         self._is_foreign = False  # whether the server is the standard library's
         self._references = 0
@@ -440,7 +476,10 @@ class _Line:
         if not (busy or hasattr(local, "connection") or (of_server and self._is_foreign)):
             local.busy = True
             try:
-                local.connection = self._open(client, authkey)
+                conn = local.connection = self._open(client, authkey)
+                with self._mutex:
+                    if self._references:
+                        self._lifeline = conn  # an older one may have broken unnoticed
             finally:
                 local.busy = False
         if busy or (of_server and self._is_foreign):
@@ -719,6 +758,9 @@ class BaseProxy(_original.Root):
         except Exception:
             return f"{repr(self)[:-1]}; '__str__()' failed>"
         return text
+
+
+os.register_at_fork(after_in_child=_Line._begin_all)
 
 
 def _proxy_for_new(

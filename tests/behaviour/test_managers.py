@@ -55,6 +55,9 @@ class Counter:
     def fail(self) -> None:
         raise LookupError("nothing there")
 
+    def leave(self, kind: str) -> None:
+        raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[kind]
+
     def make_lock(self) -> Any:
         return threading.Lock()
 
@@ -472,6 +475,9 @@ def hold_and_wait(address: Any, key: bytes, ready: Any) -> None:
     thread = threading.Thread(target=in_a_thread)
     thread.start()
     thread.join()
+    tasks = manager.Queue()
+    threading.Thread(target=tasks.get).start()
+    held.append(tasks)
     ready.put(len(held))
     signal.pause()
 
@@ -483,12 +489,96 @@ def test_references_of_a_killed_client_are_given_back(manager: Any) -> None:
         target=hold_and_wait, args=(manager.address, bytes(manager._authkey), ready)
     )
     child.start()
-    assert ready.get(timeout=60) == 3
-    assert manager._number_of_objects() == 3
+    assert ready.get(timeout=60) == 4
+    assert manager._number_of_objects() == 4
     child.kill()
     child.join()
+    # Although the server still carries out a call for it.
     until(lambda: manager._number_of_objects() == 0)
     ready.close()
+
+
+class HastyManager(SyncManager):
+    class _Server(managers.Server):
+        client_grace = 0.2
+
+
+def test_references_of_a_killed_client_at_a_network_address_are_given_back_later() -> None:
+    ctx = sidestep.get_context("fork")
+    with HastyManager(("localhost", 0), ctx=ctx) as manager:
+        ready = ctx.Queue()
+        key = bytes(manager._authkey)
+        child = ctx.Process(target=hold_and_wait, args=(manager.address, key, ready))
+        child.start()
+        assert ready.get(timeout=60) == 4
+        assert manager._number_of_objects() == 4
+        child.kill()
+        child.join()
+        until(lambda: manager._number_of_objects() == 0)
+        ready.close()
+    manager.join()
+
+
+@pytest.mark.parametrize("address", [("localhost", 0), None])
+def test_a_client_whose_only_connection_was_cut_finds_its_objects_again(address: Any) -> None:
+    with SyncManager(address, ctx=sidestep.get_context("fork")) as manager:
+        items = manager.list([7])
+        for _ in range(2):
+            assert items[:] == [7]
+            with socket.socket(fileno=os.dup(items._tls.connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+            with pytest.raises((EOFError, OSError)):
+                items[:]
+        assert items[:] == [7]
+        assert manager._number_of_objects() == 1
+        del items
+        until(lambda: manager._number_of_objects() == 0)
+    manager.join()
+
+
+def test_connections_of_a_client_are_counted_until_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(managers.Server, "client_grace", 0.0)
+    registry: Any = {"list": (list, ("append",), None, managers.ListProxy)}
+    server = managers.Server(registry, None, b"key", "pickle")
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    try:
+        first, second = object(), object()  # no sockets: nothing is known of their process
+        server._introduce(first, "client")
+        server._introduce(second, "client")
+        ident, _ = server.create(first, "list", [1])
+        server._take_leave(first)
+        assert server.number_of_objects(None) == 1
+        server._take_leave(second)
+        until(lambda: server.number_of_objects(None) == 0)
+        # One that is given up in the middle of a call has nothing to give back, and keeps nothing.
+        server._introduce(ours, "another")
+        ident, _ = server.create(ours, "list", [1])
+        with server.mutex:
+            server._give_up(server._clients["another"])
+        with pytest.raises(KeyError, match="this client has no reference"):
+            server.decref(ours, ident)
+        server.create(ours, "list", [1])
+        assert server.number_of_objects(None) == 1
+        server._take_leave(ours)
+        assert server.number_of_objects(None) == 0
+    finally:
+        server.stop_event.set()
+        with server.mutex:
+            server._wake_watch()
+        until(lambda: server._epoll is None)
+        server.listener.close()
+        ours.close()
+        theirs.close()
+
+
+def test_a_method_that_wants_to_exit_ends_neither_connection_nor_client(ours: Any) -> None:
+    counter = ours.Counter(1)
+    for kind in ("SystemExit", "KeyboardInterrupt"):
+        with pytest.raises(RemoteError, match=kind):
+            counter.leave(kind)
+    assert counter.add() == 2
 
 
 def test_references_outlive_the_thread_and_the_connection_that_made_them(manager: Any) -> None:
@@ -563,6 +653,30 @@ def test_a_signal_handler_may_call_while_its_thread_waits(manager: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert items[:] == [2]
+
+
+def test_a_raw_fork_talks_over_connections_of_its_own(manager: Any) -> None:
+    items = manager.list([0])
+    items.append(0)  # over a connection that both would have
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                for _ in range(100):
+                    items.append(1)
+                assert manager.list([2])[:] == [2]
+                del items  # a reference of the parent's
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    for _ in range(100):
+        items.append(3)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert (items.count(1), items.count(3)) == (200, 100)
+    until(lambda: manager._number_of_objects() == 1)
 
 
 def iterate(table: Any, names: Any) -> None:

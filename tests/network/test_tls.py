@@ -689,12 +689,23 @@ def test_a_managers_proxies_reach_it_through_tls_from_everywhere(
         assert child.exitcode == 0
         child.close()
         assert shared._callmethod("__len__") == 1
+        # A bare fork, whose copy of the connection is of no use.
+        forked = os.fork()
+        if not forked:
+            try:
+                append_to(shared, 1)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(forked, 0)[1] == 0
+        assert shared._callmethod("__len__") == 2
+        assert shared._callmethod("append", (1,)) is None
         # A proxy in the server, and one for a result.
         holder: Any = manager.Holder()  # type: ignore[attr-defined]
         assert holder._callmethod("hold", (shared,)) == 1
         again = holder._callmethod("first")
         again._callmethod("append", (2,))
-        assert shared._callmethod("__len__") == 2
+        assert shared._callmethod("__len__") == 4
         made = holder._callmethod("make")
         assert made._callmethod("__len__") == 3
         # A manager that connects, with a description of its own.
@@ -707,6 +718,21 @@ def test_a_managers_proxies_reach_it_through_tls_from_everywhere(
         assert other.Plain()._callmethod("__len__") == 0  # type: ignore[attr-defined]
         del shared, holder, again, made, other
     manager.join()
+
+
+@pytest.mark.parametrize("missing", ["cafile", "hostname"])
+def test_a_manager_that_does_not_believe_itself_does_not_start(
+    certificates: Certificates, missing: str
+) -> None:
+    if missing == "cafile":
+        tls = TLS(certificates.server)
+    else:
+        tls = TLS(certificates.server, cafile=certificates.authority, hostname="another")
+    manager = Manager(("localhost", 0), authkey=KEY, ctx=sidestep.get_context("fork"), tls=tls)
+    with pytest.raises(ssl.SSLCertVerificationError, match="cafile=.*hostname="):
+        manager.start()
+    manager.join()
+    assert manager._process is None
 
 
 def test_what_is_told_of_an_address_goes_before_what_comes_with_it() -> None:
