@@ -111,7 +111,7 @@ class Doorkeeper:
                         return _connection(handle, session), address
                     if event == "refused":
                         raise RefusedError(f"{why} (the caller is {name})", address)
-                    util.sub_warning("a listener dropped a caller, %s: it %s", name, why)
+                    util.sub_warning("a listener dropped a caller, %s: %s", name, why)
 
     def _open_door(self) -> None:
         """Let the next caller in from the street, onto the porch."""
@@ -121,7 +121,7 @@ class Doorkeeper:
             return  # it has gone on, or another process was faster
         except OSError as error:
             # Those who have not proved anything are the first that have to go.
-            if error.errno in _EXHAUSTED and self._porch.evict(f"had to go: {error.strerror}"):
+            if error.errno in _EXHAUSTED and self._porch.evict(f"it had to go: {error.strerror}"):
                 return
             raise
         with caller:

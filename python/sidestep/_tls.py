@@ -9,6 +9,7 @@ exchanges bytes with it in memory, so that the same session can stand on the por
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -27,6 +28,8 @@ __all__ = ["Session", "TlsConnection", "connect", "context_of", "server_name"]
 _PIECE = 1 << 16
 # The longest wait of poll(2), in milliseconds.
 _LONGEST_WAIT = 2**31 - 1
+# How each client of TLS begins.
+_RECORD_OF_HANDSHAKE = b"\x16"
 _SHORT_MAX = 0x7FFFFFFF
 
 
@@ -36,7 +39,8 @@ def context_of(tls: TLS | ssl.SSLContext, server_side: bool) -> ssl.SSLContext:
     Raises:
         TypeError: `tls` is something else, or a context for the other side.
         ValueError: A listener without a certificate.
-        OSError: A file is missing, or is no certificate or key (`ssl.SSLError`).
+        OSError: A file is missing or unreadable, and named in the error, or is no certificate or
+            key (`ssl.SSLError`).
     """
     if isinstance(tls, ssl.SSLContext):
         wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
@@ -50,6 +54,10 @@ def context_of(tls: TLS | ssl.SSLContext, server_side: bool) -> ssl.SSLContext:
         raise TypeError(
             f"tls must be a sidestep.connection.TLS or an ssl.SSLContext, not {type(tls).__name__}"
         )
+    for path in (tls.certfile, tls.keyfile, tls.cafile):
+        if path is not None:
+            # OpenSSL's error would not say which one.
+            open(path, "rb").close()
     if server_side:
         if tls.certfile is None:
             raise ValueError("a listener needs TLS(certfile=...): its callers want to see it")
@@ -123,6 +131,7 @@ class Session:
         )
         self._open = False
         self._early = b""
+        self._opening = b""
 
     def pass_(self, wire: bytes, plain: bytes, wants: int) -> tuple[bytes, bytes, bool, str | None]:
         """One turn of a session whose bytes the engine moves.
@@ -134,12 +143,13 @@ class Session:
 
         Returns:
             Plain bytes; bytes for the socket; whether the session is open; or why it is not, and
-            will not be.
+            will not be, as a clause of its own.
         """
         received, fault = b"", None
         self._early += plain
         try:
             self.incoming.write(wire)
+            self._opening = self._opening or wire[:1]
             if not self._open:
                 self.tls.do_handshake()
                 self._open = True
@@ -149,11 +159,13 @@ class Session:
             if wants:
                 received = self.tls.read(wants)
                 if not received:
-                    fault = "left within the handshake"
+                    fault = "it left within the handshake"
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            fault = f"TLS: {error.reason or error}"
+            fault = f"TLS failed: {error.reason or error}"
+            if self._opening != _RECORD_OF_HANDSHAKE:
+                fault = "the other side does not speak TLS: is it a client without tls=?"
         return received, self.outgoing.read(), self._open, fault
 
 
@@ -166,9 +178,12 @@ class _Wire:
     def __init__(self, session: Session, fd: int) -> None:
         self.session = session
         self.fd = fd
-        self._writing = threading.Lock()
+        # Whether nothing can be sent any more; what has come before can still be read.
+        self.broken = False
+        # One for each direction, and one each that is set between doing something and noting it.
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._torn_out = self._torn_in = False
         self._unsent = b""
-        self._torn = False
         self._pid = os.getpid()
 
     def check_process(self) -> None:
@@ -185,36 +200,60 @@ class _Wire:
         return os.getpid() == self._pid
 
     def flush(self, wait: bool = True) -> None:
-        """Send the records that the session has for the peer."""
+        """Send the records that the session has for the peer.
+
+        Without waiting it is no matter if the peer has gone: who sends will be told.
+        """
         session = self.session
-        while self._unsent or session.outgoing.pending:
+        while not self.broken and (self._unsent or session.outgoing.pending):
             if not self._writing.acquire(blocking=wait):
                 return  # whoever writes takes these along
             try:
                 # Taken and sent by one thread at a time: records have an order.
-                _refuse_torn(self._torn)
-                self._torn = True
+                _refuse_torn(self._torn_out)
+                self._torn_out = True
                 if not self._unsent:
                     self._unsent = session.outgoing.read(_PIECE)
                 # Where it waits is no place where anything is lost: an exception may come there.
-                self._torn = False
+                self._torn_out = False
                 while self._unsent:
                     if not _poll(self.fd, select.POLLOUT, None if wait else 0):
                         return
-                    self._torn = True
-                    self._unsent = self._unsent[_sidestep.send_now(self.fd, self._unsent) :]
-                    self._torn = False
+                    self._torn_out = True
+                    try:
+                        self._unsent = self._unsent[_sidestep.send_now(self.fd, self._unsent) :]
+                    except OSError as error:
+                        if error.errno is None:
+                            raise  # a handler's own
+                        self.broken, self._torn_out = True, False
+                        if wait:
+                            raise
+                        return
+                    self._torn_out = False
             finally:
                 self._writing.release()
+        if wait and self.broken:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    def fill(self) -> None:
-        """Read what the socket has."""
-        wire = os.read(self.fd, _PIECE)
-        with self.session.lock:
-            if wire:
-                self.session.incoming.write(wire)
-            else:
-                self.session.incoming.write_eof()
+    def fill(self) -> bool:
+        """Read what the socket has; never waits. Whether there was anything, or the end."""
+        with self._reading:
+            _refuse_torn(self._torn_in)
+            if not _poll(self.fd, select.POLLIN, 0):
+                return False  # another thread was faster
+            self._torn_in = True
+            try:
+                wire = os.read(self.fd, _PIECE)
+            except OSError as error:
+                self._torn_in = error.errno is None
+                raise
+            with self.session.lock:
+                if wire:
+                    self.session.incoming.write(wire)
+                else:
+                    self.session.incoming.write_eof()
+            self._torn_in = False
+            return True
 
     def goodbye(self) -> None:
         """Tell the peer that this is the end, and not an accident; never waits."""
@@ -243,6 +282,25 @@ def _refuse_torn(torn: bool) -> None:
         )
 
 
+def _end_of(error: ssl.SSLError) -> Exception:
+    """What it means for a connection that its session can read no more."""
+    if isinstance(error, ssl.SSLZeroReturnError):
+        return EOFError()
+    if isinstance(error, ssl.SSLEOFError):
+        return ConnectionResetError(
+            errno.ECONNRESET,
+            "the connection was cut: the other side was killed, or somebody on the way did it",
+        )
+    return error.with_traceback(None)
+
+
+def _anew(end: Exception) -> Exception:
+    """The end of a connection to be raised: a kept one would collect tracebacks."""
+    error = type(end)(*end.args)
+    error.__dict__.update(end.__dict__)
+    return error
+
+
 def _poll(fd: int, events: int, milliseconds: float | None) -> bool:
     poller = select.poll()
     poller.register(fd, events)
@@ -269,7 +327,7 @@ class TlsConnection(Connection):
         self._received = bytearray()
         self._end: Exception | None = None
         self._half_sent = b""
-        # One for each direction, set between doing something and noting it.
+        # One for each direction, as those of the wire.
         self._torn_in = self._torn_out = False
         self._goodbye = util.Finalize(self, self._wire.goodbye, exitpriority=-100)
 
@@ -304,6 +362,32 @@ class TlsConnection(Connection):
 
     def _send_frame(self, body: Any) -> None:
         _refuse_torn(self._torn_out)
+        try:
+            self._refuse_broken()
+            self._send_whole(body)
+        except OSError:
+            if self._wire.broken:
+                self._read_ahead()
+                self._refuse_broken()
+            raise
+
+    def _refuse_broken(self) -> None:
+        """Raise if nothing can be sent any more: the reason that the peer gave, if it did."""
+        if isinstance(self._end, ssl.SSLError):
+            raise _anew(self._end)
+        if self._wire.broken:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def _read_ahead(self) -> None:
+        """Take in what came before the line broke: a reason may stand behind the messages."""
+        if not _poll(self._wire.fd, select.POLLRDHUP, 0):
+            return  # the peer is there: another thread may wait for what comes
+        with contextlib.suppress(OSError):  # who receives will be told
+            while self._end is None and self._wire.fill():
+                while self._end is None and self._decrypt_more():
+                    pass
+
+    def _send_whole(self, body: Any) -> None:
         length = len(body)
         if length <= _SHORT_MAX:
             header = length.to_bytes(4, "big")
@@ -371,51 +455,49 @@ class TlsConnection(Connection):
         return self._decrypt_more()
 
     def _decrypt_more(self) -> bool:
-        session = self._wire.session
-        _refuse_torn(self._torn_in)
-        try:
-            with session.lock:
+        with self._wire.session.lock:
+            _refuse_torn(self._torn_in)
+            if self._end is None:
                 self._torn_in = True
-                plain = session.tls.read(_PIECE)
-                self._received += plain
-                self._torn_in = False
-            if not plain:
-                self._end = EOFError()
-        except ssl.SSLWantReadError:
-            self._torn_in = False
-            self._wire.flush(wait=False)
-            return False
-        except ssl.SSLZeroReturnError:
-            self._end = EOFError()
-        except ssl.SSLEOFError:
-            self._end = ConnectionResetError(
-                errno.ECONNRESET,
-                "the connection was cut: the other side was killed, or somebody on the way did it",
-            )
-        except ssl.SSLError as error:
-            self._end = error.with_traceback(None)
-        return True
+                try:
+                    plain = self._wire.session.tls.read(_PIECE)
+                    self._received += plain
+                    if not plain:
+                        self._end = EOFError()
+                    self._torn_in = False
+                    return True
+                except ssl.SSLWantReadError:
+                    self._torn_in = False
+                except ssl.SSLError as error:
+                    self._end = _end_of(error)
+                    self._torn_in = False
+                    return True
+        self._wire.flush(wait=False)
+        return self._end is not None
 
     def _receive_until(self, count: int) -> None:
         """Wait until that many bytes have come."""
-        while len(self._received) < count:
-            if self._end is not None:
-                if self._received and isinstance(self._end, EOFError):
+        while True:
+            # Looked at first: a thread that sends may add the last bytes, and the end, at any time.
+            end = self._end
+            if len(self._received) >= count:
+                return
+            if end is not None:
+                if self._received and isinstance(end, EOFError):
                     raise OSError("got end of file during message")
-                # A new one each time: this one must not collect tracebacks, which refer to us.
-                raise type(self._end)(*self._end.args)
+                raise _anew(end)
             if not self._decrypt_more():
                 _poll(self._wire.fd, select.POLLIN, None)
                 self._fill()
 
     def _fill(self) -> None:
-        _refuse_torn(self._torn_in)
-        self._torn_in = True
         try:
             self._wire.fill()
         except OSError as error:
-            self._end = error.with_traceback(None)
-        self._torn_in = False
+            if error.errno is None:
+                raise  # a handler's own
+            if self._end is None:
+                self._end = error.with_traceback(None)
 
     def _receive(self, limit: int | None = None) -> bytes:
         self._check()
@@ -431,9 +513,11 @@ class TlsConnection(Connection):
             raise OSError("bad message length")
         # Nothing is set aside for what is announced: the buffer grows with what comes.
         self._receive_until(start + length)
-        with memoryview(self._received) as view:
-            message = bytes(view[start : start + length])
-        del self._received[: start + length]
+        # A thread that sends may have to read ahead.
+        with self._wire.session.lock:
+            with memoryview(self._received) as view:
+                message = bytes(view[start : start + length])
+            del self._received[: start + length]
         return message
 
     def recv(self) -> Any:

@@ -520,8 +520,14 @@ def Client(
         connection = connect(address, family, tls)
     if authkey is not None:
         with _closed_on_error(connection):
-            answer_challenge(connection, authkey)
-            deliver_challenge(connection, authkey)
+            try:
+                answer_challenge(connection, authkey)
+                deliver_challenge(connection, authkey)
+            except EOFError as error:
+                hint = ": is it a listener with TLS, which wants tls=...?" if tls is None else ""
+                raise EOFError(
+                    f"the other side closed the connection during the handshake{hint}"
+                ) from error
     return connection
 
 

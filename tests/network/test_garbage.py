@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import os
 import resource
 import socket
@@ -16,30 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sidestep
-from sidestep import _sidestep, connection, util
+from sidestep import _sidestep, connection
 from sidestep.connection import Client, Connection, Listener
 from sidestep.context import AuthenticationError
 from sidestep.managers import BaseManager
 
 KEY = b"the key"
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Lines of the package's log."""
-    lines: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    logger, handler = util.get_logger(), Collector()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(util.SUBWARNING)
-    yield lines
-    logger.removeHandler(handler)
-    logger.setLevel(before)
 
 
 class Serving:
@@ -136,6 +117,61 @@ def test_silence_keeps_nobody_waiting() -> None:
         half.sendall(struct.pack("!i", 40) + b"{sha256}")
         for _ in range(3):
             serving.works()
+
+
+# Each way to be dropped, and how its line in the log ends.
+REASONS: dict[bytes, str] = {
+    b"": "it left within the handshake",
+    struct.pack("!i", 257): (
+        "the other side announced a message of 257 bytes, where a handshake has at most 256"
+    ),
+    struct.pack("!i", -2): (
+        "the other side announced a message of -2 bytes, where a handshake has at most 256"
+    ),
+    struct.pack("!i", 5) + b"hello": (
+        'the other side sent neither an old message nor one that names its digest: b"hello"'
+    ),
+}
+
+
+@pytest.mark.parametrize("sent", REASONS)
+def test_a_line_in_the_log_is_a_sentence(sent: bytes, log: list[str]) -> None:
+    with Serving() as serving:
+        with serving.dial() as stranger:
+            port = stranger.getsockname()[1]
+            challenge_from(stranger)
+            stranger.sendall(sent)
+            stranger.shutdown(socket.SHUT_WR)
+            assert hung_up(stranger)
+        serving.works()
+    assert f"a listener dropped a caller, 127.0.0.1 port {port}: {REASONS[sent]}" in log
+
+
+@pytest.mark.parametrize(
+    ("challenge", "reason"),
+    [
+        (b"hello", 'the other side sent b"hello" in place of a challenge'),
+        (
+            b"#CHALLENGE#{sha256}short",
+            "the other side sent a challenge that is too short: 13 bytes",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_challenge_is_a_sentence(
+    challenge: bytes, reason: str, log: list[str]
+) -> None:
+    with Serving() as serving:
+        with serving.dial() as stranger:
+            stranger.setblocking(True)
+            with Connection(os.dup(stranger.fileno())) as conn:
+                connection.answer_challenge(conn, KEY)
+                conn.send_bytes(challenge)
+            assert hung_up(stranger)
+        with pytest.raises(AuthenticationError) as caught:
+            _sidestep.handshake_answer(KEY, challenge)
+        assert str(caught.value) == reason
+        serving.works()
+    assert any(line.endswith(f": {reason}") for line in log)
 
 
 def test_silence_ends(log: list[str]) -> None:

@@ -6,6 +6,7 @@ import pickle
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -237,6 +238,100 @@ def test_a_cut_line_is_no_orderly_end(pair: Pair) -> None:
         client.recv()
 
 
+def reset_at_close(line: Connection) -> None:
+    """Have the line reset when it is closed, whatever was said."""
+    linger = struct.pack("ii", 1, 0)
+    with socket.socket(fileno=os.dup(line.fileno())) as line_socket:
+        line_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+def fail_to_send(conn: Connection) -> OSError:
+    """Send until that fails: a first message may still leave before the answer comes."""
+    with pytest.raises(OSError) as caught:  # noqa: PT012
+        while True:
+            conn.send_bytes(bytes(1 << 20))
+    return caught.value
+
+
+@pytest.mark.parametrize("address", [("localhost", 0), None])
+def test_a_farewell_is_received_after_a_failed_send(
+    certificates: Certificates, address: Any
+) -> None:
+    client_side = certificates.client_side(hostname="the-listener")
+    server, client = meet(address, certificates.server_side(), client_side)
+    with client:
+        server.send("farewell")
+        server.send_bytes(b"in two parts")
+        server.close()
+        assert isinstance(fail_to_send(client), BrokenPipeError | ConnectionResetError)
+        for _ in range(3):
+            with pytest.raises(BrokenPipeError):
+                client.send(1)
+        assert wait([client]) == [client] and client.poll()
+        assert client.recv() == "farewell"
+        with pytest.raises(BrokenPipeError):
+            client.send(1)
+        assert client.recv_bytes() == b"in two parts"
+        for _ in range(2):
+            with pytest.raises(EOFError):
+                client.recv()
+
+
+def test_a_receiving_thread_gets_all_while_another_one_fails_to_send(
+    certificates: Certificates,
+) -> None:
+    # A local socket: it holds what was sent, whereas TCP may still have it at the sender's.
+    client_side = certificates.client_side(hostname="the-listener")
+    server, client = meet(None, certificates.server_side(), client_side)
+    received: list[Any] = []
+
+    def receive() -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                received.append(client.recv())
+
+    with client:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for number in range(200):
+            server.send((number, "x" * (number * 10)))
+        server.close()
+        fail_to_send(client)
+        thread.join()
+    assert [number for number, _ in received] == list(range(200))
+
+
+def test_after_a_cut_line_neither_direction_blames_a_handler(
+    certificates: Certificates,
+) -> None:
+    server, client = meet(("localhost", 0), certificates.server_side(), certificates.client_side())
+    with client:
+        reset_at_close(server)
+        server.close()
+        assert isinstance(fail_to_send(client), BrokenPipeError | ConnectionResetError)
+        with pytest.raises(BrokenPipeError):
+            client.send(1)
+        with pytest.raises((ConnectionResetError, EOFError)):
+            client.recv()
+
+
+def test_a_failed_send_tells_the_reason_that_the_other_side_gave(
+    certificates: Certificates,
+) -> None:
+    server_side = certificates.server_side(cafile=certificates.authority)
+    with Listener(("localhost", 0), tls=server_side) as listener:
+        accepting = Accepting(listener)
+        with Client(listener.address, tls=certificates.client_side()) as client:
+            for error in (fail_to_send(client), fail_to_send(client)):
+                assert isinstance(error, ssl.SSLError)
+                assert error.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+                client.recv()
+        known = TLS(certificates.client, cafile=certificates.authority)
+        with Client(listener.address, tls=known), accepting.result():
+            pass
+
+
 def send_and_end(listener: Listener, how: str) -> None:
     conn = listener.accept()
     conn.send("hello")
@@ -340,6 +435,18 @@ def test_local_addresses_need_a_name(certificates: Certificates, address: str | 
         assert server.recv() == 1
 
 
+@pytest.mark.parametrize("which", ["certfile", "keyfile", "cafile"])
+@pytest.mark.parametrize("side", ["listener", "client"])
+def test_a_file_that_is_missing_is_named(certificates: Certificates, which: str, side: str) -> None:
+    files: dict[str, Any] = {"certfile": certificates.server, which: "/nosuch.pem"}
+    with pytest.raises(FileNotFoundError) as caught:  # noqa: PT012
+        if side == "listener":
+            Listener(("localhost", 0), tls=TLS(**files))
+        else:
+            Client(("localhost", 1), tls=TLS(**files))
+    assert caught.value.filename == "/nosuch.pem" and "/nosuch.pem" in str(caught.value)
+
+
 def test_another_server_is_not_believed(certificates: Certificates) -> None:
     with Listener(("localhost", 0), authkey=KEY, tls=TLS(certificates.stranger)) as listener:
         accepting = Accepting(listener)
@@ -403,6 +510,70 @@ def test_garbage_instead_of_tls_is_dropped(certificates: Certificates, noise: by
         with socket.create_connection(address):  # and one who is silent
             with Client(address, authkey=KEY, tls=certificates.client_side()):
                 accepting.result().close()
+
+
+def call_without_tls(listener: Listener, key: bytes | None, log: list[str]) -> BaseException:
+    """What a client gets that has forgotten TLS; its line will be in the log."""
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with Client(listener.address, authkey=key) as client:
+                client.send("a message at once")
+                while True:
+                    client.recv_bytes()
+        except (EOFError, OSError) as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    listener._listener._socket.settimeout(0.05)  # type: ignore[union-attr]
+    while not log:
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    thread.join()
+    return caught[0]
+
+
+def test_who_forgets_tls_and_waits_is_told_on_both_sides(
+    certificates: Certificates, log: list[str]
+) -> None:
+    server_side = certificates.server_side()
+    with Listener(
+        ("localhost", 0), authkey=KEY, tls=server_side, handshake_timeout=0.05
+    ) as listener:
+        error = call_without_tls(listener, KEY, log)
+    assert isinstance(error, EOFError)
+    assert str(error) == (
+        "the other side closed the connection during the handshake: is it a listener with TLS, "
+        "which wants tls=...?"
+    )
+    assert log[0].endswith(
+        ": it did not complete the handshake within 0.05 seconds, and sent nothing: is it a "
+        "client without tls=?"
+    )
+
+
+def test_who_forgets_tls_and_sends_is_told_in_the_log(
+    certificates: Certificates, log: list[str]
+) -> None:
+    with Listener(("localhost", 0), tls=certificates.server_side()) as listener:
+        call_without_tls(listener, None, log)
+    assert log[0].endswith(": the other side does not speak TLS: is it a client without tls=?")
+
+
+def test_a_failure_of_tls_is_a_sentence_in_the_log(
+    certificates: Certificates, log: list[str]
+) -> None:
+    with Listener(("localhost", 0), authkey=KEY, tls=TLS(certificates.stranger)) as listener:
+        accepting = Accepting(listener)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Client(listener.address, authkey=KEY, tls=certificates.client_side())
+        trusting = TLS(cafile=certificates.other_authority)
+        with Client(listener.address, authkey=KEY, tls=trusting), accepting.result():
+            pass
+    (line,) = (line for line in log if "dropped" in line)
+    assert line.endswith(": TLS failed: TLSV1_ALERT_UNKNOWN_CA")
 
 
 def test_a_client_with_tls_finds_a_listener_without(certificates: Certificates) -> None:

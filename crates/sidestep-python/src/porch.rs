@@ -42,7 +42,7 @@ impl Veil for Session {
                     fault,
                 },
                 Err(error) => {
-                    let fault = Some(format!("was dropped by an exception: {error}"));
+                    let fault = Some(format!("an exception came in between: {error}"));
                     *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     Unveiled {
                         fault,

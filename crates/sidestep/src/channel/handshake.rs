@@ -70,16 +70,16 @@ pub enum Refusal {
     #[error("the other side sent neither an old message nor one that names its digest: {0}")]
     Shapeless(Excerpt),
     /// Something else in place of a challenge.
-    #[error("expected a challenge, got {0}")]
+    #[error("the other side sent {0} in place of a challenge")]
     NoChallenge(Excerpt),
     /// A challenge that would make replays possible.
-    #[error("the challenge is too short: {0} bytes")]
+    #[error("the other side sent a challenge that is too short: {0} bytes")]
     ShortChallenge(usize),
     /// A frame of a length that no part of a handshake has.
-    #[error("announced a message of {0} bytes, where a handshake has at most 256")]
+    #[error("the other side announced a message of {0} bytes, where a handshake has at most 256")]
     BadLength(i64),
     /// The machine has no randomness.
-    #[error("no random bytes: {0}")]
+    #[error("this machine has no random bytes: {0}")]
     NoRandomness(String),
 }
 

@@ -35,7 +35,7 @@ pub struct Unveiled {
     pub wire: Vec<u8>,
     /// Whether plain bytes can pass: the veil's own handshake is done.
     pub open: bool,
-    /// Why nothing can pass any more.
+    /// Why nothing can pass any more, as a clause of its own.
     pub fault: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub enum Event {
     Admitted(u64, OwnedFd),
     /// This caller speaks the protocol, and has not got the key.
     Refused(u64, String),
-    /// This caller was dropped, for the reason given.
+    /// This caller was dropped, for the reason given: a clause of its own, "it left".
     Dropped(u64, String),
     /// The time is over.
     TimedOut,
@@ -113,12 +113,12 @@ impl Caller {
             };
             piece.resize(limit, 0);
             match socket::receive(self.socket.as_fd(), &mut piece, Wait::Never) {
-                Ok((0, _)) => return Err(Fault::Other("left within the handshake".to_owned())),
+                Ok((0, _)) => return Err(Fault::Other("it left within the handshake".to_owned())),
                 Ok((count, _)) => {
                     self.heard += count;
                     if self.heard > BYTES_MAX {
                         return Err(Fault::Other(format!(
-                            "sent {} bytes without an end of the handshake",
+                            "it sent {} bytes without an end of the handshake",
                             self.heard
                         )));
                     }
@@ -164,6 +164,18 @@ impl Caller {
         let _ = self.flush();
     }
 
+    fn was_slow(&self, patience: Duration) -> Fault {
+        // Without TLS it is the listener that speaks first: both wait for each other.
+        let hint = match self.veil {
+            Some(_) if self.heard == 0 => ", and sent nothing: is it a client without tls=?",
+            _ => "",
+        };
+        Fault::Other(format!(
+            "it did not complete the handshake within {} seconds{hint}",
+            patience.as_secs_f64()
+        ))
+    }
+
     fn interest(&self) -> Interest {
         if self.unsent.is_empty() {
             Interest::Read
@@ -174,7 +186,7 @@ impl Caller {
 }
 
 fn left(error: io::Error) -> Fault {
-    Fault::Other(format!("was lost within the handshake: {error}"))
+    Fault::Other(format!("it was lost within the handshake: {error}"))
 }
 
 /// Callers of one listener that have not proved who they are.
@@ -211,7 +223,7 @@ impl Porch {
     pub fn add(&mut self, id: u64, socket: OwnedFd, veil: Option<Box<dyn Veil>>) -> io::Result<()> {
         let handshake = Handshake::new(self.key.clone()).map_err(io::Error::other)?;
         while self.callers.len() >= self.room {
-            self.evict("had to make room for others");
+            self.evict("it had to make room for others");
         }
         let mut caller = Caller {
             id,
@@ -307,10 +319,7 @@ impl Porch {
                 let outcome = if *ready != socket::Readiness::default() {
                     caller.advance()
                 } else if caller.until <= now {
-                    Err(Fault::Other(format!(
-                        "did not complete the handshake within {} seconds",
-                        self.patience.as_secs_f64()
-                    )))
+                    Err(caller.was_slow(self.patience))
                 } else {
                     Ok(false)
                 };
