@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,11 @@ from sidestep import _sidestep, connection
 from sidestep.connection import Client, Connection, Listener
 from sidestep.context import AuthenticationError
 from sidestep.managers import BaseManager
+
+sys.path.insert(0, os.path.dirname(__file__))
+from log_lines import log
+
+__all__ = ["log"]  # a fixture
 
 KEY = b"the key"
 

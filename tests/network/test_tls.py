@@ -22,8 +22,9 @@ from sidestep.managers import BaseManager, BaseProxy
 
 sys.path.insert(0, os.path.dirname(__file__))
 from certificates import Certificates, certificates
+from log_lines import log
 
-__all__ = ["certificates"]  # a fixture
+__all__ = ["certificates", "log"]  # fixtures
 
 KEY = b"the key"
 Pair = tuple[Connection, Connection]

@@ -1,4 +1,4 @@
-"""What the tests of this directory share."""
+"""What the package logs during a test."""
 
 import logging
 from collections.abc import Iterator
