@@ -374,7 +374,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run the interpreter's own multiprocessing tests against sidestep."
     )
-    parser.add_argument("--python", default=sys.executable, help="an interpreter with sidestep")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        type=os.path.abspath,
+        help="an interpreter with sidestep",
+    )
     parser.add_argument(
         "--start-method", choices=METHODS, action="append", help="only this one (repeatable)"
     )

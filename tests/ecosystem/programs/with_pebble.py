@@ -21,7 +21,8 @@ def hang() -> None:
 
 
 def die() -> None:
-    """End the worker."""
+    """End the worker, after Pebble has had time to learn what runs there."""
+    time.sleep(1)
     os._exit(3)
 
 
