@@ -265,18 +265,7 @@ class ClassicPool(Pool):
         except BaseException:
             _end(self._pool)
             raise
-        workers = (
-            self._ctx,
-            self.Process,
-            self._processes,
-            self._pool,
-            self._inqueue,
-            self._outqueue,
-            self._initializer,
-            self._initargs,
-            self._maxtasksperchild,
-            self._wrap_exception,
-        )
+        workers = self._workers()
         # Those of this class, whatever a subclass has under their names: so it is in the original.
         self._worker_handler = self._thread(
             ClassicPool._handle_workers,
@@ -358,7 +347,11 @@ class ClassicPool(Pool):
 
     def _repopulate_pool(self) -> None:
         """Start workers until there are as many as there should be."""
-        self._repopulate_pool_static(
+        self._repopulate_pool_static(*self._workers())
+
+    def _workers(self) -> tuple[Any, ...]:
+        """What making workers takes: the arguments of `_repopulate_pool_static`."""
+        return (
             self._ctx,
             self.Process,
             self._processes,

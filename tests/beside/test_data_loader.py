@@ -64,9 +64,10 @@ def test_a_round_through_the_loader(ctx: Any) -> None:
     results.close()
 
 
-def test_a_killed_worker_is_seen_by_the_loaders_signal_handler(ctx: Any) -> None:
-    if ctx.get_start_method() == "forkserver":
-        pytest.skip("its children are the fork server's: no SIGCHLD comes here for them")
+# Not forkserver: its children are the server's, and no SIGCHLD comes here for them.
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_killed_worker_is_seen_by_the_loaders_signal_handler(method: str) -> None:
+    ctx: Any = sidestep.get_context(method)
     caught = []
 
     def handler(number: int, frame: object) -> None:
