@@ -20,9 +20,10 @@ def hang() -> None:
     time.sleep(1000)
 
 
-def die() -> None:
-    """End the worker, after Pebble has had time to learn what runs there."""
-    time.sleep(1)
+def die(word: str) -> None:
+    """End the worker once Pebble knows what runs there: the file `word` says so."""
+    while not os.path.exists(word):
+        time.sleep(0.01)
     os._exit(3)
 
 
@@ -36,7 +37,11 @@ if __name__ == "__main__":
             except concurrent.futures.TimeoutError:
                 print("too long")
             try:
-                pool.schedule(die).result()
+                future = pool.schedule(die, args=[f"known-{method}"])
+                while not future.running():
+                    time.sleep(0.01)
+                open(f"known-{method}", "w").close()
+                future.result()
             except ProcessExpired as error:
                 print("expired", error.exitcode)
             print(pool.schedule(square, args=[9]).result())
