@@ -59,6 +59,7 @@ extern "C" fn prepare() {
         (table, child)
     });
     PREPARED.with(|cell| *cell.borrow_mut() = Some(Prepared { creation, table }));
+    crash::point("fork: prepared");
 }
 
 extern "C" fn parent() {
@@ -66,6 +67,7 @@ extern "C" fn parent() {
     let child = prepared
         .and_then(|prepared| prepared.table)
         .and_then(|(_, child)| child);
+    crash::point("fork: parent goes on");
     LAST_CHILD.with(|cell| cell.set(child.map_or(Stamp::NOBODY, |(stamp, _)| stamp)));
 }
 
@@ -73,6 +75,7 @@ extern "C" fn child() {
     let Some(Prepared { creation, table }) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    crash::point("fork: child begins");
     drop(creation);
     let (Some(family), Some((mut table, child))) = (existing(), table) else {
         return;
@@ -115,6 +118,7 @@ impl Family {
                 Ok(new.at)
             })?;
             chunks.push(to);
+            crash::point("fork: table of the child grown");
             let mut next = 0;
             while next < ENTRIES {
                 next = self.transact(|txn| {

@@ -94,6 +94,7 @@ impl Lock {
 
     fn own(&self, thread: u32) {
         self.thread.store(thread, Relaxed);
+        crash::point("lock: thread known");
         self.depth.store(1, Relaxed);
     }
 
@@ -102,6 +103,7 @@ impl Lock {
             self.is_recursive() && word & Stamp::MASK == me && self.thread.load(Relaxed) == thread;
         if ours {
             self.depth.store(self.depth.load(Relaxed) + 1, Relaxed);
+            crash::point("lock: one deeper");
         }
         ours
     }
@@ -135,6 +137,7 @@ impl Lock {
                     .compare_exchange(0, me | SLEEPERS, Acquire, Relaxed)
                     .is_ok()
                 {
+                    crash::point("lock: taken by one who slept");
                     self.own(thread);
                     return Wait::Ready;
                 }
@@ -157,6 +160,7 @@ impl Lock {
             let Some(limit) = left() else {
                 return Wait::TimedOut;
             };
+            crash::point("lock: about to sleep");
             match futex_wait(&self.word, marked, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut => {
@@ -185,6 +189,7 @@ impl Lock {
             let depth = self.depth.load(Relaxed);
             if depth > 1 {
                 self.depth.store(depth - 1, Relaxed);
+                crash::point("lock: one less deep");
                 return Ok(());
             }
         }
@@ -204,6 +209,7 @@ impl Lock {
             return Err(ReleaseError::NotHeld);
         }
         if word & SLEEPERS != 0 {
+            crash::point("lock: free, nobody woken yet");
             // After `ABANDONED` all sleepers were told; whoever sleeps now is a later one.
             futex_wake(&self.word, 1);
         }
@@ -242,6 +248,7 @@ impl Lock {
     /// After a wait on a condition: the lock was acquired once; now it is `depth` levels deep.
     pub fn restore_depth(&self, depth: u32) {
         self.depth.store(depth, Relaxed);
+        crash::point("lock: depth restored");
     }
 
     /// Who holds the lock just now.
@@ -274,11 +281,15 @@ impl Lock {
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
             self.last_words.store(pid.unwrap_or(0), Relaxed);
+            crash::point("lock: dead owner named");
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)
             {
-                Ok(_) => return futex_wake(&self.word, u32::MAX),
+                Ok(_) => {
+                    crash::point("lock: abandoned, nobody woken yet");
+                    return futex_wake(&self.word, u32::MAX);
+                }
                 Err(now) => word = now,
             }
         }
