@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-import sidestep
 from process_children import tell
+
+import sidestep
 
 
 def sleep(place: Path) -> NoReturn:
