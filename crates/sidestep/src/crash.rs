@@ -8,7 +8,7 @@
 #[cfg(feature = "crash-points")]
 mod armed {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
     /// More than there are points.
     const MOST: usize = 256;
@@ -33,21 +33,22 @@ mod armed {
     /// The point ([`number`]) at which the process gets `SIGNAL` the next time; 0: none.
     static SIGNAL_AT: AtomicU64 = AtomicU64::new(0);
     static SIGNAL: AtomicI32 = AtomicI32::new(0);
-    static TELL: AtomicBool = AtomicBool::new(false);
+    /// Who is told the name of the point at which a process is about to die.
+    static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
     static ENVIRONMENT: OnceLock<()> = OnceLock::new();
 
     /// For processes that nobody can call [`arm_at`] in before they begin: `name#n`.
     const VARIABLE: &str = "SIDESTEP_CRASH_AT";
 
     /// Has the calling process kill itself (SIGKILL) at the `n`-th point from now on; 0: never.
-    /// With `tell`, it says on stderr where. Children of a fork are armed as their parent is.
-    pub fn arm(n: u32, tell: bool) {
-        arm_which(0, n, tell);
+    /// Children of a fork are armed as their parent is.
+    pub fn arm(n: u32) {
+        arm_which(0, n);
     }
 
     /// As [`arm`], counting only the points of this name.
     pub fn arm_at(name: &str, n: u32) {
-        arm_which(number(name), n, false);
+        arm_which(number(name), n);
     }
 
     /// Has the calling process send itself a signal at the next point of this name, whatever it is
@@ -57,12 +58,17 @@ mod armed {
         SIGNAL_AT.store(number(name), Ordering::Relaxed);
     }
 
-    fn arm_which(which: u64, n: u32, tell: bool) {
+    /// Has this process, and those that it forks, call `listener` when they are about to die at a
+    /// point; once.
+    pub fn tell(listener: fn(&str)) {
+        let _ = LISTENER.set(listener);
+    }
+
+    fn arm_which(which: u64, n: u32) {
         LEFT.store(0, Ordering::Relaxed);
         for passed in &PASSED {
             passed.times.store(0, Ordering::Relaxed);
         }
-        TELL.store(tell, Ordering::Relaxed);
         WHICH.store(which, Ordering::Relaxed);
         LEFT.store(n, Ordering::Relaxed);
     }
@@ -111,8 +117,8 @@ mod armed {
             && (which == 0 || which == number(name))
             && LEFT.fetch_sub(1, Ordering::Relaxed) == 1
         {
-            if TELL.load(Ordering::Relaxed) {
-                eprintln!("killed at {name}");
+            if let Some(tell) = LISTENER.get() {
+                tell(name);
             }
             let _ = crate::os::process::kill(me, libc::SIGKILL);
         }
@@ -120,7 +126,7 @@ mod armed {
 }
 
 #[cfg(feature = "crash-points")]
-pub use armed::{arm, arm_at, passed, signal_at};
+pub use armed::{arm, arm_at, passed, signal_at, tell};
 
 #[cfg(feature = "crash-points")]
 pub(crate) use armed::point;

@@ -668,20 +668,21 @@ mod everywhere {
     pub fn collect_points() {
         let name = format!("sidestep-crash-{}", sidestep::os::process::pid());
         let _ = REACHED.set(std::env::temp_dir().join(name));
+        crash::tell(note_death);
     }
 
-    /// To be called by a victim that got through: others have died at all that it has passed.
-    pub fn note_points() {
-        let mut lines = String::new();
-        for (name, _) in crash::passed() {
-            lines += &format!("{name}\n");
+    fn note_death(name: &str) {
+        if std::env::var_os("TELL").is_some() {
+            eprintln!("killed at {name}");
         }
         let path = REACHED.get().expect("collect_points was called");
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(path);
-        file.unwrap().write_all(lines.as_bytes()).unwrap();
+        file.unwrap()
+            .write_all(format!("{name}\n").as_bytes())
+            .unwrap();
     }
 
     /// The names of all points, as the engine's source has them.
@@ -743,26 +744,39 @@ mod everywhere {
     /// one gets through. After each, `check` must find things in order (it is told whether the
     /// child died), and nothing may be left over.
     pub fn at_each_step<S>(setup: impl Fn() -> S, act: impl Fn(&S), check: impl Fn(&S, bool)) {
+        at_each_step_after(setup, |_| (), act, check);
+    }
+
+    /// As [`at_each_step`]; when the child has been made and before it acts, something happens. (To
+    /// make a child repairs the books, if somebody has died over them.)
+    pub fn at_each_step_after<S>(
+        setup: impl Fn() -> S,
+        incident: impl Fn(&S),
+        act: impl Fn(&S),
+        check: impl Fn(&S, bool),
+    ) {
         let family = settled_family();
-        let tell = std::env::var_os("TELL").is_some();
         for step in 1.. {
             let (before, open) = (holds(family), descriptors());
             let state = setup();
+            let happened = SharedEvent::new().unwrap();
             let mut victim = Child::fork(|| {
-                crash::arm(step, tell);
+                let _ = persist(|| happened.wait(forever));
+                crash::arm(step);
                 act(&state);
-                note_points();
-                crash::arm(0, false);
+                crash::arm(0);
                 0
             })
             .unwrap();
+            incident(&state);
+            happened.set();
             let died = match victim.wait().unwrap() {
                 Exit::Signal(libc::SIGKILL) => true,
                 Exit::Code(0) => false,
                 exit => panic!("step {step}: {exit:?}"),
             };
             check(&state, died);
-            drop((state, victim));
+            drop((state, happened, victim));
             assert_back_at(family, &before, &format!("step {step}"));
             assert_eq!(descriptors(), open, "step {step}: descriptors");
             if !died {
@@ -1156,9 +1170,9 @@ mod everywhere {
             // Parent and child both let go of it.
             let lock = std::cell::Cell::new(Some(lock));
             let mut cleaner = Child::fork(|| {
-                crash::arm(step, false);
+                crash::arm(step);
                 family.clean_dead();
-                crash::arm(0, false);
+                crash::arm(0);
                 0
             })
             .unwrap();

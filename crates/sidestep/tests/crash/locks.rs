@@ -14,7 +14,7 @@ use sidestep::sync::{
 };
 
 use super::common::{Test, child, join, message, persist};
-use super::everywhere::{assert_holds, at_each_step, note_points, queue_with};
+use super::everywhere::{assert_holds, at_each_step, queue_with};
 use super::{forever, party};
 
 pub const TESTS: [Test; 9] = [
@@ -108,22 +108,37 @@ fn semaphore() {
         },
         |(semaphore, _)| {
             semaphore.release(2).unwrap();
-            let mut left = false;
-            let wait = persist(|| {
-                semaphore.acquire(|| {
-                    if !std::mem::replace(&mut left, true) {
-                        semaphore.release(1).unwrap();
-                    }
-                    forever()
-                })
-            });
-            assert_eq!(wait, Wait::Ready);
+            assert_eq!(persist(|| semaphore.acquire(forever)), Wait::Ready);
+            semaphore.release(1).unwrap();
         },
         |(semaphore, waiter), _| {
             // Enough for all who may have taken one.
             semaphore.release(4).unwrap();
             join(waiter.take().into_iter().collect());
             assert_eq!(persist(|| semaphore.acquire(forever)), Wait::Ready);
+        },
+    );
+    at_each_step(
+        || SharedSemaphore::new(0, None).unwrap(),
+        |semaphore| {
+            // Just before it sleeps there are two.
+            let mut released = false;
+            let wait = persist(|| {
+                semaphore.acquire(|| {
+                    if !std::mem::replace(&mut released, true) {
+                        semaphore.release(2).unwrap();
+                    }
+                    forever()
+                })
+            });
+            assert_eq!(wait, Wait::Ready);
+        },
+        |semaphore, died| {
+            let left = semaphore.value();
+            assert!(left == 1 || died && (left == 0 || left == 2));
+            semaphore.release(1).unwrap();
+            assert_eq!(persist(|| semaphore.acquire(forever)), Wait::Ready);
+            assert_eq!(semaphore.value(), left);
         },
     );
 }
@@ -138,16 +153,12 @@ fn event() {
         |(event, _)| {
             event.set();
             event.clear();
-            let mut set = false;
-            let wait = persist(|| {
-                event.wait(|| {
-                    if !std::mem::replace(&mut set, true) {
-                        event.set();
-                    }
-                    forever()
-                })
+            let mut looks = 0;
+            let wait = event.wait(|| {
+                looks += 1;
+                (looks == 1).then_some(Duration::from_nanos(1))
             });
-            assert_eq!(wait, Wait::Ready);
+            assert_eq!(wait, Wait::TimedOut);
         },
         |(event, waiter), _| {
             event.set();
@@ -337,15 +348,12 @@ fn contended_mutex() {
             let queue: Queue = queue_with(1);
             let put = |dies: bool, number: u32, pause: bool| {
                 Child::fork(|| {
-                    crash::arm(if dies { step } else { 0 }, false);
+                    crash::arm(if dies { step } else { 0 });
                     if pause {
                         crash::signal_at("put: written", libc::SIGSTOP);
                     }
                     queue.put(&message(0, number)).unwrap();
-                    if dies {
-                        note_points();
-                    }
-                    crash::arm(0, false);
+                    crash::arm(0);
                     0
                 })
                 .unwrap()
@@ -371,4 +379,3 @@ fn contended_mutex() {
         }
     }
 }
-

@@ -229,20 +229,18 @@ fn beside_another_writer() {
     );
 }
 
-/// Sends until there is no room; how many messages there was room for.
-fn fill(from: &Side) -> u32 {
-    let bytes = [7; 10_000];
+/// Sends 10,000 bytes, if there is room.
+fn send_much(from: &Side, byte: u8) -> bool {
+    let bytes = [byte; 10_000];
     let parts = [&bytes[..]];
-    let mut count = 0;
-    while from
-        .0
-        .try_send(from.1.as_fd(), 0, Message::Short(&parts))
-        .unwrap()
-        .is_none()
-    {
-        count += 1;
-    }
-    count
+    let message = Message::Short(&parts);
+    let back = from.0.try_send(from.1.as_fd(), 0, message).unwrap();
+    back.is_none()
+}
+
+/// Sends until there is no room; how many messages there was room for.
+fn fill(from: &Side) -> usize {
+    (0..).take_while(|_| send_much(from, 7)).count()
 }
 
 fn full() {
@@ -269,19 +267,16 @@ fn full() {
             (sides, count)
         },
         |(sides, _)| {
-            let bytes = message(0, 3);
-            let parts = [&bytes[..]];
             let side = &sides[0];
-            let full = side.0.try_send(side.1.as_fd(), 0, Message::Short(&parts));
-            assert!(full.unwrap().is_some());
+            assert!(!send_much(side, 8));
             receive_now(&sides[1]).unwrap();
             let _ = side.0.wait_room(side.1.as_fd(), 10_000).unwrap();
-            send(side, 3, false);
+            assert!(send_much(side, 8));
         },
         |(sides, count), died| {
             let found: Vec<_> = std::iter::from_fn(|| receive_now(&sides[1])).collect();
-            let sent = found.last() == Some(&message(0, 3));
-            let left = found.len() as u32 - u32::from(sent);
+            let sent = found.last().is_some_and(|message| message[0] == 8);
+            let left = found.len() - usize::from(sent);
             assert!(left == count - 1 || died && left == *count);
             assert!(sent || died);
             assert_works(&sides[0], &sides[1]);
@@ -374,4 +369,3 @@ fn watching() {
         },
     );
 }
-
