@@ -2,7 +2,7 @@
 
 Processes live in `process` and `context`; how they start in `popen_*`, `spawn` and
 `forkserver`; queues in `queues`, pipes in `connection`, locks in `synchronize`, shared values
-in `sharedctypes` and `heap`, pools in `pool`, servers of shared objects in `managers`.
+in `sharedctypes`, `heap` and `frozen`, pools in `pool`, servers of shared objects in `managers`.
 All names below belong to the default context. Importing the package creates nothing.
 """
 
@@ -36,6 +36,7 @@ __all__ = [
     "Semaphore",
     "SimpleQueue",
     "Value",
+    "freeze",
     # errors
     "AuthenticationError",
     "BufferTooShort",
@@ -77,6 +78,7 @@ RawArray = _default.RawArray
 RawValue = _default.RawValue
 Semaphore = _default.Semaphore
 Value = _default.Value
+freeze = _default.freeze
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, TypeVar, overload
 
     from .connection import Connection
+    from .frozen import Frozen
     from .managers import SyncManager
     from .pool import Pool as PoolType
     from .popen_fork import Popen as PopenType
@@ -288,6 +289,12 @@ class BaseContext(_original.Root):
         from .sharedctypes import Array
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
+    def freeze(self, obj: _T) -> Frozen[_T]:
+        """Put an object into shared memory, for many processes to read without a copy each."""
+        from .frozen import freeze
+
+        return freeze(obj)
 
     # --- settings -------------------------------------------------------------------------
 
