@@ -97,11 +97,15 @@ def get_logger() -> logging.Logger:
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
-        # Exit functions run last in, first out: ours must come before logging closes.
-        atexit.unregister(_exit_function)
-        atexit.register(_exit_function)
+        _exit_before_logging()
         _logger = logger
     return _logger
+
+
+def _exit_before_logging() -> None:
+    """Have our exit function called before logging closes its handlers: the last in is first."""
+    atexit.unregister(_exit_function)
+    atexit.register(_exit_function)
 
 
 def log_to_stderr(level: int | str | None = None) -> logging.Logger:
