@@ -189,6 +189,30 @@ class Block:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
+class Frozen:
+    """An object as a message in the arena, which any number of processes read in place.
+
+    It is free again when no process holds it or a view of it.
+
+    Raises:
+        MemoryError: The arena is at its limit.
+        pickle.PicklingError, TypeError, ...: What serialising the object raised.
+    """
+
+    def __new__(cls, obj: object) -> Self: ...
+    @property
+    def _name(self) -> _Name: ...
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    @staticmethod
+    def _attach(name: _Name) -> Frozen:
+        """Return what `_export` named; RuntimeError if it is gone."""
+    def _build(self) -> Any:
+        """Rebuild the object; its large buffers are read-only views of the arena."""
+    def __len__(self) -> int:
+        """Bytes of the message."""
+
 # --- locks -----------------------------------------------------------------------------------
 
 @disjoint_base

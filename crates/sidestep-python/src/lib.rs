@@ -8,6 +8,7 @@ mod doctor;
 mod ends;
 mod error;
 mod family;
+mod frozen;
 mod locks;
 mod memory;
 mod message;
@@ -22,6 +23,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
     doctor::register(m)?;
     m.add_class::<memory::Block>()?;
+    m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;
