@@ -71,6 +71,24 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
+def life_line() -> int:
+    """Return a descriptor that polls readable once this process has ended (close-on-exec).
+
+    It is for one child alone, which may pass it to `die_at_end_of`. Nothing can be read from it.
+
+    Raises:
+        OSError: No descriptor is left, or there is no /proc.
+    """
+
+def die_at_end_of(fd: int) -> None:
+    """Have the kernel kill this process at the end of the one that made `fd` by `life_line`.
+
+    If that has ended already, this process ends now. `fd` has to stay open.
+
+    Raises:
+        OSError: `fd` is not open, or no pipe.
+    """
+
 def forked() -> int:
     """Return a token for the child that `os.fork` has just made; call it in the parent.
 
