@@ -154,6 +154,12 @@ def usage() -> dict[str, int] | None:
         `blocks` that exist and of `processes` that share them.
     """
 
+def audit() -> str | None:
+    """Return what is wrong with the books of the arena, None if they balance.
+
+    To be asked while no other process of the family makes or drops anything.
+    """
+
 # --- handles in flight ----------------------------------------------------------------------
 
 @final

@@ -259,6 +259,12 @@ fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
     Ok(Some(dict))
 }
 
+/// What is wrong with the arena's books; to be asked while nobody changes them.
+#[pyfunction]
+fn audit() -> Option<String> {
+    shm::existing().and_then(|family| family.audit().err())
+}
+
 /// Adds this file's part of the module.
 ///
 /// # Errors
@@ -277,5 +283,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(leave, m)?)?;
     m.add_function(wrap_pyfunction!(own_token, m)?)?;
     m.add_function(wrap_pyfunction!(last_taken, m)?)?;
-    m.add_function(wrap_pyfunction!(usage, m)?)
+    m.add_function(wrap_pyfunction!(usage, m)?)?;
+    m.add_function(wrap_pyfunction!(audit, m)?)
 }
