@@ -32,15 +32,12 @@ class Member:
     role: str
     process: Any
     row: Row
+    pid: int
     arguments: tuple[Any, ...] = ()
-    # When it was last seen to have moved, and how far it was.
+    # When it was last seen to have moved (or was killed), and how far it was.
     moved: float = field(default_factory=time.monotonic)
     progress: int = 0
 
-    @property
-    def pid(self) -> int:
-        pid: int = self.process.pid
-        return pid
 
 
 class Part(Protocol):
@@ -75,28 +72,32 @@ class Storm:
         self.chance = chance
         self.notes = Notes(context, rows, folder)
         self.members: dict[int, Member] = {}
+        self._ending: list[tuple[Member, Callable[[], object]]] = []
         self.killed: set[int] = set()
         self.kills: Counter[str] = Counter()
         self.young = 0
 
     # --- for the parts --------------------------------------------------------------------
 
-    def start(self, part: Part, target: Callable[..., None], *args: Any, role: str = "") -> Member:
+    def start(self, part: Part, target: Callable[..., None], *args: Any) -> Member:
         """Start a process that does `target(notes, row, *args)`."""
         row = self.notes.new_row()
         process = self.context.Process(
             target=live, args=(target, self.notes, row, *args), daemon=True
         )
         process.start()
-        member = Member(part, role or target.__name__, process, row, args)
+        member = Member(part, target.__name__, process, row, process.pid, args)
         self.members[member.pid] = member
         return member
 
-    def kill(self, member: Member, taker: bool = False) -> tuple[int, int, int] | None:
-        """Kill a member, of whom nothing is left then but its notes.
+    def kill(
+        self, member: Member, then: Callable[[], object] = lambda: None, taker: bool = False
+    ) -> tuple[int, int, int] | None:
+        """Kill a member.
 
         Args:
             member: The process.
+            then: Called when it has ended, and nothing is left of it but its notes.
             taker: Ask the engine what it took last.
 
         Returns:
@@ -111,20 +112,36 @@ class Storm:
             taken = _sidestep.last_taken(member.row[TOKEN]) if member.row[TOKEN] else None
         os.kill(member.pid, signal.SIGKILL)
         self.count_kill(member.part, member.pid)
-        self.reap(member)
+        self.expect_end(member, then)
         return taken
+
+    def expect_end(self, member: Member, then: Callable[[], object] = lambda: None) -> None:
+        """A member is about to end; `then` is called when it has."""
+        if self.members.pop(member.pid, None):
+            member.moved = time.monotonic()
+            self._ending.append((member, then))
+
+    def bury(self) -> None:
+        """See which of those that are about to end have ended."""
+        ending, self._ending = self._ending, []
+        for member, then in ending:
+            if member.process.exitcode is not None:
+                self.reap(member)
+                then()
+            elif time.monotonic() - member.moved > PATIENCE_S:
+                self.members[member.pid] = member
+                raise Hang(f"{member.role} {member.pid} does not end")
+            else:
+                self._ending.append((member, then))
 
     def count_kill(self, part: Part, pid: int) -> None:
         self.killed.add(pid)
         self.kills[part.name] += 1
 
     def reap(self, member: Member) -> int:
-        """Wait for the end of a member, which must be near: its exit code."""
-        member.process.join(PATIENCE_S)
-        code: int | None = member.process.exitcode
-        if code is None:
-            raise Hang(f"{member.role} {member.pid} does not end")
-        del self.members[member.pid]
+        """Close the books of a member that has ended: its exit code."""
+        code: int = member.process.exitcode
+        self.members.pop(member.pid, None)
         member.process.close()
         if code not in (0, -signal.SIGKILL):
             self.notes.fault(f"{member.role} ended with {code}")
@@ -148,15 +165,12 @@ class Storm:
 
     def join(self, part: Part, *roles: str, push: Callable[[], object] = lambda: None) -> None:
         """Wait for members that are told to stop, calling `push` again and again."""
-        deadline = time.monotonic() + PATIENCE_S
-        while members := self.of(part, *roles):
+        for member in self.of(part, *roles):
+            self.expect_end(member)
+        while self._ending:
             push()
-            sentinels = [member.process.sentinel for member in members]
-            readable(sentinels, 0.05)
-            for member in self.ended(part):
-                self.reap(member)
-            if time.monotonic() > deadline:
-                raise Hang(f"{[member.role for member in members]} do not stop")
+            readable([member.process.sentinel for member, _ in self._ending], 0.05)
+            self.bury()
 
     # --- the round ------------------------------------------------------------------------
 
@@ -172,7 +186,8 @@ class Storm:
                 victim = self.chance.choice(victims)
                 part.kill(victim)
                 if self.chance.random() < 0.25:
-                    self._kill_young(part, set(map(id, victims)))
+                    self._kill_young(part, victims)
+            self.bury()
             for part in parts:
                 part.tend()
             if time.monotonic() - looked > 1:
@@ -182,12 +197,12 @@ class Storm:
         for part in parts:
             part.finish()
 
-    def _kill_young(self, part: Part, known: set[int]) -> None:
+    def _kill_young(self, part: Part, known: list[Any]) -> None:
         """Kill the one that has just been started, in the first milliseconds of its life."""
         young = [
             victim
             for victim in part.victims()
-            if isinstance(victim, Member) and id(victim) not in known
+            if isinstance(victim, Member) and victim not in known
         ]
         if young:
             time.sleep(self.chance.uniform(0, 0.004))
@@ -220,7 +235,7 @@ class Storm:
 
     def end_all(self) -> None:
         """After a failure: leave no process behind."""
-        for member in list(self.members.values()):
+        for member in [*self.members.values(), *(member for member, _ in self._ending)]:
             member.process.kill()
             member.process.join()
 

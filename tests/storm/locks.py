@@ -144,7 +144,7 @@ class Locks:
         self.semaphore = context.Semaphore(2)
         self.event = context.Event()
         self.barrier = context.Barrier(3)
-        self.in_doubt = self.given_back = 0
+        self.in_doubt = 0
         stocked = (self.condition._lock, self.condition, self.stock)
         self.roles: dict[str, tuple[Callable[..., None], tuple[Any, ...], int]] = {
             "guard": (guard, (self.locks, self.pairs), 4),
@@ -168,15 +168,16 @@ class Locks:
         return self.storm.of(self)
 
     def kill(self, victim: Member) -> None:
-        self.storm.kill(victim)
-        if victim.role == "permit":
-            if victim.row[PERMIT] == HOLDING:
-                # Permits have no owners: whoever knows that one is lost gives it back.
-                self.semaphore.release()
-                self.given_back += 1
-            elif victim.row[PERMIT] != NONE:
-                self.in_doubt += 1
+        self.storm.kill(victim, lambda: self._give_back(victim))
         self._start(victim.role)
+
+    def _give_back(self, dead: Member) -> None:
+        """Permits have no owners: whoever knows that one is lost gives it back."""
+        if dead.role == "permit":
+            if dead.row[PERMIT] == HOLDING:
+                self.semaphore.release()
+            elif dead.row[PERMIT] != NONE:
+                self.in_doubt += 1
 
     def tend(self) -> None:
         for member in self.storm.ended(self):

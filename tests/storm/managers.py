@@ -107,7 +107,7 @@ class Managers:
         process.kill()
         process.join()
         for client in self.storm.of(self):
-            self.storm.reap(client)
+            self.storm.expect_end(client)
         self.manager.shutdown()
         self._serve()
         self.start()

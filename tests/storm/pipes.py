@@ -3,7 +3,7 @@
 import zlib
 from typing import Any
 
-from storm.controller import Member, Storm
+from storm.controller import Hang, Member, Storm
 from storm.notes import FREE, PROGRESS, Notes, Row
 
 TRIED, DONE = FREE, FREE + 1
@@ -62,21 +62,24 @@ class Pipes:
         self.pairs.append((pair[0], pair[1]))
 
     def victims(self) -> list[Member]:
-        return self.storm.of(self)
+        # Of a pair of which one was killed, the other is about to end.
+        return [member for pair in self.pairs for member in pair]
 
     def kill(self, victim: Member) -> None:
-        self.storm.kill(victim)
         (pair,) = [pair for pair in self.pairs if victim in pair]
         self.pairs.remove(pair)
-        self._end(pair, victim)
+        self.storm.kill(victim, lambda: self._ended(pair, victim))
         self._start()
 
-    def _end(self, pair: tuple[Member, Member], killed: Member | None) -> None:
-        """Wait for the end of those who are left, and compare what both have written down."""
-        writer, reader = pair
+    def _ended(self, pair: tuple[Member, Member], killed: Member) -> None:
+        """One of a pair was killed, so the other one is told, and ends."""
         for member in pair:
             if member is not killed:
-                self.storm.reap(member)
+                self.storm.expect_end(member, lambda: self._compare(pair, killed))
+
+    def _compare(self, pair: tuple[Member, Member], killed: Member | None) -> None:
+        """Both have ended: compare what they have written down."""
+        writer, reader = pair
         tried, done, received = writer.row[TRIED], writer.row[DONE], reader.row[RECEIVED]
         if received > tried:
             self.storm.notes.fault(f"{received} messages were received of {tried}")
@@ -88,11 +91,14 @@ class Pipes:
 
     def tend(self) -> None:
         for member in self.storm.ended(self):
-            self.storm.notes.fault(f"{member.role} {member.pid} ended though nobody was killed")
+            if any(member in pair for pair in self.pairs):
+                self.storm.notes.fault(f"{member.role} {member.pid} ended though none was killed")
+                raise Hang("a pair is not complete")
 
     def finish(self) -> None:
+        self.storm.join(self)
         for pair in self.pairs:
-            self._end(pair, None)
+            self._compare(pair, None)
 
     def account(self) -> dict[str, int]:
         return {"sent": self.sent, "received": self.received, "lost with reader": self.lost}

@@ -2,13 +2,21 @@
 
 import contextlib
 import os
-import select
 import signal
+import time
 from typing import Any
 
 from sidestep.pool import WorkerLostError
 
-from storm.controller import Hang, Member, Storm, children_of, parent_of
+from storm.controller import (
+    PATIENCE_S,
+    Hang,
+    Member,
+    Storm,
+    children_of,
+    parent_of,
+    readable,
+)
 from storm.notes import FREE, PROGRESS, Notes, Row
 
 DONE, LOST = FREE, FREE + 1
@@ -49,6 +57,8 @@ class Pools:
     def __init__(self, storm: Storm) -> None:
         self.storm = storm
         self.rows: list[Row] = []
+        # Workers whose owner was killed, and until when they must have ended.
+        self._orphans: list[tuple[int, float]] = []
 
     def start(self) -> None:
         for _ in range(2):
@@ -81,20 +91,20 @@ class Pools:
 
     def _kill_owner(self, owner: Member) -> None:
         """Kill a pool's owner: its workers must end by themselves."""
-        workers = []
+        deadline = time.monotonic() + PATIENCE_S
         for pid in children_of(owner.pid):
             with contextlib.suppress(ProcessLookupError):
-                workers.append(os.pidfd_open(pid))
+                self._orphans.append((os.pidfd_open(pid), deadline))
         self.storm.kill(owner)
-        for worker in workers:
-            poll = select.poll()
-            poll.register(worker, select.POLLIN)
-            if not poll.poll(30_000):
-                raise Hang("a worker has outlived the owner of its pool by 30 s")
-            os.close(worker)
         self._start()
 
     def tend(self) -> None:
+        for orphan, deadline in list(self._orphans):
+            if readable([orphan], 0):
+                os.close(orphan)
+                self._orphans.remove((orphan, deadline))
+            elif time.monotonic() > deadline:
+                raise Hang(f"a worker has outlived the owner of its pool by {PATIENCE_S:.0f} s")
         for member in self.storm.ended(self):
             self.storm.notes.fault(f"the owner {member.pid} of a pool ended by itself")
             self.storm.reap(member)
@@ -102,6 +112,9 @@ class Pools:
 
     def finish(self) -> None:
         self.storm.join(self)
+        while self._orphans:
+            self.tend()
+            time.sleep(0.01)
 
     def account(self) -> dict[str, int]:
         return {

@@ -116,6 +116,7 @@ class Queues:
         self.storm.join(self, "produce")
         for consumer in self.storm.of(self, "consume"):
             self.kill(consumer, replace=False)
+        self.storm.join(self)
 
     def account(self) -> dict[str, int]:
         total: dict[str, int] = defaultdict(int)
