@@ -192,7 +192,7 @@ class Storm:
                 part.tend()
             if time.monotonic() - looked > 1:
                 looked = time.monotonic()
-                self._look_for_hangs()
+                self.look_for_hangs()
         self.notes.control[0] = 1
         for part in parts:
             part.finish()
@@ -209,7 +209,8 @@ class Storm:
             part.kill(young[0])
             self.young += 1
 
-    def _look_for_hangs(self) -> None:
+    def look_for_hangs(self) -> None:
+        """Raise `Hang` if a member has not moved for long."""
         now = time.monotonic()
         for member in self.members.values():
             if member.row[PROGRESS] != member.progress:

@@ -144,7 +144,7 @@ class Locks:
         self.semaphore = context.Semaphore(2)
         self.event = context.Event()
         self.barrier = context.Barrier(3)
-        self.in_doubt = 0
+        self.in_doubt = self.recovered = 0
         stocked = (self.condition._lock, self.condition, self.stock)
         self.roles: dict[str, tuple[Callable[..., None], tuple[Any, ...], int]] = {
             "guard": (guard, (self.locks, self.pairs), 4),
@@ -172,11 +172,10 @@ class Locks:
         self._start(victim.role)
 
     def _give_back(self, dead: Member) -> None:
-        """Permits have no owners: whoever knows that one is lost gives it back."""
+        """Permits have no owners: those that the dead had taken are given back by hand."""
         if dead.role == "permit":
-            if dead.row[PERMIT] == HOLDING:
-                self.semaphore.release()
-            elif dead.row[PERMIT] != NONE:
+            self.recovered += self.semaphore.recover()
+            if dead.row[PERMIT] in (ASKING, GIVING):
                 self.in_doubt += 1
 
     def tend(self) -> None:
@@ -205,7 +204,13 @@ class Locks:
             done = sum(row[DONE] for row in self.rows[role])
             if not done <= self.stock[word] <= tried:
                 fault(f"{role} counted {self.stock[word]}: {done} done, {tried} tried")
+        self.recovered += self.semaphore.recover()
         permits = self.semaphore.get_value()
         if not 2 - self.in_doubt <= permits <= 2:
             fault(f"the semaphore has {permits} of 2 permits, {self.in_doubt} in doubt")
-        return {"counted": counted, "repaired": torn, "passed on": self.stock[1]}
+        return {
+            "counted": counted,
+            "repaired": torn,
+            "passed on": self.stock[1],
+            "permits recovered": self.recovered,
+        }
