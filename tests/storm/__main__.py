@@ -20,7 +20,6 @@ from typing import Any
 
 import sidestep
 from sidestep import _sidestep
-
 from storm.controller import Hang, Part, Storm, children_of
 from storm.locks import Locks
 from storm.managers import Managers

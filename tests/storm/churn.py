@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
 def run_round(chance: random.Random, children: int, life: tuple[int, int]) -> int:
     """Found a root with children, and kill them all: the highest place that one of them had."""
     seed = chance.random()
-    inherited = [sidestep.Queue(), sidestep.Lock(), sidestep.RawArray("Q", 1000)]
+    inherited: list[Any] = [sidestep.Queue(), sidestep.Lock(), sidestep.RawArray("Q", 1000)]
     inherited[0].put(bytes(100))
     reading, writing = os.pipe()
     root = os.fork()
@@ -121,7 +121,7 @@ def be_root(
     """Fork the children, and live until killed; if the watcher ends, all end."""
     os.setpgid(0, 0)
     os.close(life[1])
-    own = [sidestep.Queue(), sidestep.Condition()]
+    own: list[Any] = [sidestep.Queue(), sidestep.Condition()]
     own[0].put(own[1])
     for number in range(children):
         pid = os.fork()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sidestep import _sidestep
-
 from storm.notes import PROGRESS, TOKEN, Notes, Row, live
 
 # Who has not moved for so long hangs. Much more than anything takes on a busy machine.
@@ -37,7 +36,6 @@ class Member:
     # When it was last seen to have moved (or was killed), and how far it was.
     moved: float = field(default_factory=time.monotonic)
     progress: int = 0
-
 
 
 class Part(Protocol):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sidestep.synchronize import AbandonedLockError
-
 from storm.controller import Member, Storm
 from storm.notes import FREE, PROGRESS, Notes, Row
 

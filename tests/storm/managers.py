@@ -3,8 +3,7 @@
 from typing import Any
 
 from sidestep.managers import SyncManager
-
-from storm.controller import Member, Storm, wait_for
+from storm.controller import Storm, wait_for
 from storm.notes import FREE, PROGRESS, Notes, Row
 
 TRIED, DONE, SERVER = FREE, FREE + 1, FREE + 2

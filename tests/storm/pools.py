@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from sidestep.pool import WorkerLostError
-
 from storm.controller import (
     PATIENCE_S,
     Hang,

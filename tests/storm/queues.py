@@ -7,7 +7,6 @@ from collections import defaultdict
 from typing import Any
 
 from sidestep import _sidestep
-
 from storm.controller import Member, Storm
 from storm.notes import FREE, PROGRESS, Notes, Row
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import sidestep
 from sidestep import _sidestep, shared_memory
-
 from storm.controller import Hang, Storm, children_of
 from storm.locks import Locks
 from storm.managers import StormManager, call
