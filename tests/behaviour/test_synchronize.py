@@ -519,9 +519,11 @@ def test_a_killed_owner_abandons_its_lock(
     owner.do("acquire", lock)
     waiter.ask(actors.enter, lock)
     owner.kill()
-    sentence = rf"process {owner.pid} ended while it held this lock.*recover\(\)"
-    with pytest.raises(AbandonedLockError, match=sentence):
+    sentence = rf"process {owner.pid} was killed by SIGKILL while it held the lock 0x.*recover\(\)"
+    with pytest.raises(AbandonedLockError, match=sentence) as caught:
         waiter.answer()
+    # In the other process, and through a pipe.
+    assert (caught.value.pid, caught.value.exitcode) == (owner.pid, -signal.SIGKILL)
     # Everybody is told until somebody has looked after it.
     for acquire in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=1), lock.__enter__):
         with pytest.raises(AbandonedLockError):

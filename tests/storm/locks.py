@@ -4,7 +4,7 @@ Each lock guards a pair of counters that are equal whenever nobody is inside. Wh
 last owner was killed makes the lock usable again, and who then finds the pair unequal repairs it.
 """
 
-import re
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +37,9 @@ def take(notes: Notes, lock: Any) -> None:
 
 
 def recover(notes: Notes, lock: Any, error: AbandonedLockError) -> None:
-    found = re.match(r"process (\d+) ended", str(error))
-    notes.claim(int(found[1]) if found else None, "held a lock")
+    notes.claim(error.pid, "held a lock")
+    if error.exitcode not in (None, -signal.SIGKILL):
+        notes.fault(f"an error says how process {error.pid} has ended: {error.exitcode}")
     lock.recover()
 
 
