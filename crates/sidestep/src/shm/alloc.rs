@@ -445,7 +445,6 @@ impl Family {
     }
 }
 
-#[cfg(feature = "crash-points")]
 impl Family {
     /// Whether the books agree with each other; to be asked while nobody changes them.
     ///

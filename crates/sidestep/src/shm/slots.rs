@@ -167,7 +167,8 @@ impl Family {
         Ok(stamp)
     }
 
-    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free.
+    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free,
+    /// but for the note of what its last owner took.
     pub(super) fn take_slot(&self, state: u64, who: u32) -> Result<Stamp> {
         let high = self.word(header::SLOTS_HIGH);
         for number in 1..=SLOTS {
