@@ -2,6 +2,8 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make matrix   processes killed at every point of the engine, for each kind of shared thing and each
+#               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
@@ -32,6 +34,7 @@ CONFORMANCE ?=
 STORM ?=
 SOAK ?=
 CHURN ?=
+MATRIX ?=
 export PYTEST
 
 VENV := .venv
@@ -47,7 +50,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench storm soak churn clean build preflight
+.PHONY: demo test check matrix storm soak churn conformance bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -57,6 +60,9 @@ test: $(VENV)/.with-test
 
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
+
+matrix: $(VENV)/.installed
+	@scripts/matrix "$(CURDIR)/$(BIN)/python" $(MATRIX)
 
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)

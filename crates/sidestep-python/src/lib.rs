@@ -4,6 +4,8 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+#[cfg(feature = "crash-points")]
+mod crash;
 mod doctor;
 mod ends;
 mod error;
@@ -21,6 +23,8 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    #[cfg(feature = "crash-points")]
+    crash::register(m)?;
     doctor::register(m)?;
     m.add_class::<memory::Block>()?;
     m.add_class::<frozen::Frozen>()?;

@@ -216,6 +216,7 @@ impl Family {
                 txn.set(home, new.at);
                 Ok(new.at)
             })?;
+            crash::point("table: grown");
             let first = table.chunks.len() as u32 * ENTRIES as u32;
             table.chunks.push(at);
             table.unused.extend((first..first + ENTRIES as u32).rev());
@@ -282,6 +283,7 @@ impl Envelope {
                 txn.set(entry, 0);
                 Ok(())
             })?;
+            crash::point("envelope: reference moved in");
             reference.moved();
         }
         Ok(Self(object))
