@@ -1,6 +1,7 @@
 //! The only callers of the kernel. Safe signatures go out; another platform is one more folder.
 
 pub mod atfork;
+pub mod call;
 pub mod clock;
 pub mod doorbell;
 pub mod futex;

@@ -217,8 +217,8 @@ impl Txn<'_> {
             if size + margin > available.saturating_sub(total / 64) {
                 return Err(self.out_of_memory(size, " and the machine has hardly any memory left"));
             }
-            if let Some((limit, now)) = memory::control_group()
-                && size + margin > limit.saturating_sub(now).saturating_sub(limit / 64)
+            if let Some(group) = memory::control_group()
+                && size + margin > group.available.saturating_sub(group.limit / 64)
             {
                 return Err(self.out_of_memory(size, " and the control group hardly any memory"));
             }

@@ -79,7 +79,7 @@ pub struct Ceiling {
 /// machine or the control group has, and at most an eighth of the address space.
 pub fn ceiling() -> Ceiling {
     let (machine, _) = memory::machine();
-    let group = memory::control_group().map(|(limit, _)| limit);
+    let group = memory::control_group().map(|group| group.limit);
     let space = memory::address_space_limit();
     let asked = bytes_from_environment("SIDESTEP_ARENA_LIMIT");
     let half = machine.min(group.unwrap_or(u64::MAX)) / 2;
@@ -181,9 +181,7 @@ impl Family {
     fn over(mapping: Mapping, fd: BorrowedFd<'_>, identity: Identity) -> Result<Self> {
         Ok(Self {
             mapping,
-            fd: fd
-                .try_clone_to_owned()
-                .map_err(Error::os("duplicating the arena's descriptor"))?,
+            fd: memory::duplicate(fd).map_err(Error::os("duplicating the arena's descriptor"))?,
             identity,
             me: AtomicU32::new(0),
             table: Mutex::new(Table::default()),
