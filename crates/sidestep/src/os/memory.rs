@@ -98,11 +98,17 @@ pub fn seal_against_shrinking(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// What ftruncate(2) says.
 pub fn grow(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    call(Call::Ftruncate, || {
-        // SAFETY: a system call without pointers.
-        unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) }
-    })
-    .map(drop)
+    loop {
+        let grown = call(Call::Ftruncate, || {
+            // SAFETY: a system call without pointers.
+            unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) }
+        });
+        match grown {
+            // It is no wait that a signal should end.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            grown => return grown.map(drop),
+        }
+    }
 }
 
 /// A shared mapping of a file from its start; unmapped on drop.
@@ -202,20 +208,6 @@ impl Drop for Mapping {
             libc::munmap(self.base.as_ptr().cast(), self.len)
         });
     }
-}
-
-/// Soft limit of the address space in bytes, if there is one (`RLIMIT_AS`).
-pub fn address_space_limit() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    call(Call::Getrlimit, || {
-        // SAFETY: `limit` is a live rlimit.
-        unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) }
-    })
-    .ok()?;
-    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Memory of the machine and what is available of it, in bytes (`/proc/meminfo`).

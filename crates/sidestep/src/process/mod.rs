@@ -71,6 +71,9 @@ impl Child {
         let _ = io::stdout().flush();
         match process::fork_alone() {
             Ok(Fork::Child) => {
+                if family.disinherited().is_err() {
+                    process::exit_now(PANICKED);
+                }
                 let code = catch_unwind(AssertUnwindSafe(work));
                 let _ = io::stdout().flush();
                 if let (Ok(_), Some(family)) = (&code, existing()) {
@@ -78,15 +81,23 @@ impl Child {
                 }
                 process::exit_now(code.unwrap_or(PANICKED))
             }
-            Ok(Fork::Parent(pid)) => Ok(Self {
-                pid,
-                stamp: family.forked(true),
-                sentinel: process::pidfd_open(pid).ok(),
-                exit: None,
-            }),
+            Ok(Fork::Parent(pid)) => {
+                let mut child = Self {
+                    pid,
+                    stamp: family.forked(true),
+                    sentinel: process::pidfd_open(pid).ok(),
+                    exit: None,
+                };
+                // Such a child leaves at once.
+                if let Err(reason) = family.disinherited() {
+                    child.wait()?;
+                    return Err(reason);
+                }
+                Ok(child)
+            }
             Err(error) => {
                 family.forked(false);
-                Err(Error::os("cannot fork this process")(error))
+                Err(Error::Fork(error))
             }
         }
     }

@@ -347,7 +347,7 @@ impl Family {
     }
 
     /// Memory is short: takes back what the dead held, and gives back what is free.
-    fn relieve(&'static self) {
+    pub(super) fn relieve(&'static self) {
         self.clean_dead();
         self.trim(0);
     }
@@ -445,7 +445,7 @@ impl Family {
     }
 }
 
-#[cfg(feature = "crash-points")]
+#[cfg(any(feature = "crash-points", feature = "failure-points"))]
 impl Family {
     /// Whether the books agree with each other; to be asked while nobody changes them.
     ///
