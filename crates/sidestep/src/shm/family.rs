@@ -253,6 +253,9 @@ impl Family {
     pub fn fd(&self) -> Result<BorrowedFd<'_>> {
         match memory::identify(self.fd.as_fd()) {
             Ok((identity, _)) if identity == self.identity => Ok(self.fd.as_fd()),
+            Err(error) if error.raw_os_error() != Some(libc::EBADF) => {
+                Err(Error::os("cannot look at the arena (fstat)")(error))
+            }
             _ => Err(Error::Foreign(
                 "the arena's descriptor was closed by this program (a daemonising close-all?); \
                  start processes before that, or by fork",
