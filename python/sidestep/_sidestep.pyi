@@ -37,7 +37,7 @@ _Opened: TypeAlias = tuple[int, bool, Any]
 # --- family -------------------------------------------------------------------------------
 
 def found() -> None:
-    """Make the family's arena if there is none: before a fork, so that both share it.
+    """Make the family's arena if there is none, and room for a process in it: before a start.
 
     Raises:
         OSError: The kernel refuses anonymous files, or there is no address space for the arena.
@@ -71,10 +71,49 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
-def forked() -> int:
+def life_line() -> int:
+    """Return a descriptor that polls readable once this process has ended (close-on-exec).
+
+    It is for one child alone, which may pass it to `die_at_end_of`. Nothing can be read from it.
+
+    Raises:
+        OSError: No descriptor is left, or there is no /proc.
+    """
+
+def die_at_end_of(fd: int) -> None:
+    """Have the kernel kill this process at the end of the one that made `fd` by `life_line`.
+
+    If that has ended already, this process ends now. `fd` has to stay open.
+
+    Raises:
+        OSError: `fd` is not open, or no pipe.
+    """
+
+def forked(alive: bool = True) -> int:
     """Return a token for the child that `os.fork` has just made; call it in the parent.
 
     Hand it to `reaped` when the child has been waited for. Zero if there is no arena.
+
+    Args:
+        alive: Whether there is a child; False if `os.fork` has failed.
+
+    Raises:
+        MemoryError: The arena has no room for the child's references; the child ends at once.
+        RuntimeError: The family has too many processes; the child ends at once.
+    """
+
+def inherited() -> bool:
+    """Return, in the child of `os.fork`, whether it has what its parent shared; if not, leave."""
+
+def way_out(errno: int, process: bool = False) -> str:
+    """Return what to say behind a refusal: the limit that it is about, and what to do.
+
+    Args:
+        errno: How the kernel has refused.
+        process: Whether it was another process that it refused.
+
+    Returns:
+        The end of a sentence, or nothing where there is no limit to name.
     """
 
 def reaped(token: int = 0) -> None:
@@ -253,10 +292,11 @@ class RLock(Lock):
 class Semaphore:
     """A counter of permits, with a bound or without.
 
-    If one dies: permits have no owner, so those of a dead process are not given back.
+    If one dies: permits have no owner, so those of a dead process are not given back by
+    themselves. Those that killed processes had taken and not released are counted.
 
     Same as: `multiprocessing.synchronize.Semaphore` and `BoundedSemaphore`. Differs: `release` may
-    give back several permits at once, `locked` exists on all versions.
+    give back several permits at once, `locked` exists on all versions, `lost` and `recover`.
     """
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
@@ -300,6 +340,16 @@ class Semaphore:
         """Return the number of permits, at the moment of the call."""
     def locked(self) -> bool:
         """Tell whether there is no permit left, at the moment of the call."""
+    def lost(self) -> int:
+        """Return how many permits killed processes had acquired and not released.
+
+        At most what is missing from the first value: where one process acquires and another
+        releases, a permit that was acquired is not one that is held. Up to 14 processes that
+        hold permits at once are told apart; a kill between taking a permit and noting it is not
+        counted.
+        """
+    def recover(self) -> int:
+        """Give those permits back, wake as many of those who wait, and return how many."""
     def _is_zero(self) -> bool: ...
     def _get_value(self) -> int: ...
 

@@ -39,19 +39,19 @@ class Popen(popen_spawn_posix.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
-            lines = LifeLines()
+            lines = LifeLines(process_obj)
             try:
                 connection = forkserver.connect_to_new_process(
                     [data_fd, lines.parent_fd, *self._fds]
                 )
                 with connection:
                     self.pid, pidfd = forkserver._receive_child(connection)
+                    # Without pidfds the exit code on its way is what tells of the end.
+                    sentinel = os.dup(connection.fileno()) if pidfd is None else pidfd
                     self._connection = connection.detach()
             except BaseException:
                 lines.abandon()
                 raise
-        # Without pidfds the exit code on its way is what tells of the end.
-        sentinel = os.dup(self._connection) if pidfd is None else pidfd
         self.sentinel, ours = lines.started_elsewhere(sentinel)
         self._keep([*ours, self._connection])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import sys
@@ -59,6 +60,7 @@ class Popen(popen_fork.Popen):
         with _memory_file() as file:
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
+            data["dies_with_parent"] = process_obj.dies_with_parent
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [
                 (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()
@@ -117,7 +119,7 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
-            lines = popen_fork.LifeLines()
+            lines = popen_fork.LifeLines(process_obj)
             try:
                 arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(
@@ -130,7 +132,12 @@ class Popen(popen_fork.Popen):
             except BaseException:
                 lines.abandon()
                 raise
-            self.sentinel, ours = lines.started(self.pid)
+            try:
+                self.sentinel, ours = lines.started(self.pid)
+            except BaseException:
+                lines.abandon()
+                self._take_back()
+                raise
             self._keep(ours)
 
 
@@ -138,7 +145,9 @@ def _memory_file() -> IO[bytes]:
     """A file without a name. A pipe would make the parent wait for the child to read."""
     try:
         fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         import tempfile
 
         return tempfile.TemporaryFile()

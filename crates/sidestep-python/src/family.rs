@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use sidestep::os::{limits, process};
+use sidestep::os::{lifeline, limits, process};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::Stamp;
 
@@ -191,6 +191,21 @@ fn pidfd_open(py: Python<'_>, pid: u32) -> PyResult<i32> {
     }
 }
 
+/// A descriptor that polls readable once this process has ended, for one child alone.
+#[pyfunction]
+fn life_line(py: Python<'_>) -> PyResult<i32> {
+    match lifeline::open() {
+        Ok(fd) => Ok(fd.into_raw_fd()),
+        Err(error) => Err(os_error(py, &error)),
+    }
+}
+
+/// Has the kernel kill this process at the end of the one that has made `fd` by `life_line`.
+#[pyfunction]
+fn die_at_end_of(py: Python<'_>, fd: i32) -> PyResult<()> {
+    lifeline::die_at_end_of(fd).map_err(|error| os_error(py, &error))
+}
+
 /// After `os.fork` in the parent, `alive` if there is a child: what to tell `reaped` when the child
 /// has been reaped. An error if there was no room for the child's references: it leaves at once.
 #[pyfunction]
@@ -273,6 +288,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(arena_fd, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
+    m.add_function(wrap_pyfunction!(life_line, m)?)?;
+    m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(inherited, m)?)?;
     m.add_function(wrap_pyfunction!(way_out, m)?)?;

@@ -7,6 +7,8 @@ mod connection;
 mod doctor;
 mod ends;
 mod error;
+#[cfg(feature = "failure-points")]
+mod failure;
 mod family;
 mod locks;
 mod memory;
@@ -21,6 +23,8 @@ mod wait;
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
     doctor::register(m)?;
+    #[cfg(feature = "failure-points")]
+    failure::register(m)?;
     m.add_class::<memory::Block>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;

@@ -89,6 +89,7 @@ fn main() {
 fn refusals(call: Call) -> &'static [i32] {
     match call {
         Call::AddSeals => &[EPERM],
+        Call::AskForSignal => &[EPERM],
         Call::Atfork => &[ENOMEM],
         Call::Bind => &[libc::EADDRINUSE, EPERM],
         Call::Close => &[EIO],
@@ -108,6 +109,7 @@ fn refusals(call: Call) -> &'static [i32] {
         Call::MemfdCreate => &[EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM, EINVAL],
         Call::Mmap => &[ENOMEM],
         Call::Munmap => &[ENOMEM],
+        Call::OpenAgain => &[EMFILE, ENFILE, libc::ENOENT],
         Call::PidfdOpen => &[EMFILE, ENFILE, ENOSYS, EPERM],
         Call::Poll => &[EINTR, ENOMEM],
         Call::Read | Call::Writev => &[EINTR, EIO],
@@ -117,7 +119,7 @@ fn refusals(call: Call) -> &'static [i32] {
         Call::Sendmsg => &[EINTR, ENOBUFS, EPIPE],
         Call::Sendto => &[ENOBUFS, EAGAIN, EPERM],
         Call::Shutdown => &[ENOBUFS],
-        Call::Waitpid => &[EINTR],
+        Call::Waitid | Call::Waitpid => &[EINTR],
     }
 }
 
@@ -193,7 +195,7 @@ fn processes() -> Outcome {
     child.wait_timeout(LONG)?.ok_or("the child did not end")?;
     let (here, there) = socket::socket_pair()?;
     let mut here = Some(here);
-    let mut asleep = Child::fork(|| {
+    let mut asleep = Child::fork_linked(|| {
         here = None;
         let _ = socket::read(there.as_fd(), &mut [0]);
         0

@@ -32,6 +32,7 @@ macro_rules! calls {
 
 calls! {
     AddSeals = "fcntl(F_ADD_SEALS)",
+    AskForSignal = "fcntl(O_ASYNC)",
     Atfork = "pthread_atfork",
     Bind = "bind",
     Close = "close",
@@ -51,6 +52,7 @@ calls! {
     MemfdCreate = "memfd_create",
     Mmap = "mmap",
     Munmap = "munmap",
+    OpenAgain = "opening /proc/self/fd",
     PidfdOpen = "pidfd_open",
     Pipe = "pipe2",
     Poll = "poll",
@@ -64,6 +66,7 @@ calls! {
     Shutdown = "shutdown",
     Socket = "socket",
     Socketpair = "socketpair",
+    Waitid = "waitid",
     Waitpid = "waitpid",
     Writev = "writev",
 }

@@ -5,6 +5,7 @@ pub mod call;
 pub mod clock;
 pub mod doorbell;
 pub mod futex;
+pub mod lifeline;
 pub mod limits;
 pub mod memory;
 pub mod probe;

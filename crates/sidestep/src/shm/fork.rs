@@ -22,12 +22,15 @@ use super::refs::{CHUNK, ENTRIES, Table};
 use super::slots::FORKING;
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::os::lifeline::{self, LifeLine};
 use crate::sync::Stamp;
 
 /// What the parent holds around the fork.
 struct Prepared {
     /// So that no other thread is in the middle of founding a family.
     creation: MutexGuard<'static, ()>,
+    /// So that none is making this process's life line, and the child can let go of it.
+    lifeline: MutexGuard<'static, Option<LifeLine>>,
     /// If there is a family.
     inheritance: Option<Inheritance>,
 }
@@ -60,10 +63,12 @@ pub(super) fn install() -> Result<()> {
 
 extern "C" fn prepare() {
     let creation = super::family::creation();
+    let lifeline = lifeline::own();
     let inheritance = existing().map(Family::make_inheritance);
     PREPARED.with(|cell| {
         *cell.borrow_mut() = Some(Prepared {
             creation,
+            lifeline,
             inheritance,
         });
     });
@@ -95,13 +100,15 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    let Some(Prepared {
-        creation,
-        inheritance,
-    }) = PREPARED.with(|cell| cell.borrow_mut().take())
-    else {
+    let Some(mut prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    lifeline::forget(&mut prepared.lifeline);
+    let Prepared {
+        creation,
+        inheritance,
+        ..
+    } = prepared;
     drop(creation);
     let (Some(family), Some(inheritance)) = (existing(), inheritance) else {
         return;
@@ -197,7 +204,7 @@ impl Family {
     /// After a fork by this thread: what became of it. `false`: it failed, or the child is known
     /// to have ended, so if it never took its slot, the slot is cleaned up.
     pub fn forked(&'static self, alive: bool) -> Stamp {
-        let stamp = LAST_CHILD.with(Cell::get);
+        let stamp = LAST_CHILD.with(|cell| cell.replace(Stamp::NOBODY));
         if !alive && stamp != Stamp::NOBODY {
             self.abandon(stamp);
         }
