@@ -26,7 +26,7 @@ from . import _original, _sidestep, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -448,6 +448,25 @@ def close_fds(*fds: int) -> None:
     """Close each of the descriptors."""
     for fd in fds:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
+    """Add to an error of the system's the limit that it is about, and a way out.
+
+    Args:
+        what: What cannot be done, for the beginning of the sentence.
+        process: Whether it is another process that is asked for.
+    """
+    try:
+        yield
+    except OSError as error:
+        number, text = error.errno, error.strerror
+        way_out = number and _sidestep.way_out(number, process)
+        # What the engine refuses says so already.
+        if not number or not text or not way_out or way_out in text:
+            raise
+        raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
 def _close_stdin() -> None:
