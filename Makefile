@@ -4,6 +4,8 @@
 # make check    formatting, lints, types
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
+# make complaints  25 public complaints, as programs: the standard library beside the package
+#               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make clean    remove everything that these have made
 #
@@ -24,6 +26,8 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+COMPLAINTS ?=
+VERSIONS ?=
 export PYTEST
 
 VENV := .venv
@@ -39,7 +43,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench clean build preflight
+.PHONY: demo test check conformance complaints bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -52,6 +56,10 @@ check: $(VENV)/.with-check
 
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
+
+complaints: $(VENV)/.installed
+	@$(BIN)/python tests/complaints/columns.py $(COMPLAINTS) \
+	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)

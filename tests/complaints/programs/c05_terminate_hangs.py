@@ -67,7 +67,7 @@ def face_from_a_signal_handler() -> None:
 
     signal.signal(signal.SIGTERM, finish)
     me = os.getpid()
-    threading.Thread(target=lambda: (facts.asleep(me), os.kill(me, signal.SIGTERM))).start()
+    threading.Thread(target=facts.signal_when_asleep, args=(me, signal.SIGTERM)).start()
     try:
         pool.map(endless, range(4))
     except KeyboardInterrupt:

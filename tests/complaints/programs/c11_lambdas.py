@@ -52,9 +52,7 @@ with multiprocessing.get_context("spawn").Pool(2) as pool:
 
 def face_function_of_an_interactive_program() -> None:
     """What was typed into an interpreter, or a notebook, has no file to import it from."""
-    done = subprocess.run(
-        [sys.executable, "-"], input=INTERACTIVE, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-"], input=INTERACTIVE, capture_output=True, text=True)
     assert done.stdout == "[2, 4, 6]\n", done.stderr.strip().splitlines()[-1]
 
 

@@ -81,7 +81,7 @@ def face_set_in_a_signal_handler() -> None:
     event: Any = multiprocessing.Event()
     signal.signal(signal.SIGUSR1, lambda number, frame: event.set())
     me = os.getpid()
-    threading.Thread(target=lambda: (facts.asleep(me), os.kill(me, signal.SIGUSR1))).start()
+    threading.Thread(target=facts.signal_when_asleep, args=(me, signal.SIGUSR1)).start()
     event.wait()
 
 

@@ -78,15 +78,14 @@ def face_references_of_a_killed_client() -> None:
             pass
 
 
-def inner_of(shared: Any, queue: Any) -> None:
-    """Make an object by a proxy that came from another process, and look into it."""
-    queue.put([key for key in shared])  # noqa: C416: it is the iteration that is tried
+def iterate(shared: Any, queue: Any) -> None:
+    queue.put(sorted(iter(shared)))
 
 
 def face_iteration_in_a_child() -> None:
     with multiprocessing.Manager() as manager:
         shared, queue = manager.dict({1: 2, 3: 4}), multiprocessing.SimpleQueue()
-        child = multiprocessing.Process(target=inner_of, args=(shared, queue))
+        child = multiprocessing.Process(target=iterate, args=(shared, queue))
         child.start()
         child.join()
         assert child.exitcode == 0

@@ -23,7 +23,7 @@ def face_size() -> None:
         assert queue.qsize() == size and not queue.full()
         queue.put(size)
     assert queue.full() and queue.qsize() == 3
-    for size in range(3):
+    for _ in range(3):
         queue.get()
     assert queue.empty() and queue.qsize() == 0 and not queue.full()
 

@@ -4,6 +4,7 @@ Nothing here knows whose `multiprocessing` is in use.
 """
 
 import ctypes
+import itertools
 import os
 import resource
 import select
@@ -76,6 +77,11 @@ def asleep(pid: int) -> None:
         time.sleep(0.01)
 
 
+def signal_when_asleep(pid: int, number: int) -> None:
+    asleep(pid)
+    os.kill(pid, number)
+
+
 def adopt() -> None:
     """From now on orphans among the descendants become children of this process."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -121,8 +127,9 @@ def run_with_shared_memory_of(size: str, role: str) -> "subprocess.CompletedProc
 def few_descriptors(number: int) -> Iterator[None]:
     """Let this process open no more than so many descriptors, beyond those that it has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + number, hard))
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (it for it in itertools.count() if it not in taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, number, None)), hard))
     try:
         yield
     finally:

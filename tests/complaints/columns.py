@@ -1,9 +1,9 @@
 """Runs the complaints: each face of each one with the standard library and with sidestep.
 
-    python tests/complaints/run.py                       this interpreter
-    python tests/complaints/run.py --python PATH ...     others, each with both columns
-    python tests/complaints/run.py --only '*lock*'       some of them
-    python tests/complaints/run.py --record              write down what the standard library does
+    python tests/complaints/columns.py                       this interpreter
+    python tests/complaints/columns.py --python PATH ...     others, each with both columns
+    python tests/complaints/columns.py --only '*lock*'       some of them
+    python tests/complaints/columns.py --record              write the standard column down
 
 `make complaints` calls it. It prints one table, and fails if a face is not fine with sidestep, or
 if the standard library does something else than is written down for its version in `verdicts`.
@@ -28,6 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 VERDICTS = HERE / "verdicts"
+DOCUMENT = HERE.parents[1] / "COMPLAINTS.md"
 
 #: After how many seconds a face hangs. The faces need about one; what is fine with sidestep has
 #: all the time that a busy machine may need.
@@ -174,7 +175,7 @@ def record(exact: str, verdicts: Mapping[Face, str]) -> None:
     known = faces()
     kept = {face: it for face, it in recorded(version)[1].items() if face in known}
     lines = [
-        "# What the standard library of this version does: written by run.py --record.",
+        "# What the standard library of this version does: written by columns.py --record.",
         f'python = "{exact}"',
     ]
     program = ""
@@ -185,6 +186,38 @@ def record(exact: str, verdicts: Mapping[Face, str]) -> None:
         lines.append(f'{face.name} = "{verdict}"')
     VERDICTS.mkdir(exist_ok=True)
     (VERDICTS / f"{version}.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def block() -> str:
+    """The table of verdicts in the document, from what is written down."""
+    versions = sorted((path.stem for path in VERDICTS.glob("*.toml")), key=_number)
+    columns = [recorded(version) for version in versions]
+    lines = [
+        "| | face | " + " | ".join(f"Python {exact}" for exact, _ in columns) + " | sidestep |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for face in faces():
+        cells = [str(face.number), face.name.replace("_", " ")]
+        cells += [
+            f"*{it}*" if (it := known.get(face, "?")) != "fine" else it for _, known in columns
+        ]
+        lines.append("| " + " | ".join([*cells, "fine"]) + " |")
+    return "\n".join(lines)
+
+
+def _number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def document(write: bool = False) -> bool:
+    """Compare the document's table with what is written down; or bring it up to date."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    begin, rest = text.split("<!-- verdicts -->\n")
+    _, end = rest.split("<!-- end of verdicts -->\n")
+    right = f"{begin}<!-- verdicts -->\n{block()}\n<!-- end of verdicts -->\n{end}"
+    if write:
+        DOCUMENT.write_text(right, encoding="utf-8")
+    return write or text == right
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -236,6 +269,7 @@ def judge(python: str, chosen: list[Face], arguments: argparse.Namespace) -> boo
             print(f"   for Python {written_for} '{written.get(face)}' is written down")
     if arguments.record:
         record(exact, found)
+        document(write=True)
     return good
 
 
@@ -250,13 +284,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=4, help="how many faces at a time")
     arguments = parser.parse_args()
     chosen = [
-        face
-        for face in faces()
-        if fnmatch.fnmatch(f"{face.program}.{face.name}", arguments.only)
+        face for face in faces() if fnmatch.fnmatch(f"{face.program}.{face.name}", arguments.only)
     ]
-    good = [
-        judge(python, chosen, arguments) for python in arguments.python or [sys.executable]
-    ]
+    good = [judge(python, chosen, arguments) for python in arguments.python or [sys.executable]]
+    if not document():
+        good.append(False)
+        print(f"the table in {DOCUMENT.name} is not what is written down: run with --record")
     return 0 if all(good) else 1
 
 
