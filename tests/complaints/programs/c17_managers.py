@@ -84,7 +84,7 @@ def iterate(shared: Any, queue: Any) -> None:
 
 def face_iteration_in_a_child() -> None:
     with multiprocessing.Manager() as manager:
-        shared, queue = manager.dict({1: 2, 3: 4}), multiprocessing.SimpleQueue()
+        shared, queue = manager.dict({1: 2, 3: 4}), manager.Queue()
         child = multiprocessing.Process(target=iterate, args=(shared, queue))
         child.start()
         child.join()

@@ -46,7 +46,7 @@ def face_changed_after_put() -> None:
     queue: Any = multiprocessing.Queue()
     changed = 0
     for _ in range(100):
-        item = list(range(1000))
+        item: list[Any] = list(range(1000))
         queue.put(item)
         item.append("too late")
         changed += "too late" in queue.get()

@@ -108,6 +108,7 @@ def face_long_path_and_fork_server() -> None:
 def role_view() -> None:
     block = SharedMemory(create=True, size=10)
     block.unlink()
+    assert block.buf is not None
     view = block.buf[2:4]
     view[:] = b"ab"
     del block
