@@ -816,6 +816,7 @@ class _PipeTicket:
 
         Raises:
             SenderLostError: The sender has ended, or this ticket was redeemed before.
+            OSError: This process has as many descriptors open as it may.
         """
         from . import resource_sharer
 
@@ -825,6 +826,8 @@ class _PipeTicket:
                 _joined(fd, self._place)
                 link.send_bytes(b"")
         except (OSError, EOFError) as error:
+            if resource_sharer._is_at_limit(error):
+                raise
             raise resource_sharer.SenderLostError(
                 "the end of a pipe cannot be fetched: the process that sent it has ended, or it "
                 "was fetched before"

@@ -180,10 +180,15 @@ def _remove_temp_dir(remove: Callable[[str], object], path: str) -> None:
     process.current_process()._config["tempdir"] = None
 
 
+# Of the 107 bytes that a socket's path may have, the rest is for its name in the directory.
+_LONGEST_DIRECTORY = 80
+
+
 def get_temp_dir() -> str:
     """Return a directory for temporary files, made at the first call, removed at exit.
 
-    Children started afterwards share it.
+    Children started afterwards share it. Where the usual place has so long a path that no socket
+    could have a name in it, the directory is in /tmp.
     """
     config = process.current_process()._config
     path: str | None = config.get("tempdir")
@@ -192,6 +197,9 @@ def get_temp_dir() -> str:
         import tempfile
 
         path = tempfile.mkdtemp(prefix="pymp-")
+        if len(os.fsencode(path)) > _LONGEST_DIRECTORY and os.access("/tmp", os.W_OK | os.X_OK):
+            os.rmdir(path)
+            path = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
         info("created temp directory %s", path)
         Finalize(None, _remove_temp_dir, args=(shutil.rmtree, path), exitpriority=-100)
         config["tempdir"] = path
