@@ -9,7 +9,10 @@ mod crash;
 mod doctor;
 mod ends;
 mod error;
+#[cfg(feature = "failure-points")]
+mod failure;
 mod family;
+mod frozen;
 mod locks;
 mod memory;
 mod message;
@@ -25,7 +28,10 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     #[cfg(feature = "crash-points")]
     crash::register(m)?;
     doctor::register(m)?;
+    #[cfg(feature = "failure-points")]
+    failure::register(m)?;
     m.add_class::<memory::Block>()?;
+    m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;

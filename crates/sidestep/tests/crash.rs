@@ -627,7 +627,7 @@ mod everywhere {
     use sidestep::shm::{Envelope, Family, Kind, Ref};
     use sidestep::sync::Population;
 
-    pub const TESTS: [Test; 19] = [
+    pub const TESTS: [Test; 20] = [
         ("death_anywhere_in_put", put),
         (
             "death_anywhere_in_a_put_that_needs_a_segment",
@@ -638,6 +638,10 @@ mod everywhere {
         ("death_anywhere_in_put_with_a_watcher", put_watched),
         ("death_anywhere_in_watching", watch),
         ("death_anywhere_in_take", take),
+        (
+            "record_of_the_last_take_is_right_at_each_step",
+            record_of_the_last_take,
+        ),
         (
             "death_anywhere_in_take_across_segments",
             take_across_segments,
@@ -1003,6 +1007,47 @@ mod everywhere {
                 assert_eq!(checked(&message), (0, 0));
             },
             |queue, died| assert_taken(queue, 1, died, 3),
+        );
+    }
+
+    fn record_of_the_last_take() {
+        // Whatever step the taker died at, its record names what is not in the queue any more.
+        let check = |queue: &Queue, _| {
+            let family = family().unwrap();
+            // The victim is the last child that this thread has forked; its slot is free by now.
+            let gone = 3 - queue.len();
+            let taken = family.last_taken(family.forked(true));
+            assert_eq!(taken.map_or(0, |take| take.last + 1), gone);
+            assert!(taken.is_none_or(|take| take.source == queue.source()));
+            drain(queue);
+        };
+        at_each_step(
+            || queue_with(3),
+            |queue| drop(queue.get(None).unwrap()),
+            check,
+        );
+        at_each_step(
+            || queue_with(3),
+            |queue| queue.try_take_many(3, &mut Vec::new(), &mut Vec::new()),
+            |queue, died| {
+                let family = family().unwrap();
+                let gone = 3 - queue.len();
+                let taken = family.last_taken(family.forked(true));
+                assert_eq!(taken.map_or(0, |take| take.count), gone);
+                check(queue, died);
+            },
+        );
+        at_each_step(
+            || {
+                let queue = QueueOptions::new().create().unwrap();
+                for number in 0..3 {
+                    let put = queue.try_put_envelope(0, 0, envelope(number)).unwrap();
+                    assert_eq!(put.ok(), Some(number));
+                }
+                queue
+            },
+            |queue| drop(queue.get(None).unwrap()),
+            check,
         );
     }
 

@@ -28,7 +28,7 @@ use super::watch;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::doorbell::Name;
-use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
+use crate::shm::{Entry, Envelope, Family, Kind, Note, Ref, Shared, Source, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 
 /// The control block of a chain: four lines of 128 bytes, so that producers and consumers do not
@@ -48,7 +48,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
-/// | `noting`    | holder of `get_lock`              | where it leaves a note (see [`Chain::take`]) |
+/// | `noting`    | holder of `get_lock`              | place of the note that it is writing; 0: none |
 /// | `items`     | see [`Gate`]                      | consumers sleep here                        |
 /// | `space`     | see [`Gate`]                      | producers sleep here                        |
 /// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
@@ -111,7 +111,7 @@ struct Consumer {
     head_block: AtomicU64,
     head: AtomicU64,
     head_base: AtomicU64,
-    /// Where a consumer is leaving a note just now; 0: nowhere.
+    /// The place of the note that a consumer is writing just now; 0: none.
     noting: AtomicU64,
 }
 
@@ -194,9 +194,6 @@ impl std::fmt::Debug for EnvelopeBox {
     }
 }
 
-/// A note that a consumer leaves when it takes a message: see [`Chain::take`].
-pub(crate) const NOTED: u64 = 1 << 63;
-
 impl Chain {
     /// Gives memory its limits, before anybody else sees it.
     pub(crate) fn init(&self, max_items: u64, max_bytes: u64) {
@@ -252,26 +249,20 @@ impl Chain {
         done
     }
 
-    fn lock_consumers(&self, family: &'static Family) {
+    fn lock_consumers(&self, family: &'static Family, source: Source) {
         if self.consumer.get_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
-            self.retract_note(family);
+            self.retract_note(family, source);
         }
     }
 
     /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
     /// note must be gone before somebody else takes the message.
-    fn retract_note(&self, family: &Family) {
-        let at = self.consumer.noting.swap(0, Ordering::Relaxed);
-        if at != 0 {
+    fn retract_note(&self, family: &Family, source: Source) {
+        let place = self.consumer.noting.swap(0, Ordering::Relaxed);
+        if place != 0 {
             let number = count(self.consumer.head.load(Ordering::Relaxed));
-            let note = family.word(at);
-            let _ = note.compare_exchange(
-                NOTED | u64::from(number),
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            family.retract_note(place, source, number);
         }
     }
 
@@ -567,9 +558,9 @@ impl Chain {
 
     /// Takes the oldest message. A short one is appended to `to`.
     ///
-    /// With `note`, the offset of a word, that word becomes `NOTED | number of the message` no
-    /// later than the message is gone: whoever finds the consumer dead knows by it what it had
-    /// taken (if `number` is below the count of messages taken by then).
+    /// The note tells the message's number no later than the message is gone: whoever finds the
+    /// consumer dead knows by it what it had taken (if the number is below the count of messages
+    /// taken by then).
     ///
     /// # Errors
     /// No memory for the reference to an envelope; the message stays.
@@ -579,14 +570,14 @@ impl Chain {
         family: &'static Family,
         own: u64,
         to: &mut Vec<u8>,
-        note: Option<u64>,
+        note: Note,
     ) -> Result<Taken> {
         if !self.may_have_items(family) {
             return Ok(Taken::Empty);
         }
-        self.lock_consumers(family);
+        self.lock_consumers(family, note.source());
         crash::point("take: locked");
-        let taken = self.take_locked(family, own, to, note);
+        let taken = self.take_locked(family, own, to, note, 1);
         self.consumer.get_lock.unlock();
         crash::point("take: unlocked");
         if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
@@ -597,7 +588,8 @@ impl Chain {
     }
 
     /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
-    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope.
+    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope. The note
+    /// tells of all that were taken so far.
     pub(crate) fn take_many(
         &self,
         family: &'static Family,
@@ -605,11 +597,12 @@ impl Chain {
         limit: usize,
         buffer: &mut Vec<u8>,
         ends: &mut Vec<usize>,
+        note: Note,
     ) {
         if !self.may_have_items(family) {
             return;
         }
-        self.lock_consumers(family);
+        self.lock_consumers(family, note.source());
         let mut done = 0;
         while done < limit {
             let Some((_, word)) = self.front(family, own) else {
@@ -618,7 +611,7 @@ impl Chain {
             if form_of(word) != INLINE {
                 break;
             }
-            match self.take_locked(family, own, buffer, None) {
+            match self.take_locked(family, own, buffer, note, done as u32 + 1) {
                 Ok(Taken::Bytes { .. }) => ends.push(buffer.len()),
                 _ => break,
             }
@@ -690,7 +683,8 @@ impl Chain {
         family: &'static Family,
         own: u64,
         to: &mut Vec<u8>,
-        note: Option<u64>,
+        note: Note,
+        nth: u32,
     ) -> Result<Taken> {
         let Some((start, word)) = self.front(family, own) else {
             return Ok(Taken::Empty);
@@ -702,14 +696,17 @@ impl Chain {
         if form_of(word) == ENVELOPE {
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
-            family.transact(|txn| {
+            self.write_note(family, note, number, nth);
+            let taken = family.transact(|txn| {
                 txn.set(own + HEAD, next);
                 txn.set(entry.word, object);
-                if let Some(note) = note {
-                    txn.set(note, NOTED | u64::from(number));
-                }
                 Ok(())
-            })?;
+            });
+            if let Err(error) = taken {
+                self.retract_note(family, note.source());
+                return Err(error);
+            }
+            self.consumer.noting.store(0, Ordering::Relaxed);
             let word = family.word(start + 16).load(Ordering::Relaxed);
             let envelope = EnvelopeBox(Envelope::arrived(Ref::arrived(family, object, entry)));
             return Ok(Taken::Envelope {
@@ -720,23 +717,25 @@ impl Chain {
             });
         }
         family.read(start + 8, len as usize, to);
-        if let Some(note) = note {
-            self.consumer.noting.store(note, Ordering::Relaxed);
-            family
-                .word(note)
-                .store(NOTED | u64::from(number), Ordering::Relaxed);
-        }
+        self.write_note(family, note, number, nth);
         take(&self.consumer.head, next);
-        if note.is_some() {
-            self.consumer.noting.store(0, Ordering::Relaxed);
-        }
+        self.consumer.noting.store(0, Ordering::Relaxed);
         Ok(Taken::Bytes { tag, number })
     }
 
+    /// Notes what is about to be taken. Holding `get_lock`; `noting` is to be cleared when `head`
+    /// has moved.
+    #[inline]
+    fn write_note(&self, family: &Family, note: Note, number: u32, nth: u32) {
+        self.consumer.noting.store(note.place(), Ordering::Relaxed);
+        note.write(family, number, nth);
+        crash::point("take: noted");
+    }
+
     /// Items put and items taken, both wrapping, at one moment.
-    pub(crate) fn counts(&self, family: &'static Family) -> (u32, u32) {
+    pub(crate) fn counts(&self, family: &'static Family, source: Source) -> (u32, u32) {
         self.lock_producers(family);
-        self.lock_consumers(family);
+        self.lock_consumers(family, source);
         let put = count(self.producer.tail.load(Ordering::Relaxed));
         let taken = count(self.consumer.head.load(Ordering::Relaxed));
         self.consumer.get_lock.unlock();
@@ -745,9 +744,9 @@ impl Chain {
     }
 
     /// Whether `max_items` is reached.
-    pub(crate) fn is_full(&self, family: &'static Family) -> bool {
+    pub(crate) fn is_full(&self, family: &'static Family, source: Source) -> bool {
         let max = self.limits.max_items.load(Ordering::Relaxed);
-        let (put, taken) = self.counts(family);
+        let (put, taken) = self.counts(family, source);
         max != 0 && u64::from(put.wrapping_sub(taken)) >= max
     }
 

@@ -55,7 +55,7 @@ use crate::os::clock::Deadline;
 use crate::os::process;
 use crate::os::socket::{self, Interest, Wait};
 use crate::primitive::{Wake, spin_loop};
-use crate::shm::{Envelope, Family, Handle, Kind, Ref, Txn, family};
+use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, Txn, family};
 use crate::sync::SLICE;
 
 /// Unread bytes of a direction above which senders wait.
@@ -457,7 +457,9 @@ impl End {
         to: &mut Vec<u8>,
     ) -> Result<Received, PipeError> {
         let own = self.object.payload() + CHAIN_BYTES * (1 - self.side);
-        let received = match self.incoming.take(self.family(), own, to, None)? {
+        let source = Source::part(&self.object, 1 - self.side);
+        let note = Note::in_slot(self.family(), source);
+        let received = match self.incoming.take(self.family(), own, to, note)? {
             Taken::Empty => return Ok(Received::Empty),
             Taken::Bytes { tag, .. } => Received::Short { tag },
             Taken::Envelope {

@@ -221,7 +221,20 @@ impl Lock {
 
     /// Frees an abandoned lock. Whether it was one.
     pub fn recover(&self) -> bool {
-        self.word.load(Relaxed) & ABANDONED != 0 && self.free().is_ok()
+        let mut word = self.word.load(Relaxed);
+        while word & ABANDONED != 0 {
+            // In one step: if somebody has recovered it before us, it may have a new owner.
+            match self.word.compare_exchange(word, 0, SeqCst, Relaxed) {
+                Ok(_) => {
+                    if word & SLEEPERS != 0 {
+                        futex_wake(&self.word, 1);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
     }
 
     /// Whether the owner was killed, and nobody has released or recovered the lock since.
@@ -292,6 +305,8 @@ impl Lock {
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
             self.last_words.store(words, Relaxed);
+            self.thread.store(0, Relaxed);
+            self.depth.store(0, Relaxed);
             crash::point("lock: dead owner named");
             match self
                 .word
