@@ -257,12 +257,16 @@ impl Chain {
     }
 
     /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
-    /// note must be gone before somebody else takes the message.
+    /// note must be gone before somebody else takes the message. May be repeated, should this
+    /// process be killed in here.
     fn retract_note(&self, family: &Family, source: Source) {
-        let place = self.consumer.noting.swap(0, Ordering::Relaxed);
+        let place = self.consumer.noting.load(Ordering::Relaxed);
         if place != 0 {
+            crash::point("take: note of a dead taker found");
             let number = count(self.consumer.head.load(Ordering::Relaxed));
             family.retract_note(place, source, number);
+            crash::point("take: note of a dead taker gone");
+            self.consumer.noting.store(0, Ordering::Relaxed);
         }
     }
 
