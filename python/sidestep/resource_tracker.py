@@ -25,6 +25,7 @@ from __future__ import annotations
 import _posixshmem
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -35,7 +36,7 @@ from . import _notes, process, util
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ["ensure_running", "getfd", "register", "unregister"]
 
@@ -63,6 +64,9 @@ class ReentrantCallError(RuntimeError):
 class ResourceTracker:
     """This process's end of a tracker process: starts it when needed and sends it names."""
 
+    # How long the end of a process waits for that of its tracker.
+    _patience_ms = 1000
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._starting = False
@@ -71,6 +75,7 @@ class ResourceTracker:
         # None also where another member of the family has started the tracker.
         self._pid: int | None = None
         self._exitcode: int | None = None
+        self._starter: int | None = None
         # The inode of the tracker's pipe, and the folder of the family's notes, locked.
         self._folder: tuple[int, int | None] = (0, None)
         util.register_after_fork(self, ResourceTracker._after_fork)
@@ -79,6 +84,23 @@ class ResourceTracker:
         # Another thread of the parent may have held the lock, and that thread is not here.
         self._lock = threading.RLock()
         self._starting = False
+
+    def __del__(self, os: Any = os, select: Any = select) -> None:
+        # At the end of the interpreter, when the names of modules are gone already. Nobody else
+        # may ever reap our child: not every container has a process for that. Not waited for long,
+        # as others may hold the pipe: then it stays.
+        if self._pid is None or self._fd is None or self._starter != os.getpid():
+            return
+        try:
+            os.close(self._fd)
+            pidfd = os.pidfd_open(self._pid)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if poll.poll(self._patience_ms):
+                os.waitpid(self._pid, 0)
+            os.close(pidfd)
+        except Exception:
+            pass  # somebody has reaped it, or the interpreter is half gone
 
     def getfd(self) -> int:
         """The descriptor to write to, for a child that shall share this tracker; starts it."""
@@ -224,7 +246,7 @@ class ResourceTracker:
             raise
         finally:
             os.close(reader)
-        self._fd = writer
+        self._fd, self._starter = writer, os.getpid()
         self._folder = (os.fstat(writer).st_ino, folder)
 
     def _send(self, command: str, name: str, rtype: str) -> None:
