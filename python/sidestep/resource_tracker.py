@@ -29,6 +29,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import warnings
 
 from . import _notes, process, util
@@ -43,6 +44,10 @@ __all__ = ["ensure_running", "getfd", "register", "unregister"]
 # A write of up to this many bytes to a pipe is atomic on every POSIX system, so that the lines
 # of several processes cannot be mixed.
 _LONGEST_LINE = 512
+
+# How often, at most, a tracker tries to remove its family's notes at the end.
+_MOST_SWEEPS = 100
+_BETWEEN_SWEEPS_S = 0.01
 
 _SHIELDED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -85,22 +90,31 @@ class ResourceTracker:
         self._lock = threading.RLock()
         self._starting = False
 
-    def __del__(self, os: Any = os, select: Any = select) -> None:
-        # At the end of the interpreter, when the names of modules are gone already. Nobody else
-        # may ever reap our child: not every container has a process for that. Not waited for long,
-        # as others may hold the pipe: then it stays.
-        if self._pid is None or self._fd is None or self._starter != os.getpid():
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        close: Callable[[int], None] = os.close,
+        pidfd_open: Callable[[int], int] = os.pidfd_open,
+        make_poll: Callable[[], Any] = select.poll,
+        waitpid: Callable[[int, int], object] = os.waitpid,
+    ) -> None:
+        # At the end of the interpreter, when modules are empty already. Nobody else may ever reap
+        # our child: not every container has a process for that. Not waited for long, as others
+        # may hold the pipe: then it stays.
+        if self._pid is None or self._fd is None or self._starter != getpid():
             return
         try:
-            os.close(self._fd)
-            pidfd = os.pidfd_open(self._pid)
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
+            if self._folder[1] is not None:
+                close(self._folder[1])  # or the tracker could not remove it
+            close(self._fd)
+            pidfd = pidfd_open(self._pid)
+            poll = make_poll()
+            poll.register(pidfd)
             if poll.poll(self._patience_ms):
-                os.waitpid(self._pid, 0)
-            os.close(pidfd)
-        except Exception:
-            pass  # somebody has reaped it, or the interpreter is half gone
+                waitpid(self._pid, 0)
+            close(pidfd)
+        except OSError:
+            pass  # somebody has reaped it
 
     def getfd(self) -> int:
         """The descriptor to write to, for a child that shall share this tracker; starts it."""
@@ -376,6 +390,7 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
         with contextlib.suppress(Exception):
             stream.close()
     ledger = _Ledger()
+    notes = _notes.path(fd)
     try:
         with open(fd, "rb") as lines:
             for line in lines:
@@ -393,6 +408,11 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
         ledger.settle()
     if folder is not None:
         os.close(folder)
-    # The notes of this family, and what a killed predecessor of this tracker knew.
-    _notes.sweep()
+    # The notes of this family, and what a killed predecessor of this tracker knew. The last member
+    # may be in the middle of its exit, with the pipe closed and the folder not yet.
+    for _ in range(_MOST_SWEEPS):
+        _notes.sweep()
+        if not os.path.lexists(notes):
+            break
+        time.sleep(_BETWEEN_SWEEPS_S)
     sys.exit(ledger.exit_code)
