@@ -205,6 +205,16 @@ impl std::fmt::Debug for Ref {
 impl Family {
     /// An empty entry of this process's table, which grows if it is full.
     pub(crate) fn reserve_entry(&'static self) -> Result<Entry> {
+        match self.try_reserve_entry() {
+            Err(Error::OutOfMemory { .. }) => {
+                self.relieve();
+                self.try_reserve_entry()
+            }
+            tried => tried,
+        }
+    }
+
+    fn try_reserve_entry(&self) -> Result<Entry> {
         let me = self.register()?;
         let mut table = self.table();
         if table.unused.is_empty() {
@@ -216,6 +226,7 @@ impl Family {
                 txn.set(home, new.at);
                 Ok(new.at)
             })?;
+            crash::point("table: grown");
             let first = table.chunks.len() as u32 * ENTRIES as u32;
             table.chunks.push(at);
             table.unused.extend((first..first + ENTRIES as u32).rev());
@@ -282,6 +293,7 @@ impl Envelope {
                 txn.set(entry, 0);
                 Ok(())
             })?;
+            crash::point("envelope: reference moved in");
             reference.moved();
         }
         Ok(Self(object))
