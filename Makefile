@@ -2,8 +2,12 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make matrix   processes killed at every point of the engine, for each kind of shared thing and each
+#               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
+# make complaints  25 public complaints, as programs: the standard library beside the package
+#               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make storm    thousands of processes are killed at random while all others work at full speed;
 #               an exact account at the end (STORM="--seed 7 --kills 10000")
@@ -29,9 +33,15 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+<<<<<<< HEAD
+COMPLAINTS ?=
+VERSIONS ?=
+=======
 STORM ?=
 SOAK ?=
 CHURN ?=
+MATRIX ?=
+>>>>>>> main
 export PYTEST
 
 VENV := .venv
@@ -47,7 +57,11 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench storm soak churn clean build preflight
+<<<<<<< HEAD
+.PHONY: demo test check conformance complaints bench clean build preflight
+=======
+.PHONY: demo test check matrix storm soak churn conformance bench clean build preflight
+>>>>>>> main
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -58,8 +72,15 @@ test: $(VENV)/.with-test
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
 
+matrix: $(VENV)/.installed
+	@scripts/matrix "$(CURDIR)/$(BIN)/python" $(MATRIX)
+
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
+
+complaints: $(VENV)/.installed
+	@$(BIN)/python tests/complaints/columns.py $(COMPLAINTS) \
+	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)

@@ -26,7 +26,7 @@ use super::cursor::{
 };
 use super::watch;
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::doorbell::Name;
 use crate::shm::{Entry, Envelope, Family, Kind, Note, Ref, Shared, Source, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
@@ -204,6 +204,7 @@ impl Chain {
     /// Says that nothing more is to come: consumers that find the chain empty stop waiting.
     pub(crate) fn close(&self) {
         self.limits.closed.store(1, Ordering::SeqCst);
+        crash::point("queue: closed, nobody woken yet");
         self.waiting.items.wake_all();
         self.waiting.space.wake_all();
     }
@@ -232,7 +233,20 @@ impl Chain {
         if self.producer.put_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
             self.cover_published(family);
+            crash::point("put: last message of a dead producer covered");
         }
+    }
+
+    /// Does something while no message can be put.
+    pub(crate) fn with_producers_locked<T>(
+        &self,
+        family: &'static Family,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        self.lock_producers(family);
+        let done = work();
+        self.producer.put_lock.unlock();
+        done
     }
 
     fn lock_consumers(&self, family: &'static Family, source: Source) {
@@ -314,7 +328,7 @@ impl Chain {
         let (segment, _) = family.create_unzeroed(Kind::Segment, bytes)?;
         let new = segment.at();
         family.word(new + block::HEADER).store(0, Ordering::Relaxed);
-        crash::point("put: new segment");
+        crash::point("put: segment made");
         let entry = segment.entry_word();
         family.transact(|txn| {
             txn.set(entry, 0);
@@ -330,25 +344,28 @@ impl Chain {
             txn.set(own + TAIL_BASE, base);
             Ok(())
         })?;
+        crash::point("put: segment linked");
         segment.moved();
         Ok((new, 0))
     }
 
     /// Puts a short message (at most [`INLINE_MAX`] bytes, given in `parts`), if there is room.
+    /// `announce` is called just before it is there, holding the producers' mutex.
     ///
     /// # Errors
-    /// The arena is at its ceiling; nothing was put.
+    /// The arena is at its ceiling, or what `announce` says; nothing was put.
     #[inline]
-    pub(crate) fn put(
+    pub(crate) fn put<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         parts: &[&[u8]],
-    ) -> Result<Put> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<Put, E> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         self.lock_producers(family);
-        let done = self.put_locked(family, own, tag, parts, len);
+        let done = self.put_locked(family, own, tag, parts, len, announce);
         self.producer.put_lock.unlock();
         crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
@@ -373,7 +390,8 @@ impl Chain {
         self.lock_producers(family);
         let mut failure = None;
         for message in messages {
-            match self.put_locked(family, own, tag, &[message], message.len() as u64) {
+            let len = message.len() as u64;
+            match self.put_locked(family, own, tag, &[message], len, || Ok::<_, Error>(())) {
                 Ok(Put::Done(_)) => done += 1,
                 Ok(Put::Full) => break,
                 Err(error) => {
@@ -394,14 +412,15 @@ impl Chain {
     }
 
     #[inline]
-    fn put_locked(
+    fn put_locked<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         parts: &[&[u8]],
         len: u64,
-    ) -> Result<Put> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<Put, E> {
         if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
             return Ok(Put::Full);
         }
@@ -418,6 +437,7 @@ impl Chain {
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
         self.ring(family);
+        announce()?;
         publish(
             family.word(start),
             header(INLINE, len, tag),
@@ -427,18 +447,19 @@ impl Chain {
         Ok(Put::Done(number))
     }
 
-    /// Puts an envelope, if there is room; gives it back otherwise.
+    /// Puts an envelope, if there is room; gives it back otherwise. `announce` as for [`Chain::put`].
     ///
     /// # Errors
-    /// The arena is at its ceiling; nothing was put and the envelope is gone.
-    pub(crate) fn put_envelope(
+    /// As for [`Chain::put`]; the envelope is gone.
+    pub(crate) fn put_envelope<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         word: u64,
         envelope: Envelope,
-    ) -> Result<core::result::Result<u32, Envelope>> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<core::result::Result<u32, Envelope>, E> {
         self.lock_producers(family);
         let tail = self.producer.tail.load(Ordering::Relaxed);
         let len = envelope.len();
@@ -446,7 +467,8 @@ impl Chain {
             self.producer.put_lock.unlock();
             return Ok(Err(envelope));
         }
-        let placed = self.place(family, own, 16).and_then(|(at, position)| {
+        let place = self.place(family, own, 16).map_err(E::from);
+        let placed = place.and_then(|(at, position)| {
             let number = count(self.producer.tail.load(Ordering::Relaxed));
             let start = at + block::HEADER + position;
             let end = position + footprint(16);
@@ -456,6 +478,7 @@ impl Chain {
                 .word(at + block::HEADER + end)
                 .store(0, Ordering::Relaxed);
             self.ring(family);
+            announce()?;
             family.transact(|txn| {
                 txn.set(start + 8, object);
                 txn.set(start + 16, word);
@@ -468,6 +491,7 @@ impl Chain {
             Ok(number)
         });
         self.producer.put_lock.unlock();
+        crash::point("put: envelope in, unlocked");
         let number = placed?;
         envelope.into_ref().moved();
         crate::primitive::store_load_barrier_after_rmw();
@@ -752,6 +776,7 @@ impl Chain {
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
+                    crash::point("queue: task done, nobody told yet");
                     crate::primitive::store_load_barrier_after_rmw();
                     if self.all_done() {
                         self.waiting.idle.wake_all();

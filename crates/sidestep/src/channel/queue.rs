@@ -119,7 +119,7 @@ impl Queue {
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<Put> {
         debug_assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_MAX);
         self.chain
-            .put(self.family(), self.object.payload(), tag, parts)
+            .put(self.family(), self.object.payload(), tag, parts, || Ok(()))
     }
 
     /// Puts several short messages under one lock: how many there was room for.
@@ -146,8 +146,9 @@ impl Queue {
         word: u64,
         envelope: Envelope,
     ) -> Result<core::result::Result<u32, Envelope>> {
+        let own = self.object.payload();
         self.chain
-            .put_envelope(self.family(), self.object.payload(), tag, word, envelope)
+            .put_envelope(self.family(), own, tag, word, envelope, || Ok(()))
     }
 
     /// Says that nothing more is to come: whoever waits for items, or will, is told at once.

@@ -206,8 +206,10 @@ impl Pool {
         let line = self.line(worker);
         let done = self.family().word(line + DONE);
         done.store(done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        crash::point("pool: task counted");
         // After the result has been committed: a worker that dies in between has lost nothing.
         self.family().word(line).store(0, Ordering::Release);
+        crash::point("pool: note cleared");
         Ok(())
     }
 
@@ -287,6 +289,7 @@ impl Pool {
     pub fn begin(&self, worker: u32) {
         let begun = self.family().word(self.line(worker) + BEGUN);
         begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        crash::point("pool: worker has come");
     }
 
     /// How many workers of this line ever came to take tasks.
