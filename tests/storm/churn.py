@@ -46,6 +46,8 @@ def main() -> int:
         highest = max(highest, run_round(chance, options.children, life))
         processes += 1 + options.children
         sizes.append(arena_bytes())
+        if len(sizes) % 100 == 0:
+            print(f"{processes} processes, {time.monotonic() - began:.0f} s", file=sys.stderr)
         usage = settled_usage()
         before = before or usage
         if usage != before:
