@@ -35,8 +35,8 @@ from storm.queues import check, produce
 
 # Of each quantity: how much of growth over the whole run, in its unit and as a part of its median,
 # passes for noise. `own` is what belongs to the process alone. `rss` and `pss` are shown but not
-# judged for a single process: they count the pages of the arena that it has touched so far, the more
-# the longer it works, up to all. The arena's memory is judged for itself.
+# judged for a single process: they count the pages of the arena that it has touched so far, more
+# the longer it works, up to all of them. The arena's memory is judged for itself.
 TOLERANCES = {
     "own kB": (512, 0.02),
     "arena file kB": (4096, 0.05),
