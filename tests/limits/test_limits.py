@@ -58,7 +58,7 @@ def test_no_descriptors_for_a_channel(what: str) -> None:
     run("descriptors", what, "fork")
 
 
-# --- address space and processes -----------------------------------------------------------------
+# --- address space and processes ---------------------------------------------------------------
 
 
 def test_no_address_space_for_the_arena() -> None:
@@ -77,7 +77,7 @@ def test_no_more_processes_for_this_user(method: str) -> None:
     run("too_many_processes", method)
 
 
-# --- the arena and the machine's memory ------------------------------------------------------------
+# --- the arena and the memory of the machine ---------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,7 +119,7 @@ def test_queue_that_nobody_reads_in_a_small_control_group() -> None:
         assert "limit of" in told
 
 
-# --- /dev/shm -----------------------------------------------------------------------------------
+# --- /dev/shm ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
@@ -137,7 +137,7 @@ def test_dev_shm_does_not_matter(method: str, full: bool) -> None:
     run("small_shm", method, prefix=("unshare", "-m", "sh", "-c", shell, "sh"))
 
 
-# --- churn -----------------------------------------------------------------------------------------
+# --- churn -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
