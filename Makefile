@@ -5,6 +5,8 @@
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make churn    a thousand processes of each kind, as many pools, 10^4 queues, 10^5 locks: nothing
+#               grows (some minutes)
 # make clean    remove everything that these have made
 #
 # Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
@@ -39,7 +41,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench clean build preflight
+.PHONY: churn demo test check conformance bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -55,6 +57,9 @@ conformance: $(VENV)/.installed
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
+
+churn: $(VENV)/.with-test
+	@SIDESTEP_CHURN=100 $(BIN)/python -m pytest -q tests/limits/test_limits.py -k grows
 
 build: $(BUILT)
 

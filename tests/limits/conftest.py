@@ -23,7 +23,7 @@ def failing_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         build,
         cwd=ROOT,
-        env=os.environ | {"PYO3_PYTHON": sys.executable},
+        env={"PYO3_PYTHON": sys.executable} | os.environ,
         capture_output=True,
         text=True,
     )

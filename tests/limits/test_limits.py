@@ -143,12 +143,12 @@ def test_dev_shm_does_not_matter(method: str, full: bool) -> None:
 @pytest.mark.parametrize(
     ("what", "method", "count"),
     [
-        ("processes", "fork", 20),
-        ("processes", "spawn", 5),
+        ("processes", "fork", 10),
+        ("processes", "spawn", 10),
         ("processes", "forkserver", 10),
-        ("pools", "fork", 5),
-        ("queues", "fork", 1000),
-        ("locks", "fork", 10_000),
+        ("pools", "fork", 10),
+        ("queues", "fork", 100),
+        ("locks", "fork", 1000),
     ],
 )
 def test_nothing_grows(what: str, method: str, count: int) -> None:
