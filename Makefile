@@ -2,10 +2,19 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make matrix   processes killed at every point of the engine, for each kind of shared thing and each
+#               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
+# make complaints  25 public complaints, as programs: the standard library beside the package
+#               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
-# make churn    a thousand processes of each kind, as many pools, 10^4 queues, 10^5 locks: nothing
+# make storm    thousands of processes are killed at random while all others work at full speed;
+#               an exact account at the end (STORM="--seed 7 --kills 10000")
+# make soak     mixed work for ten minutes, in which no process may grow (SOAK="--minutes 10")
+# make churn    processes and blocks come and go, all killed; the arena stays as it was
+#               (CHURN="--seed 7 --processes 100000")
+# make thousands  a thousand processes of each kind, as many pools, 10^4 queues, 10^5 locks: nothing
 #               grows (some minutes)
 # make clean    remove everything that these have made
 #
@@ -26,6 +35,12 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+STORM ?=
+SOAK ?=
+CHURN ?=
+MATRIX ?=
+COMPLAINTS ?=
+VERSIONS ?=
 export PYTEST
 
 VENV := .venv
@@ -41,7 +56,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: churn demo test check conformance bench clean build preflight
+.PHONY: demo test check matrix storm soak churn thousands conformance complaints bench clean build \
+        preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -52,13 +68,29 @@ test: $(VENV)/.with-test
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
 
+matrix: $(VENV)/.installed
+	@scripts/matrix "$(CURDIR)/$(BIN)/python" $(MATRIX)
+
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
+
+complaints: $(VENV)/.installed
+	@$(BIN)/python tests/complaints/columns.py $(COMPLAINTS) \
+	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
 
-churn: $(VENV)/.with-test
+storm: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm $(STORM)
+
+soak: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.soak $(SOAK)
+
+churn: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.churn $(CHURN)
+
+thousands: $(VENV)/.with-test
 	@SIDESTEP_CHURN=100 $(BIN)/python -m pytest -q tests/limits/test_limits.py -k grows
 
 build: $(BUILT)

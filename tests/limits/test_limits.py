@@ -2,7 +2,7 @@
 limit and a way out, and the program goes on.
 
 Each test is a program of `programs.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
-much the tests of churn make and drop (`make churn` does).
+much the tests of churn make and drop (`make thousands` does).
 """
 
 import contextlib

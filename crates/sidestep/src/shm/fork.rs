@@ -72,6 +72,7 @@ extern "C" fn prepare() {
             inheritance,
         });
     });
+    crash::point("fork: prepared");
 }
 
 extern "C" fn parent() {
@@ -95,6 +96,7 @@ extern "C" fn parent() {
         }
         None => (Stamp::NOBODY, None),
     };
+    crash::point("fork: parent goes on");
     LAST_CHILD.with(|cell| cell.set(slot));
     DISINHERITED.with(|cell| *cell.borrow_mut() = refusal);
 }
@@ -103,6 +105,7 @@ extern "C" fn child() {
     let Some(mut prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    crash::point("fork: child begins");
     lifeline::forget(&mut prepared.lifeline);
     let Prepared {
         creation,
@@ -181,6 +184,7 @@ impl Family {
                 Ok(new.at)
             })?;
             chunks.push(to);
+            crash::point("fork: table of the child grown");
             let mut next = 0;
             while next < ENTRIES {
                 next = self.transact(|txn| {
