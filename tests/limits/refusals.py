@@ -6,6 +6,7 @@ process of its own runs the scenario with that one call refused: it gets an exce
 that says so, or goes on without, and then works as if nothing had been.
 """
 
+import ast
 import errno
 import gc
 import os
@@ -146,7 +147,12 @@ def check(error: BaseException, name: str, number: int) -> None:
         assert "RLIMIT_NOFILE" in text and "ulimit" in text, text
 
 
-def case(scenario: Callable[[], None], name: str, which: int, number: int) -> None:
+def open_descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def case(scenario: Callable[[], None], name: str, which: int, number: int, calm: int) -> None:
     module.fail_call(name, which, which, number)
     try:
         scenario()
@@ -154,12 +160,9 @@ def case(scenario: Callable[[], None], name: str, which: int, number: int) -> No
         module.fail_call(name, 0, 0, 0)
         check(error, name, number)
     module.fail_call(name, 0, 0, 0)
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         scenario()
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before, "it leaves descriptors open"
+    assert open_descriptors() == calm, "it leaves descriptors open"
 
 
 def apart(work: Callable[[], None]) -> str:
@@ -195,18 +198,21 @@ def main(name: str) -> None:
     def count() -> None:
         module.fail_call("fork", 0, 0, 0)
         scenario()
-        os.write(writer, repr(module.calls_made()).encode())
+        made = module.calls_made()
+        scenario()
+        # Without the reading end of this pipe.
+        os.write(writer, repr((made, open_descriptors() - 1)).encode())
 
     wrong = apart(count)
     assert not wrong, wrong
     os.close(writer)
     with os.fdopen(reader) as told:
-        made: list[tuple[str, int]] = eval(told.read())
+        made, calm = ast.literal_eval(told.read())
     failures = []
     for call, times in made:
         for number in REFUSALS.get(call, USUAL):
             for which in sorted({1, times} - {0}):
-                wrong = apart(lambda: case(scenario, call, which, number))
+                wrong = apart(lambda: case(scenario, call, which, number, calm))
                 if wrong:
                     title = f"--- call {which} of {call}: {errno.errorcode[number]}"
                     failures.append(f"{title}\n{wrong}")
