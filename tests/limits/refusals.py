@@ -200,8 +200,8 @@ def main(name: str) -> None:
         scenario()
         made = module.calls_made()
         scenario()
-        # Without the reading end of this pipe.
-        os.write(writer, repr((made, open_descriptors() - 1)).encode())
+        # Without the two ends of this pipe.
+        os.write(writer, repr((made, open_descriptors() - 2)).encode())
 
     wrong = apart(count)
     assert not wrong, wrong
