@@ -6,6 +6,7 @@ pub mod doorbell;
 pub mod futex;
 pub mod lifeline;
 pub mod memory;
+pub mod oom;
 pub mod probe;
 pub mod process;
 pub mod robust;
