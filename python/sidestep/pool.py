@@ -401,8 +401,10 @@ def _work(
         _run_tasks(core, line, survived, shield, maxtasks, failure)
     except BaseException as error:
         shield.is_lowered = False
+        trace = error.__traceback__
         with contextlib.suppress(Exception):
             core.last_words(line, failure(error))
+        error.__traceback__ = trace
         raise
 
 
@@ -1341,8 +1343,13 @@ class Pool(_original.Root):
         try:
             self._repopulate_pool()
         except BaseException:
+            # Those that are deaf to it end as soon as they find the pool closed.
             self._crew.core.close()
-            _end_all(self._pool)
+            for started in self._pool:
+                if started.exitcode is None:
+                    started.terminate()
+            for started in self._pool:
+                started.join()
             raise
         self._crew.state = RUN
         self._crew.handler.start()
