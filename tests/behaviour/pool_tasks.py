@@ -267,3 +267,10 @@ def die_first_then_measure(folder: Path, data: bytes) -> int:
     except FileExistsError:
         return len(data)
     kill_myself(data)
+
+
+def announce_and_stay_until(queue: Any, number: signal.Signals) -> str:
+    """Say which process does it, once the signal can be waited for."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    announce(queue, None)
+    return signal.Signals(signal.sigwait([number])).name
