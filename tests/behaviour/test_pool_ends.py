@@ -10,6 +10,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_terminate_from_a_signal_handler_in_the_midst_of_things() -> None:
 
     for _ in range(10):
         made = fork.Pool(2)
-        on_alarm(made.terminate, lambda made=made: use(made))
+        on_alarm(made.terminate, partial(use, made))
         end(made)
 
 

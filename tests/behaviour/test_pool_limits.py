@@ -43,7 +43,7 @@ def test_a_task_that_runs_too_long_is_ended_and_no_other(ctx: context.BaseContex
     with ctx.Pool(2, task_timeout=LIMIT_S) as workers:
         first = list(workers._pool)
         told = ctx.SimpleQueue()
-        items = [(tasks.square, n) for n in range(20)]
+        items: list[Any] = [(tasks.square, n) for n in range(20)]
         items[7:7] = [(tasks.announce_and_stay, told)]
         result = workers.starmap_async(tasks.call, items)
         others = workers.map_async(tasks.square, range(50))

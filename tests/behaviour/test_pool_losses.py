@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import context, pool
+from sidestep import _sidestep, context, pool
 from sidestep.pool import MaybeEncodingError, RemoteTraceback, ThreadPool, WorkerLostError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -183,7 +183,7 @@ def test_the_cause_shows_where_it_was_raised(two: Any) -> None:
 
 def test_a_risen_counter_speaks_of_memory(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = two._crew.oom_kills
-    monkeypatch.setattr(pool._sidestep, "oom_kills", lambda: kills + 1)
+    monkeypatch.setattr(_sidestep, "oom_kills", lambda: kills + 1)
     with pytest.raises(WorkerLostError, match="SIGSEGV$"):
         two.apply(tasks.end_by, (signal.SIGSEGV,))
     with pytest.raises(WorkerLostError, match=r"SIGKILL \(probably out of memory\)$") as caught:
