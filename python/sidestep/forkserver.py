@@ -330,11 +330,16 @@ class _Server:
         # One by one, since modules that were imported may have children of their own.
         for pid in list(self._children):
             try:
-                ended, status = os.waitpid(pid, os.WNOHANG)
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
             except ChildProcessError:
-                ended, status = pid, 255 << 8
+                ended = True
             if ended:
+                # Before the kernel forgets how it ended: waiters for its locks are told that.
                 _sidestep.reaped(self._tokens.pop(pid, 0))
+                try:
+                    _, status = os.waitpid(pid, 0)
+                except ChildProcessError:
+                    status = 255 << 8
                 with self._children.pop(pid) as client:
                     _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
 

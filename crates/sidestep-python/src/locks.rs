@@ -34,15 +34,10 @@ fn fill<T>(slot: &OnceLock<T>, made: sidestep::Result<T>) -> PyResult<()> {
 }
 
 fn abandoned(py: Python<'_>, lock: &SharedLock, what: &str) -> PyErr {
-    let who = match lock.abandoned_by() {
-        0 => "a process".to_owned(),
-        pid => format!("process {pid}"),
-    };
-    let text = format!(
-        "{who} ended while it held this {what}; what it guards may be half changed: check that, \
-         then call the lock's recover() to make it usable again"
-    );
-    ABANDONED_LOCK.raise(py, (text,))
+    let (pid, exitcode) = lock.abandoned_by();
+    // The same number in every process.
+    let what = format!("{what} {:#x}", lock.object().handle().offset);
+    ABANDONED_LOCK.raise(py, (what, pid, exitcode))
 }
 
 /// Locks that this process holds while no Python object stands for them any more: the reference
@@ -376,6 +371,18 @@ impl Semaphore {
     /// Whether it cannot be taken at this moment.
     fn locked(&self) -> PyResult<bool> {
         Ok(self.semaphore()?.value() == 0)
+    }
+
+    /// Permits that killed processes had taken and not given back.
+    fn lost(&self, py: Python<'_>) -> PyResult<u32> {
+        let semaphore = self.semaphore()?;
+        Ok(py.detach(|| semaphore.lost()))
+    }
+
+    /// Give those back: how many they were.
+    fn recover(&self, py: Python<'_>) -> PyResult<u32> {
+        let semaphore = self.semaphore()?;
+        Ok(py.detach(|| semaphore.recover()))
     }
 
     fn _is_zero(&self) -> PyResult<bool> {

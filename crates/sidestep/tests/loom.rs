@@ -15,7 +15,8 @@ use loom::thread;
 use sidestep::cursor;
 use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
 use sidestep::sync::{
-    Acquired, Answer, Event, Gate, Lock, Mutex, Population, SLICE, Semaphore, Stamp, Wait, Waiters,
+    Acquired, Answer, Departed, Event, Gate, Lock, Mutex, Population, SLICE, Semaphore, Stamp,
+    Wait, Waiters,
 };
 
 /// Runs a model; the number of times that a thread is interrupted where it need not be is bounded
@@ -91,7 +92,12 @@ impl Population for Process<'_> {
     fn bury(&self) {
         let dead = self.world.dead.load(Ordering::SeqCst);
         if dead != 0 {
-            self.world.lock.bereave(Stamp::new(dead, 1), None, false);
+            self.world.lock.bereave(Departed {
+                stamp: Stamp::new(dead, 1),
+                pid: 0,
+                orderly: false,
+                exitcode: None,
+            });
         }
     }
 }

@@ -33,19 +33,41 @@ pub fn threads() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }
 
+/// The number of the first field that [`fields_of`] returns.
+const FIRST: usize = 3;
+
+/// The fields of the line that describes a process, without the first two.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`.
+fn fields_of(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some(fields.map(str::to_owned).collect())
+}
+
 /// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
 ///
 /// # References
 /// proc(5), `/proc/[pid]/stat`, field 22.
 pub fn start_time(pid: u32) -> u64 {
-    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| {
-            let rest = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
-            rest.parse().ok()
-        })
+    fields_of(pid)
+        .and_then(|fields| fields.get(22 - FIRST)?.parse().ok())
         .unwrap_or(0)
+}
+
+/// How the process ended, if it has and waits to be reaped. A start time of 0 is not known.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`, fields 3 and 52.
+pub fn exit_of(pid: u32, start_time_then: u64) -> Option<Exit> {
+    let fields = fields_of(pid)?;
+    let number = |field: usize| fields.get(field - FIRST)?.parse::<u64>().ok();
+    let same = start_time_then == 0 || number(22)? == start_time_then;
+    let ended = matches!(fields.first()?.as_str(), "Z" | "X");
+    let status = number(52)? as i32;
+    (same && ended).then(|| Exit::of(status))
 }
 
 /// A descriptor that polls readable when the process has ended; close-on-exec.
@@ -124,6 +146,25 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl Exit {
+    /// Of a status as waitpid(2) tells it.
+    fn of(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signal(libc::WTERMSIG(status))
+        } else {
+            Self::Code(libc::WEXITSTATUS(status))
+        }
+    }
+
+    /// The exit code, or minus the signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => -signal,
+        }
+    }
+}
+
 /// What [`fork`] returns.
 pub enum Fork {
     /// In the parent: the child's pid.
@@ -163,26 +204,46 @@ pub fn fork_alone() -> io::Result<Fork> {
     }
 }
 
+/// Whether the child `pid` has ended, or waits for that if `block`; it stays to be reaped.
+///
+/// # Errors
+/// `ECHILD`: not our child, or reaped already.
+pub fn wait_end(pid: u32, block: bool) -> io::Result<bool> {
+    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
+    loop {
+        let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` has room for what the call writes, and zeros are a valid value of it,
+        // in which the process is nobody.
+        let (done, who) = unsafe {
+            let done = libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options);
+            (done, info.assume_init().si_pid())
+        };
+        match done {
+            0 => return Ok(who != 0),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+}
+
 /// Reaps the child `pid`: how it ended, or `None` if it runs and `block` is false.
 ///
 /// # Errors
 /// `ECHILD`: not our child, or reaped already.
 pub fn reap(pid: u32, block: bool) -> io::Result<Option<Exit>> {
+    let options = if block { 0 } else { libc::WNOHANG };
     let mut status = 0;
     loop {
         // SAFETY: `status` is a live int.
-        let done = unsafe {
-            let options = if block { 0 } else { libc::WNOHANG };
-            libc::waitpid(pid as libc::pid_t, &raw mut status, options)
-        };
-        return match done {
+        return match unsafe { libc::waitpid(pid as libc::pid_t, &raw mut status, options) } {
             0 => Ok(None),
             -1 => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => continue,
                 error => Err(error),
             },
-            _ if libc::WIFSIGNALED(status) => Ok(Some(Exit::Signal(libc::WTERMSIG(status)))),
-            _ => Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+            _ => Ok(Some(Exit::of(status))),
         };
     }
 }

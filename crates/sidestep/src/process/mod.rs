@@ -215,11 +215,16 @@ impl Child {
 
     fn reap(&mut self, block: bool) -> Result<Option<Exit>> {
         if self.exit.is_none() {
-            let reaped = process::reap(self.pid, block);
-            if let (Ok(Some(_)) | Err(_), Some(family)) = (&reaped, existing()) {
+            let ended = process::wait_end(self.pid, block);
+            if matches!(ended, Ok(false)) {
+                return Ok(None);
+            }
+            // Before the kernel forgets how it ended: waiters for its locks are told that.
+            if let Some(family) = existing() {
                 family.reaped(self.stamp);
             }
-            self.exit = reaped.map_err(Error::os("waiting for a child"))?;
+            let exit = ended.and_then(|_| process::reap(self.pid, true));
+            self.exit = exit.map_err(Error::os("waiting for a child"))?;
         }
         Ok(self.exit)
     }

@@ -23,9 +23,9 @@ use super::ledger::Txn;
 use super::refs::ENTRIES;
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::os::process;
+use crate::os::process::{self, Exit};
 use crate::os::robust::Locked;
-use crate::sync::{Population, Stamp};
+use crate::sync::{Departed, Population, Stamp};
 
 pub(super) const FREE: u64 = 0;
 pub(super) const LIVE: u64 = 1;
@@ -330,8 +330,18 @@ impl Family {
         if state_of(word) != DEAD {
             return;
         }
-        let dead = Stamp::new(number, generation_of(word));
         let orderly = self.word(at + slot::ORDERLY).load(Ordering::Relaxed) == 1;
+        let started = self.word(at + slot::STARTED).load(Ordering::Relaxed);
+        let dead = Departed {
+            stamp: Stamp::new(number, generation_of(word)),
+            pid: who_of(word),
+            orderly,
+            // Known until it is reaped, and of interest only if something is amiss.
+            exitcode: (!orderly)
+                .then(|| process::exit_of(who_of(word), started))
+                .flatten()
+                .map(Exit::code),
+        };
         loop {
             let more = self.transact(|txn| {
                 if txn.get(at + slot::STATE) != word {
@@ -350,7 +360,7 @@ impl Family {
                         }
                         if let Some(kind) = Kind::from_word(txn.get(object + block::KIND)) {
                             let payload = object + block::HEADER;
-                            crate::objects::bereave(txn, kind, payload, dead, orderly);
+                            crate::objects::bereave(txn, kind, payload, dead);
                         }
                         txn.set(entry, 0);
                         txn.unref(object);

@@ -4,15 +4,17 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::gate::SLICE;
-use super::stamp::{Population, Stamp};
+use super::stamp::{Departed, Population, Stamp};
 use super::wait::{ReleaseError, Wait};
 use crate::crash;
-use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+use crate::primitive::{AtomicU32, AtomicU64, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 /// Somebody may sleep on the word.
 const SLEEPERS: u32 = 1 << 31;
 /// The owner was killed.
 const ABANDONED: u32 = 1 << 30;
+/// An exit code that nobody knows.
+const UNKNOWN: i32 = i32::MIN;
 
 /// A lock for users: any thread of any process may wait for it, and its owner may be killed.
 ///
@@ -27,7 +29,8 @@ const ABANDONED: u32 = 1 << 30;
 /// so a stale value never looks like the owner's. Acquire and release of the word pair up
 /// [lock-word]. Killed waiters leave `SLEEPERS` behind: one wake for nobody.
 ///
-/// `last_words` is the process id of a dead owner, written before `ABANDONED` is.
+/// `last_words` is the process id of a dead owner and, in the high half, its exit code (or minus a
+/// signal, or `UNKNOWN`), written before `ABANDONED` is.
 ///
 /// After `ABANDONED` every attempt to acquire says so, until someone releases or recovers the
 /// lock: what it guards may be half changed, and only the user can know.
@@ -38,7 +41,7 @@ pub struct Lock {
     thread: AtomicU32,
     depth: AtomicU32,
     recursive: AtomicU32,
-    last_words: AtomicU32,
+    last_words: AtomicU64,
 }
 
 /// Who holds a lock, as one process sees it.
@@ -62,7 +65,7 @@ impl Lock {
             thread: AtomicU32::new(0),
             depth: AtomicU32::new(0),
             recursive: AtomicU32::new(u32::from(recursive)),
-            last_words: AtomicU32::new(0),
+            last_words: AtomicU64::new(0),
         }
     }
 
@@ -220,10 +223,15 @@ impl Lock {
         self.word.load(Relaxed) & ABANDONED != 0
     }
 
-    /// The process id of the owner that abandoned the lock, in its own pid namespace; 0 where it
-    /// is not known.
-    pub fn abandoned_by(&self) -> u32 {
-        self.last_words.load(Relaxed)
+    /// Of an abandoned lock: the process id of its owner, in its own pid namespace, and the
+    /// owner's exit code (or minus the signal), as far as they are known.
+    pub fn abandoned_by(&self) -> (Option<u32>, Option<i32>) {
+        let words = self.last_words.load(Relaxed);
+        let (pid, exitcode) = (words as u32, (words >> 32) as i32);
+        (
+            Some(pid).filter(|pid| *pid != 0),
+            Some(exitcode).filter(|code| *code != UNKNOWN),
+        )
     }
 
     /// For a wait on a condition: lets go of all levels; how many there were.
@@ -266,14 +274,17 @@ impl Lock {
 
     /// The process `dead` has ended: if it held the lock and was killed (or the lock is
     /// recursive, so that nobody else could release it), all waiters are told. May be repeated.
-    pub fn bereave(&self, dead: Stamp, pid: Option<u32>, orderly: bool) {
-        if orderly && !self.is_recursive() {
+    pub fn bereave(&self, dead: Departed) {
+        if dead.orderly && !self.is_recursive() {
             return;
         }
+        let exitcode = dead.exitcode.unwrap_or(UNKNOWN);
+        let words = u64::from(exitcode.cast_unsigned()) << 32 | u64::from(dead.pid);
+        let dead = dead.stamp;
         let mut word = self.word.load(Relaxed);
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
-            self.last_words.store(pid.unwrap_or(0), Relaxed);
+            self.last_words.store(words, Relaxed);
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)
