@@ -362,8 +362,13 @@ class _Shield:
         handler = signal.getsignal(signal.SIGINT)
         if handler is signal.default_int_handler or isinstance(handler, _Shield):
             signal.signal(signal.SIGINT, self)
-        if unblock:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        _unblock_interrupts(unblock)
+
+
+def _unblock_interrupts(unblock: bool) -> None:
+    """Undo what `_Starter` has done, in the worker; not if the signal was blocked before."""
+    if unblock:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
 def _be_worker(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
@@ -379,6 +384,8 @@ def _be_worker(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
 
 def _be_thread(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
     """The life of a worker thread. It survives everything that a task may raise."""
+    # What its tasks start shall hear of a Ctrl-C.
+    _unblock_interrupts(unblock)
     _work(core, line, BaseException, _Shield(), *arguments)
 
 
@@ -1008,7 +1015,7 @@ class _Crew:
         self.broken = WorkerLostError(
             f"the pool's workers cannot start: {self.stillborn} in a row ended before they "
             f"could take a task, {why}",
-            gone.pid,
+            getattr(gone, "pid", None),
             gone.exitcode,
             None,
             starved,

@@ -411,3 +411,21 @@ def test_a_waiting_thread_hears_of_the_loss(two: Any) -> None:
     for thread in threads:
         thread.join()
     assert len(heard) == 5
+
+
+def test_a_thread_pool_whose_initializer_fails_ends_its_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The interpreter would show each thread's error.
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    with ThreadPool(2, tasks.fail, ("not today",)) as workers:
+        with pytest.raises(WorkerLostError, match="cannot start.*not today") as caught:
+            workers.apply(tasks.square, (1,))
+        assert isinstance(caught.value.__cause__, LookupError)
+    workers.join()
+
+
+def test_what_threads_start_hears_of_interrupts() -> None:
+    with ThreadPool(1) as workers:
+        assert signal.SIGINT not in workers.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, ()))
+    workers.join()
