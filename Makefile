@@ -2,9 +2,16 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make matrix   processes killed at every point of the engine, for each kind of shared thing and each
+#               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make storm    thousands of processes are killed at random while all others work at full speed;
+#               an exact account at the end (STORM="--seed 7 --kills 10000")
+# make soak     mixed work for ten minutes, in which no process may grow (SOAK="--minutes 10")
+# make churn    processes and blocks come and go, all killed; the arena stays as it was
+#               (CHURN="--seed 7 --processes 100000")
 # make clean    remove everything that these have made
 #
 # Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
@@ -24,6 +31,10 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+STORM ?=
+SOAK ?=
+CHURN ?=
+MATRIX ?=
 export PYTEST
 
 VENV := .venv
@@ -39,7 +50,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench clean build preflight
+.PHONY: demo test check matrix storm soak churn conformance bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -50,11 +61,23 @@ test: $(VENV)/.with-test
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
 
+matrix: $(VENV)/.installed
+	@scripts/matrix "$(CURDIR)/$(BIN)/python" $(MATRIX)
+
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
+
+storm: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm $(STORM)
+
+soak: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.soak $(SOAK)
+
+churn: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.churn $(CHURN)
 
 build: $(BUILT)
 

@@ -350,7 +350,7 @@ class Listener(_original.Root):
         address: Where to listen: (host, port), a path, or an abstract name that begins with a
             null byte. Without one, a free address of `family` is taken.
         family: "AF_INET", "AF_INET6" or "AF_UNIX"; found from the address by default.
-        backlog: How many clients may wait to be accepted; at least 128 with a key or TLS.
+        backlog: How many clients may wait to be accepted; at least 256 with a key or TLS.
         authkey: A secret that clients have to prove to know, and we to them. Without one,
             whoever reaches the address can connect, and messages are pickles, which run code.
         tls: Encrypt: a `TLS`, or an `ssl.SSLContext` for servers. The key is asked for inside.

@@ -212,6 +212,7 @@ def _live(process_obj: process.BaseProcess, parent_sentinel: int) -> NoReturn:
     try:
         if process_obj.dies_with_parent:
             _sidestep.die_at_end_of(parent_sentinel)
+        util._renew_streams()
         fresh_exit_functions()
         code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
     except BaseException:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import io
 import itertools
 import math
 import os
@@ -97,11 +98,15 @@ def get_logger() -> logging.Logger:
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
-        # Exit functions run last in, first out: ours must come before logging closes.
-        atexit.unregister(_exit_function)
-        atexit.register(_exit_function)
+        _exit_before_logging()
         _logger = logger
     return _logger
+
+
+def _exit_before_logging() -> None:
+    """Have our exit function called before logging closes its handlers: the last in is first."""
+    atexit.unregister(_exit_function)
+    atexit.register(_exit_function)
 
 
 def log_to_stderr(level: int | str | None = None) -> logging.Logger:
@@ -459,6 +464,29 @@ def _close_stdin() -> None:
         sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     except (OSError, ValueError):
         os.close(fd)
+
+
+def _renew_streams() -> None:
+    """Make streams usable in a forked child, whoever was using them in the parent.
+
+    A thread that was in the middle of output (or waiting for input) at the fork holds the lock
+    of the stream's buffer, and it is not here to let go. What such a buffer still holds is the
+    parent's to write.
+    """
+    streams = [sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__]
+    logging: Any = sys.modules.get("logging")
+    if logging is not None:
+        streams += [getattr(handler(), "stream", None) for handler in logging._handlerList]
+    for buffer in {id(found): found for found in map(_buffer_of, streams) if found}.values():
+        # Initialised once more, a buffer has a new lock; everybody's reference to it stays good.
+        with contextlib.suppress(OSError, ValueError):
+            if not buffer.raw.closed:
+                type(buffer).__init__(buffer, buffer.raw)
+
+
+def _buffer_of(stream: Any) -> Any:
+    found = getattr(stream, "buffer", None)
+    return found if type(found) in (io.BufferedReader, io.BufferedWriter) else None
 
 
 def _flush_std_streams() -> None:

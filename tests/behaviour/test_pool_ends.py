@@ -121,10 +121,11 @@ def test_terminate_from_a_signal_handler(busy: Any, what: str) -> None:
         else:
             waits = {
                 "get": running.get,
-                "next": made.imap(tasks.square, range(3)).__next__,
-                "next_unordered": made.imap_unordered(tasks.square, range(3)).__next__,
+                "next": lambda: next(made.imap(tasks.square, range(3))),
+                "next_unordered": lambda: next(made.imap_unordered(tasks.square, range(3))),
             }
-            with pytest.raises(context.ProcessError, match=TERMINATED):
+            # On a slow machine the signal may come before the call.
+            with pytest.raises((context.ProcessError, ValueError), match="terminated|not running"):
                 waits[what]()
 
     on_alarm(made.terminate, during)

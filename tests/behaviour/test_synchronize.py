@@ -573,6 +573,33 @@ def test_a_killed_owner_of_a_conditions_lock(engage: Engage, fork: Any) -> None:
         pass
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_block_that_ends_by_the_error_leaves_the_lock_to_its_new_owner(
+    engage: Engage, fork: Any, kind: str
+) -> None:
+    lock = getattr(fork, kind)()
+    condition, owner, heir = fork.Condition(lock), engage(fork), engage(fork)
+
+    def wake_and_die() -> None:
+        owner.answer()
+        owner.do("notify", condition)
+        owner.kill()
+
+    killer = threading.Thread(target=wake_and_die)
+    with pytest.raises(AbandonedLockError), condition:
+        # It gets the lock when we wait.
+        owner.ask("acquire", condition)
+        killer.start()
+        try:
+            condition.wait()
+        finally:
+            lock.recover()
+            heir.do("acquire", lock)
+    killer.join()
+    assert lock.acquire(False) is False
+    heir.do("release", lock)
+
+
 def test_an_orderly_end_leaves_a_lock_held(ctx: context.BaseContext, engage: Engage) -> None:
     lock, other = ctx.Lock(), engage(ctx)
     child = ctx.Process(target=actors.take_and_end, args=(lock,))

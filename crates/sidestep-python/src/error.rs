@@ -41,6 +41,12 @@ impl Imported {
         }
     }
 
+    /// Whether an exception's type is the class.
+    pub fn is(&self, py: Python<'_>, kind: Option<&Bound<'_, PyAny>>) -> bool {
+        let class = self.class.get(py);
+        kind.zip(class).is_some_and(|(kind, class)| kind.is(class))
+    }
+
     /// An instance of the class, which must be an exception.
     pub fn raise(&self, py: Python<'_>, arguments: impl PyErrArguments + 'static) -> PyErr {
         match self.class.import(py, self.module, self.name) {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use sidestep::os::{lifeline, process};
 use sidestep::shm::{self, Handle, Ref};
-use sidestep::sync::Stamp;
+use sidestep::sync::{Population, Stamp};
 
 use crate::error::to_py;
 
@@ -219,6 +219,26 @@ fn leave() {
     }
 }
 
+/// What names the calling process to the engine, as `forked` does for a child.
+#[pyfunction]
+fn own_token() -> PyResult<u32> {
+    Ok(shm::family().map_err(to_py)?.me().word())
+}
+
+/// What a process took last from a queue or pipe: word of the source, number, how many together.
+#[pyfunction]
+#[pyo3(signature = (token=0))]
+fn last_taken(token: u32) -> Option<(u64, u32, u32)> {
+    let family = shm::existing()?;
+    let stamp = if token == 0 {
+        family.me()
+    } else {
+        Stamp::of_word(token)
+    };
+    let take = family.last_taken(stamp)?;
+    Some((take.source.word(), take.last, take.count))
+}
+
 /// What the arena holds: bytes used, warm and limit, number of blocks and processes.
 #[pyfunction]
 fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
@@ -239,6 +259,12 @@ fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
     Ok(Some(dict))
 }
 
+/// What is wrong with the arena's books; to be asked while nobody changes them.
+#[pyfunction]
+fn audit() -> Option<String> {
+    shm::existing().and_then(|family| family.audit().err())
+}
+
 /// Adds this file's part of the module.
 ///
 /// # Errors
@@ -255,5 +281,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;
     m.add_function(wrap_pyfunction!(leave, m)?)?;
-    m.add_function(wrap_pyfunction!(usage, m)?)
+    m.add_function(wrap_pyfunction!(own_token, m)?)?;
+    m.add_function(wrap_pyfunction!(last_taken, m)?)?;
+    m.add_function(wrap_pyfunction!(usage, m)?)?;
+    m.add_function(wrap_pyfunction!(audit, m)?)
 }

@@ -4,10 +4,13 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+#[cfg(feature = "crash-points")]
+mod crash;
 mod doctor;
 mod ends;
 mod error;
 mod family;
+mod frozen;
 mod locks;
 mod memory;
 mod message;
@@ -20,8 +23,11 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    #[cfg(feature = "crash-points")]
+    crash::register(m)?;
     doctor::register(m)?;
     m.add_class::<memory::Block>()?;
+    m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
     pool::register(m)?;

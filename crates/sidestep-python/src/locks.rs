@@ -183,16 +183,20 @@ impl Lock {
         self.take(py, true, None)
     }
 
-    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    #[pyo3(signature = (kind=None, _error=None, _traceback=None))]
     fn __exit__(
         &self,
-        _kind: Any<'_, '_>,
+        py: Python<'_>,
+        kind: Any<'_, '_>,
         _error: Any<'_, '_>,
         _traceback: Any<'_, '_>,
     ) -> PyResult<()> {
-        if self.lock()?.is_abandoned() {
+        let lock = self.lock()?;
+        let is_ours = || lock.holder(lock.family(), thread()) == Holder::ThisThread;
+        if lock.is_abandoned() || ABANDONED_LOCK.is(py, kind) && !is_ours() {
             // Not ours, so there is an exception on its way that says so (from the wait of a
-            // condition); an end of a block must not make the lock usable again.
+            // condition); an end of a block must not make the lock usable again, nor take it away
+            // from one who has got it since.
             return Ok(());
         }
         self.give()

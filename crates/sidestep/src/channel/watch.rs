@@ -128,6 +128,7 @@ pub(super) fn fit(family: &Family, entry: u64, bell: BorrowedFd<'_>, has_items: 
         ring(family, entry);
     } else {
         doorbell::silence(bell);
+        crash::point("watch: silenced");
         let who = family.word(entry);
         who.store(who.load(Ordering::Relaxed) & !RUNG, Ordering::Relaxed);
     }
@@ -136,6 +137,7 @@ pub(super) fn fit(family: &Family, entry: u64, bell: BorrowedFd<'_>, has_items: 
 /// Under the producers' mutex: nobody watches by this entry any more.
 pub(super) fn leave(family: &Family, entry: u64) {
     family.word(entry).store(0, Ordering::Relaxed);
+    crash::point("watch: left");
 }
 
 /// A descriptor that is readable while a queue has items; see [`super::Queue::watch`].

@@ -30,25 +30,19 @@ use crate::os::clock::{self, Deadline};
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
 use crate::sync::{Population, Stamp, Wait};
 
-/// A note is set; its low half is the task's number.
-const NOTED: u64 = crate::channel::NOTED;
-
-/// The worker will be killed, and must not take another task.
-const DOOMED: u64 = 1 << 62;
-
 /// Bytes of a worker's line on the board.
 ///
 /// | offset | field  | written by                  | meaning                                        |
 /// |-------:|--------|-----------------------------|------------------------------------------------|
-/// |      0 | `NOTE` | the worker; who replaces it | `NOTED` and the number of the task it runs; 0  |
-/// |        |        | who dooms it                | also `DOOMED`                                  |
-/// |      8 | `DONE` | the worker                  | tasks done by all workers of this line         |
-/// |     16 | `STAGE`| the worker; who replaces it | see [`Stage`]                                  |
-/// |     24 | `SINCE`| the worker                  | when it took its task, on the clock; 0: unset  |
+/// |      0 | note   | the worker; who replaces it | two words: the task that it runs (see `shm::note`) |
+/// |        |        | who dooms it                | a mark on the note: it must not take another       |
+/// |     16 | `DONE` | the worker                  | tasks done by all workers of this line         |
+/// |     24 | `STAGE`| the worker; who replaces it | see [`Stage`]                                  |
+/// |     32 | `SINCE`| the worker                  | when it took its task, on the clock; 0: unset  |
 const LINE: u64 = 64;
-const DONE: u64 = 8;
-const STAGE: u64 = 16;
-const SINCE: u64 = 24;
+const DONE: u64 = 16;
+const STAGE: u64 = 24;
+const SINCE: u64 = 32;
 
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,7 +225,8 @@ impl Pool {
                     .store(now, Ordering::Relaxed);
                 return Ok(delivery);
             }
-            self.family().word(line).store(0, Ordering::Release);
+            // Of one that was withdrawn.
+            let _ = self.family().withdraw_note(line);
         }
     }
 
@@ -261,19 +256,13 @@ impl Pool {
         let line = self.line(worker);
         let done = self.family().word(line + DONE);
         done.store(done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        crash::point("pool: task counted");
         // Before the note: it must not be taken for the next task's.
         self.family().word(line + SINCE).store(0, Ordering::Relaxed);
         // After the result has been committed: a worker that dies in between has lost nothing.
-        Ok(self
-            .family()
-            .word(line)
-            .compare_exchange(
-                NOTED | u64::from(number),
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok())
+        let may_go_on = self.family().clear_note(line, number);
+        crash::point("pool: note cleared");
+        Ok(may_go_on)
     }
 
     /// Takes back the tasks whose number is `wanted`, as far as nobody has taken them: nobody will
@@ -286,13 +275,12 @@ impl Pool {
     /// ([`clock::now`]), if it has come to write that down.
     pub fn running(&self, worker: u32) -> Option<(u32, Option<Duration>)> {
         let line = self.line(worker);
-        let (note, since) = (self.family().word(line), self.family().word(line + SINCE));
         loop {
-            let before = note.load(Ordering::Acquire);
-            let time = since.load(Ordering::Acquire);
-            if note.load(Ordering::Acquire) == before {
+            let before = self.family().noted(line);
+            let time = self.family().word(line + SINCE).load(Ordering::Acquire);
+            if self.family().noted(line) == before {
                 let known = (time != 0).then(|| Duration::from_nanos(time));
-                return (before & NOTED != 0).then_some((before as u32, known));
+                return before.map(|number| (number, known));
             }
         }
     }
@@ -302,11 +290,7 @@ impl Pool {
     pub fn doom(&self, worker: u32, number: u32) -> bool {
         // No worker is in the middle of taking a task then, so a note means what it says.
         let _ = self.tasks.counts();
-        let noted = NOTED | u64::from(number);
-        self.family()
-            .word(self.line(worker))
-            .compare_exchange(noted, noted | DOOMED, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.family().mark_note(self.line(worker), number)
     }
 
     /// Takes a result, if there is one.
@@ -388,10 +372,9 @@ impl Pool {
         let (_, taken) = self.tasks.counts();
         let line = self.line(worker);
         self.family().word(line + SINCE).store(0, Ordering::Relaxed);
-        let note = self.family().word(line).swap(0, Ordering::AcqRel);
-        let number = note as u32;
+        let noted = self.family().withdraw_note(line);
         // The note comes first, so a task that was noted may be in the queue still.
-        (note & NOTED != 0 && (taken.wrapping_sub(number) as i32) > 0).then_some(number)
+        noted.filter(|number| taken.wrapping_sub(*number).cast_signed() > 0)
     }
 
     /// How many tasks the workers of this line have done.
@@ -406,6 +389,7 @@ impl Pool {
         self.family()
             .word(self.line(worker) + STAGE)
             .store(stage as u64, Ordering::Release);
+        crash::point("pool: worker has come");
     }
 
     /// How far the worker with this line has come.

@@ -195,6 +195,7 @@ impl Txn<'_> {
                 return Err(self.out_of_memory(size, hint));
             }
             self.family.grow_file(target)?;
+            crash::point("alloc: file grown");
             self.set(header::FILE_END, target);
         }
         self.set(header::TOP, end);
@@ -445,7 +446,6 @@ impl Family {
     }
 }
 
-#[cfg(feature = "crash-points")]
 impl Family {
     /// Whether the books agree with each other; to be asked while nobody changes them.
     ///

@@ -69,6 +69,7 @@ extern "C" fn prepare() {
             table,
         })
     });
+    crash::point("fork: prepared");
 }
 
 extern "C" fn parent() {
@@ -76,6 +77,7 @@ extern "C" fn parent() {
     let child = prepared
         .and_then(|prepared| prepared.table)
         .and_then(|(_, child)| child);
+    crash::point("fork: parent goes on");
     LAST_CHILD.with(|cell| cell.set(child.map_or(Stamp::NOBODY, |(stamp, _)| stamp)));
 }
 
@@ -83,6 +85,7 @@ extern "C" fn child() {
     let Some(mut prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    crash::point("fork: child begins");
     lifeline::forget(&mut prepared.lifeline);
     let Prepared {
         creation, table, ..
@@ -129,6 +132,7 @@ impl Family {
                 Ok(new.at)
             })?;
             chunks.push(to);
+            crash::point("fork: table of the child grown");
             let mut next = 0;
             while next < ENTRIES {
                 next = self.transact(|txn| {

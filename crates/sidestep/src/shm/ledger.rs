@@ -135,6 +135,7 @@ impl Family {
             crash::point("ledger: replaying");
             self.word(at).store(value, Ordering::Release);
         }
+        crash::point("ledger: replayed");
         len.store(0, Ordering::Release);
     }
 

@@ -18,12 +18,15 @@ mod family;
 mod fork;
 mod layout;
 mod ledger;
+mod note;
 mod refs;
 mod slots;
 
 pub use alloc::Kind;
 pub(crate) use family::Shared;
 pub use family::{Ceiling, Family, Usage, attach, ceiling, existing, family};
+pub(crate) use note::Note;
+pub use note::{Source, Take};
 pub(crate) use refs::take_envelope_apart;
 pub use slots::Member;
 

@@ -114,6 +114,7 @@ impl Family {
                     self.mark_dead(at, word);
                     crash::point("slot: marked dead");
                     witness.repair();
+                    crash::point("slot: witness repaired");
                     witness.release();
                     true
                 }
@@ -163,11 +164,13 @@ impl Family {
         }
         self.word(slot_at(stamp.slot()) + slot::STARTED)
             .store(process::start_time(pid), Ordering::Release);
+        crash::point("slot: start time known");
         self.hold_witness(stamp);
         Ok(stamp)
     }
 
-    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free.
+    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free,
+    /// but for the note of what its last owner took.
     pub(super) fn take_slot(&self, state: u64, who: u32) -> Result<Stamp> {
         let high = self.word(header::SLOTS_HIGH);
         for number in 1..=SLOTS {
@@ -186,6 +189,7 @@ impl Family {
                 self.word(at)
                     .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_ok() {
+                crash::point("slot: taken, not counted yet");
                 high.fetch_max(u64::from(number), Ordering::AcqRel);
                 return Ok(Stamp::new(number, generation));
             }
@@ -240,6 +244,7 @@ impl Family {
             witness.hold();
             crash::point("slot: witness held");
             self.word(at + slot::ARMED).store(1, Ordering::Release);
+            crash::point("slot: armed");
         }
     }
 
@@ -249,6 +254,7 @@ impl Family {
         if me != Stamp::NOBODY {
             self.word(slot_at(me.slot()) + slot::ORDERLY)
                 .store(1, Ordering::Release);
+            crash::point("slot: leaving in order");
         }
     }
 
@@ -258,6 +264,7 @@ impl Family {
         let word = self.word(at + slot::STATE).load(Ordering::Acquire);
         if state_of(word) == FORKING && generation_of(word) & 0x3fff == stamp.generation() {
             self.mark_dead(at, word);
+            crash::point("slot: abandoned");
             self.clean(stamp.slot());
         }
     }
@@ -298,6 +305,7 @@ impl Family {
                         self.is_dead(Stamp::of_word(who_of(word))) && !self.has_newcomers();
                     if orphan {
                         self.mark_dead(at, word);
+                        crash::point("slot: orphan marked dead");
                     }
                     orphan
                 }
@@ -361,6 +369,7 @@ impl Family {
                         if let Some(kind) = Kind::from_word(txn.get(object + block::KIND)) {
                             let payload = object + block::HEADER;
                             crate::objects::bereave(txn, kind, payload, dead);
+                            crash::point("slot: object bereaved");
                         }
                         txn.set(entry, 0);
                         txn.unref(object);

@@ -97,6 +97,7 @@ impl Lock {
 
     fn own(&self, thread: u32) {
         self.thread.store(thread, Relaxed);
+        crash::point("lock: thread known");
         self.depth.store(1, Relaxed);
     }
 
@@ -105,6 +106,7 @@ impl Lock {
             self.is_recursive() && word & Stamp::MASK == me && self.thread.load(Relaxed) == thread;
         if ours {
             self.depth.store(self.depth.load(Relaxed) + 1, Relaxed);
+            crash::point("lock: one deeper");
         }
         ours
     }
@@ -138,6 +140,7 @@ impl Lock {
                     .compare_exchange(0, me | SLEEPERS, Acquire, Relaxed)
                     .is_ok()
                 {
+                    crash::point("lock: taken by one who slept");
                     self.own(thread);
                     return Wait::Ready;
                 }
@@ -160,6 +163,7 @@ impl Lock {
             let Some(limit) = left() else {
                 return Wait::TimedOut;
             };
+            crash::point("lock: about to sleep");
             match futex_wait(&self.word, marked, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut => {
@@ -188,6 +192,7 @@ impl Lock {
             let depth = self.depth.load(Relaxed);
             if depth > 1 {
                 self.depth.store(depth - 1, Relaxed);
+                crash::point("lock: one less deep");
                 return Ok(());
             }
         }
@@ -207,6 +212,7 @@ impl Lock {
             return Err(ReleaseError::NotHeld);
         }
         if word & SLEEPERS != 0 {
+            crash::point("lock: free, nobody woken yet");
             // After `ABANDONED` all sleepers were told; whoever sleeps now is a later one.
             futex_wake(&self.word, 1);
         }
@@ -215,7 +221,20 @@ impl Lock {
 
     /// Frees an abandoned lock. Whether it was one.
     pub fn recover(&self) -> bool {
-        self.word.load(Relaxed) & ABANDONED != 0 && self.free().is_ok()
+        let mut word = self.word.load(Relaxed);
+        while word & ABANDONED != 0 {
+            // In one step: if somebody has recovered it before us, it may have a new owner.
+            match self.word.compare_exchange(word, 0, SeqCst, Relaxed) {
+                Ok(_) => {
+                    if word & SLEEPERS != 0 {
+                        futex_wake(&self.word, 1);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
     }
 
     /// Whether the owner was killed, and nobody has released or recovered the lock since.
@@ -250,6 +269,7 @@ impl Lock {
     /// After a wait on a condition: the lock was acquired once; now it is `depth` levels deep.
     pub fn restore_depth(&self, depth: u32) {
         self.depth.store(depth, Relaxed);
+        crash::point("lock: depth restored");
     }
 
     /// Who holds the lock just now.
@@ -285,11 +305,17 @@ impl Lock {
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
             self.last_words.store(words, Relaxed);
+            self.thread.store(0, Relaxed);
+            self.depth.store(0, Relaxed);
+            crash::point("lock: dead owner named");
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)
             {
-                Ok(_) => return futex_wake(&self.word, u32::MAX),
+                Ok(_) => {
+                    crash::point("lock: abandoned, nobody woken yet");
+                    return futex_wake(&self.word, u32::MAX);
+                }
                 Err(now) => word = now,
             }
         }
