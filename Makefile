@@ -6,6 +6,8 @@
 #               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
+# make complaints  25 public complaints, as programs: the standard library beside the package
+#               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make storm    thousands of processes are killed at random while all others work at full speed;
 #               an exact account at the end (STORM="--seed 7 --kills 10000")
@@ -31,10 +33,15 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+<<<<<<< HEAD
+COMPLAINTS ?=
+VERSIONS ?=
+=======
 STORM ?=
 SOAK ?=
 CHURN ?=
 MATRIX ?=
+>>>>>>> main
 export PYTEST
 
 VENV := .venv
@@ -50,7 +57,11 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
+<<<<<<< HEAD
+.PHONY: demo test check conformance complaints bench clean build preflight
+=======
 .PHONY: demo test check matrix storm soak churn conformance bench clean build preflight
+>>>>>>> main
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -66,6 +77,10 @@ matrix: $(VENV)/.installed
 
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
+
+complaints: $(VENV)/.installed
+	@$(BIN)/python tests/complaints/columns.py $(COMPLAINTS) \
+	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)

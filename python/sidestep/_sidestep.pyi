@@ -37,7 +37,7 @@ _Opened: TypeAlias = tuple[int, bool, Any]
 # --- family -------------------------------------------------------------------------------
 
 def found() -> None:
-    """Make the family's arena if there is none: before a fork, so that both share it.
+    """Make the family's arena if there is none, and room for a process in it: before a start.
 
     Raises:
         OSError: The kernel refuses anonymous files, or there is no address space for the arena.
@@ -89,10 +89,31 @@ def die_at_end_of(fd: int) -> None:
         OSError: `fd` is not open, or no pipe.
     """
 
-def forked() -> int:
+def forked(alive: bool = True) -> int:
     """Return a token for the child that `os.fork` has just made; call it in the parent.
 
     Hand it to `reaped` when the child has been waited for. Zero if there is no arena.
+
+    Args:
+        alive: Whether there is a child; False if `os.fork` has failed.
+
+    Raises:
+        MemoryError: The arena has no room for the child's references; the child ends at once.
+        RuntimeError: The family has too many processes; the child ends at once.
+    """
+
+def inherited() -> bool:
+    """Return, in the child of `os.fork`, whether it has what its parent shared; if not, leave."""
+
+def way_out(errno: int, process: bool = False) -> str:
+    """Return what to say behind a refusal: the limit that it is about, and what to do.
+
+    Args:
+        errno: How the kernel has refused.
+        process: Whether it was another process that it refused.
+
+    Returns:
+        The end of a sentence, or nothing where there is no limit to name.
     """
 
 def reaped(token: int = 0) -> None:

@@ -259,7 +259,10 @@ def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
         data, fds = b"", []
     if len(data) < _NUMBER.size:
         raise EOFError(_LOST)
-    return _NUMBER.unpack(data)[0], (fds[0] if fds else None)
+    number: int = _NUMBER.unpack(data)[0]
+    if number < 0:
+        raise OSError(-number, f"the fork server says: {os.strerror(-number)}")
+    return number, (fds[0] if fds else None)
 
 
 def _receive_exit_code(fd: int) -> int | None:
@@ -267,12 +270,15 @@ def _receive_exit_code(fd: int) -> int | None:
 
     The code stays in the connection: several threads may ask, in any order.
     """
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    # Not by a duplicate: a program that has no descriptor left can still wait for its children.
+    sock = socket.socket(fileno=fd)
+    try:
         sock.settimeout(None)
-        try:
-            data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
-        except ConnectionResetError:
-            return None
+        data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+    except ConnectionResetError:
+        return None
+    finally:
+        sock.detach()
     if len(data) < _NUMBER.size:
         return None
     code: int = _NUMBER.unpack(data)[0]
@@ -401,20 +407,34 @@ class _Server:
         try:
             fds = _receive_all(client)
             pid = os.fork()
-        except (EOFError, OSError, RuntimeError):
+        except (EOFError, OSError, RuntimeError) as error:
+            _sidestep.forked(False)
+            # What is no error of the system's is a descriptor that did not fit into this process.
+            number = error.errno if isinstance(error, OSError) else errno.EMFILE
+            if not isinstance(error, EOFError):
+                _send_unless_gone(client, -(number or errno.EAGAIN), [])
             client.close()
             util.close_fds(*fds)
             return True
         if pid == 0:
+            if not _sidestep.inherited():
+                os._exit(1)
             self._be_child(client, fds)
         util.close_fds(*fds)
+        try:
+            token = _sidestep.forked()
+        except (MemoryError, RuntimeError):
+            os.waitpid(pid, 0)
+            _send_unless_gone(client, -errno.ENOMEM, [])
+            client.close()
+            return True
         try:
             # Before the child can be reaped, so that the number is still its own.
             pidfds = [_sidestep.pidfd_open(pid)]
         except OSError:
             pidfds = []
         self._children[pid] = client
-        self._tokens[pid] = _sidestep.forked()
+        self._tokens[pid] = token
         _send_unless_gone(client, pid, pidfds)
         util.close_fds(*pidfds)
         return True

@@ -530,7 +530,9 @@ class _Line:
                 unanswered = True
                 conn.send_bytes(data)
                 data = conn.recv_bytes()
-                unanswered = False
+                unanswered = local.busy = False
+                # The reply may hold proxies; they are counted over this connection, which is
+                # free again, for the process that it is known to belong to.
                 reply = conn._loads(data)
             else:  # of a kind that a program has added to `listener_client`
                 unanswered = True

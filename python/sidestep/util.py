@@ -26,7 +26,7 @@ from . import _original, _sidestep, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -180,10 +180,15 @@ def _remove_temp_dir(remove: Callable[[str], object], path: str) -> None:
     process.current_process()._config["tempdir"] = None
 
 
+# Of the 107 bytes that a socket's path may have, the rest is for its name in the directory.
+_LONGEST_DIRECTORY = 80
+
+
 def get_temp_dir() -> str:
     """Return a directory for temporary files, made at the first call, removed at exit.
 
-    Children started afterwards share it.
+    Children started afterwards share it. Where the usual place has so long a path that no socket
+    could have a name in it, the directory is in /tmp.
     """
     config = process.current_process()._config
     path: str | None = config.get("tempdir")
@@ -192,6 +197,9 @@ def get_temp_dir() -> str:
         import tempfile
 
         path = tempfile.mkdtemp(prefix="pymp-")
+        if len(os.fsencode(path)) > _LONGEST_DIRECTORY and os.access("/tmp", os.W_OK | os.X_OK):
+            os.rmdir(path)
+            path = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
         info("created temp directory %s", path)
         Finalize(None, _remove_temp_dir, args=(shutil.rmtree, path), exitpriority=-100)
         config["tempdir"] = path
@@ -448,6 +456,25 @@ def close_fds(*fds: int) -> None:
     """Close each of the descriptors."""
     for fd in fds:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
+    """Add to an error of the system's the limit that it is about, and a way out.
+
+    Args:
+        what: What cannot be done, for the beginning of the sentence.
+        process: Whether it is another process that is asked for.
+    """
+    try:
+        yield
+    except OSError as error:
+        number, text = error.errno, error.strerror
+        way_out = number and _sidestep.way_out(number, process)
+        # What the engine refuses says so already.
+        if not number or not text or not way_out or way_out in text:
+            raise
+        raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
 def _close_stdin() -> None:

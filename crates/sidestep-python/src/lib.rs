@@ -9,6 +9,8 @@ mod crash;
 mod doctor;
 mod ends;
 mod error;
+#[cfg(feature = "failure-points")]
+mod failure;
 mod family;
 mod frozen;
 mod locks;
@@ -26,6 +28,8 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     #[cfg(feature = "crash-points")]
     crash::register(m)?;
     doctor::register(m)?;
+    #[cfg(feature = "failure-points")]
+    failure::register(m)?;
     m.add_class::<memory::Block>()?;
     m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;

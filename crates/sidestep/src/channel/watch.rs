@@ -152,7 +152,7 @@ pub struct Watch {
 impl Watch {
     pub(super) fn new(object: Ref, chain: &'static Chain) -> Result<Self> {
         let (bell, name) =
-            doorbell::hang().map_err(Error::os("making a socket to watch a queue"))?;
+            doorbell::hang().map_err(Error::os("cannot make a socket to watch a queue by"))?;
         let family = object.family();
         let entry = chain.watch(family, object.payload(), name)?;
         let watch = Self {

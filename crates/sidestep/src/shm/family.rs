@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use super::layout::{EXTENT, HEAP, header};
 use super::refs::Table;
 use crate::error::{Error, Result};
+use crate::os::limits;
 use crate::os::memory::{self, Identity, Mapping};
 use crate::os::robust::RobustWord;
 
@@ -79,8 +80,8 @@ pub struct Ceiling {
 /// machine or the control group has, and at most an eighth of the address space.
 pub fn ceiling() -> Ceiling {
     let (machine, _) = memory::machine();
-    let group = memory::control_group().map(|(limit, _)| limit);
-    let space = memory::address_space_limit();
+    let group = memory::control_group().map(|group| group.limit);
+    let space = limits::limit(limits::Resource::AddressSpace);
     let asked = bytes_from_environment("SIDESTEP_ARENA_LIMIT");
     let half = machine.min(group.unwrap_or(u64::MAX)) / 2;
     Ceiling {
@@ -128,17 +129,25 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
         // SAFETY: only looked at during this call.
         let there = memory::identify(unsafe { BorrowedFd::borrow_raw(fd) });
         return match there {
-            Ok((identity, _)) if identity == family.identity => Ok(family),
+            Ok((identity, _)) if identity == family.identity => {
+                if fd != family.raw_fd() {
+                    // SAFETY: the caller hands the descriptor over.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+                Ok(family)
+            }
             _ => Err(Error::Foreign("this process has an arena already")),
         };
     }
     // SAFETY: only looked at until it is known to be an arena.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let (identity, size) = memory::identify(borrowed).map_err(Error::os("no open descriptor"))?;
+    let (identity, size) =
+        memory::identify(borrowed).map_err(Error::os("cannot look at the arena (fstat)"))?;
     if size < HEAP {
         return Err(Error::Foreign("the descriptor is no arena"));
     }
-    let head = Mapping::shared(borrowed, header::END as usize).map_err(Error::os("mmap"))?;
+    let head = Mapping::shared(borrowed, header::END as usize)
+        .map_err(Error::os("no address space for the arena (mmap)"))?;
     let head = Family::over(head, borrowed, identity)?;
     if head.word(header::MAGIC).load(Ordering::Acquire) != MAGIC {
         return Err(Error::Foreign("the descriptor is no arena"));
@@ -150,7 +159,7 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
     }
     let reserve = head.word(header::RESERVE).load(Ordering::Relaxed) as usize;
     let mapping = Mapping::shared(borrowed, reserve).map_err(Error::os(
-        "no address space to map the arena (is RLIMIT_AS lower here?)",
+        "no address space for the family's arena (mmap; is RLIMIT_AS lower here?)",
     ))?;
     let family = Family::over(mapping, borrowed, identity)?;
     // The arena's own duplicate is close-on-exec; the number that was handed over goes.
@@ -181,9 +190,8 @@ impl Family {
     fn over(mapping: Mapping, fd: BorrowedFd<'_>, identity: Identity) -> Result<Self> {
         Ok(Self {
             mapping,
-            fd: fd
-                .try_clone_to_owned()
-                .map_err(Error::os("duplicating the arena's descriptor"))?,
+            fd: memory::duplicate(fd)
+                .map_err(Error::os("cannot duplicate the arena's descriptor (fcntl)"))?,
             identity,
             me: AtomicU32::new(0),
             table: Mutex::new(Table::default()),
@@ -202,14 +210,17 @@ impl Family {
             .clamp(HEAP + 2 * EXTENT, 1 << 42)
             .next_multiple_of(EXTENT);
 
-        let fd = memory::memfd(c"sidestep").map_err(Error::os("memfd_create"))?;
-        memory::grow(fd.as_fd(), HEAP + EXTENT).map_err(Error::os("growing the arena"))?;
-        memory::seal_against_shrinking(fd.as_fd()).map_err(Error::os("sealing the arena"))?;
+        let fd = memory::memfd(c"sidestep")
+            .map_err(Error::os("cannot make the arena (memfd_create)"))?;
+        memory::grow(fd.as_fd(), HEAP + EXTENT)
+            .map_err(Error::os("cannot make the arena larger (ftruncate)"))?;
+        memory::seal_against_shrinking(fd.as_fd())
+            .map_err(Error::os("cannot seal the arena (fcntl)"))?;
         let mapping = loop {
             match Mapping::shared(fd.as_fd(), reserve as usize) {
                 Ok(mapping) => break mapping,
                 Err(error) if reserve <= HEAP + 2 * EXTENT => {
-                    return Err(Error::os("no address space for the arena")(error));
+                    return Err(Error::os("no address space for the arena (mmap)")(error));
                 }
                 Err(_) => {
                     reserve = (reserve / 2)
@@ -218,7 +229,8 @@ impl Family {
                 }
             }
         };
-        let (identity, _) = memory::identify(fd.as_fd()).map_err(Error::os("fstat"))?;
+        let (identity, _) =
+            memory::identify(fd.as_fd()).map_err(Error::os("cannot look at the arena (fstat)"))?;
         let family = Self::over(mapping, fd.as_fd(), identity)?;
         for (at, value) in [
             (header::REVISION, REVISION),
@@ -241,6 +253,9 @@ impl Family {
     pub fn fd(&self) -> Result<BorrowedFd<'_>> {
         match memory::identify(self.fd.as_fd()) {
             Ok((identity, _)) if identity == self.identity => Ok(self.fd.as_fd()),
+            Err(error) if error.raw_os_error() != Some(libc::EBADF) => {
+                Err(Error::os("cannot look at the arena (fstat)")(error))
+            }
             _ => Err(Error::Foreign(
                 "the arena's descriptor was closed by this program (a daemonising close-all?); \
                  start processes before that, or by fork",
@@ -320,7 +335,8 @@ impl Family {
 
     /// Lets the file grow to `size` bytes.
     pub(super) fn grow_file(&self, size: u64) -> Result<()> {
-        memory::grow(self.fd()?, size).map_err(Error::os("growing the arena"))
+        memory::grow(self.fd()?, size)
+            .map_err(Error::os("cannot make the arena larger (ftruncate)"))
     }
 
     /// Gives the pages of the range back to the machine.

@@ -105,6 +105,8 @@ impl Family {
         let Some(ledger) = self.ledger() else {
             return Err(crate::error::Error::Foreign("the arena has no header"));
         };
+        // Who is no member looks dead to the others, who would take the lock away.
+        self.register()?;
         if ledger.lock(self) == Acquired::OwnerDied {
             self.replay();
         }

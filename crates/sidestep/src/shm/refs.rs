@@ -205,6 +205,16 @@ impl std::fmt::Debug for Ref {
 impl Family {
     /// An empty entry of this process's table, which grows if it is full.
     pub(crate) fn reserve_entry(&'static self) -> Result<Entry> {
+        match self.try_reserve_entry() {
+            Err(Error::OutOfMemory { .. }) => {
+                self.relieve();
+                self.try_reserve_entry()
+            }
+            tried => tried,
+        }
+    }
+
+    fn try_reserve_entry(&self) -> Result<Entry> {
         let me = self.register()?;
         let mut table = self.table();
         if table.unused.is_empty() {

@@ -171,6 +171,8 @@ impl Family {
 
     /// A slot for a new process, taken by one swap. All its other words are 0 while it is free,
     /// but for the note of what its last owner took.
+    ///
+    /// A process that has none cannot clean up after the dead; see [`Family::make_room`].
     pub(super) fn take_slot(&self, state: u64, who: u32) -> Result<Stamp> {
         let high = self.word(header::SLOTS_HIGH);
         for number in 1..=SLOTS {
@@ -195,6 +197,15 @@ impl Family {
             }
         }
         Err(Error::TooManyProcesses(SLOTS))
+    }
+
+    /// To be called before a process is started that takes its slot itself: if none is free, those
+    /// of the dead are.
+    pub fn make_room(&'static self) {
+        let high = self.word(header::SLOTS_HIGH).load(Ordering::Acquire);
+        if high >= u64::from(SLOTS) && self.processes() >= u64::from(SLOTS) {
+            self.clean_dead();
+        }
     }
 
     /// Number of slots in use.
@@ -260,6 +271,9 @@ impl Family {
 
     /// In the parent: the fork that prepared `stamp` failed, or its child is known to be dead.
     pub(super) fn abandon(&'static self, stamp: Stamp) {
+        if stamp == Stamp::NOBODY {
+            return;
+        }
         let at = slot_at(stamp.slot());
         let word = self.word(at + slot::STATE).load(Ordering::Acquire);
         if state_of(word) == FORKING && generation_of(word) & 0x3fff == stamp.generation() {
