@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
-    position, publish, tag_of, take, waiting,
+    position, publish, retagged, tag_of, take, waiting,
 };
 use super::watch;
 use crate::crash;
@@ -630,6 +630,43 @@ impl Chain {
                 self.waiting.space.wake_all()
             }
         }
+    }
+
+    /// Gives another tag to those messages that wait here whose number is `wanted`. One that was
+    /// taken before stays as it was.
+    pub(crate) fn retag(
+        &self,
+        family: &'static Family,
+        source: Source,
+        tag: u8,
+        wanted: impl Fn(u32) -> bool,
+    ) {
+        self.lock_consumers(family, source);
+        let mut at = self.consumer.head_block.load(Ordering::Relaxed);
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        let (mut place, mut number) = (position(head), count(head));
+        while at != 0 {
+            let start = at + block::HEADER + place;
+            let header = look(family.word(start));
+            match form_of(header) {
+                0 => break,
+                LINK => {
+                    at = family.word(start + 8).load(Ordering::Relaxed);
+                    place = 0;
+                }
+                _ => {
+                    if wanted(number) {
+                        // Its length and form stay, so those who look without the lock see no change.
+                        family
+                            .word(start)
+                            .store(retagged(header, tag), Ordering::Release);
+                    }
+                    place += footprint(len_of(header));
+                    number = number.wrapping_add(1);
+                }
+            }
+        }
+        self.consumer.get_lock.unlock();
     }
 
     /// A look without lock, which may be wrong either way for a moment; `false` is only said when

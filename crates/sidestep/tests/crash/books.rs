@@ -412,7 +412,7 @@ fn errands_of_a_pool() {
     at_each_step(
         || Pool::new(2).unwrap(),
         |pool| {
-            pool.begin(0);
+            pool.enter(0, sidestep::pool::Stage::Ready);
             pool.nudge().unwrap();
             let number = pool.submit(Parcel::Short(&message(7, 0))).unwrap();
             assert!(pool.take(0, &mut Vec::new()).unwrap().is_some());
