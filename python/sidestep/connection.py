@@ -98,7 +98,17 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     only after every copy of the other end is closed, or its processes have died.
     """
     first, second = _sidestep.pipe_pair()
-    return Connection(first, True, bool(duplex)), Connection(second, bool(duplex), True)
+    try:
+        one = Connection(first, True, bool(duplex))
+    except BaseException:
+        util.close_fds(first, second)
+        raise
+    try:
+        return one, Connection(second, bool(duplex), True)
+    except BaseException:
+        one.close()
+        os.close(second)
+        raise
 
 
 # --- waiting ------------------------------------------------------------------------------

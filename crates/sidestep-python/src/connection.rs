@@ -392,7 +392,10 @@ impl Connection {
         if number < CLOSED || handle == Some(CLOSED) {
             return Err(PyValueError::new_err("invalid handle"));
         }
-        let end = socket::vouched(number).ok().and_then(ends::find);
+        let end = match socket::vouched(number) {
+            Ok(descriptor) => ends::find(descriptor)?,
+            Err(_) => None,
+        };
         self.handle.store(number, Ordering::Release);
         self.set_end(end);
         Ok(())

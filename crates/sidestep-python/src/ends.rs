@@ -5,6 +5,7 @@
 //! from the number of a pipe's end, or from a duplicate of it, joins the pipe.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -36,7 +37,7 @@ fn ends() -> MutexGuard<'static, HashMap<Identity, Known>> {
 }
 
 /// Remembers an end until a connection on its socket is made.
-pub fn announce(end: End, socket: BorrowedFd<'_>) -> std::io::Result<()> {
+pub fn announce(end: End, socket: BorrowedFd<'_>) -> io::Result<()> {
     let identity = socket::identity(socket)?;
     let mut ends = ends();
     // Sockets that are gone leave entries behind: now is the time to drop them.
@@ -45,21 +46,28 @@ pub fn announce(end: End, socket: BorrowedFd<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The end that a descriptor belongs to, if it is a pipe's.
-pub fn find(descriptor: BorrowedFd<'_>) -> Option<Arc<End>> {
+/// The end that a descriptor belongs to, if it is open and a pipe's.
+///
+/// # Errors
+/// What fstat(2) says: taking a pipe's end for something else would tear the pipe in two.
+pub fn find(descriptor: BorrowedFd<'_>) -> io::Result<Option<Arc<End>>> {
     if ends().is_empty() {
-        return None;
+        return Ok(None);
     }
-    let identity = socket::identity(descriptor).ok()?;
+    let identity = match socket::identity(descriptor) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+        identity => identity?,
+    };
     let mut ends = ends();
-    match ends.get(&identity)? {
-        Known::Held(end) => end.upgrade(),
-        Known::New(end) => {
+    Ok(match ends.get(&identity) {
+        None => None,
+        Some(Known::Held(end)) => end.upgrade(),
+        Some(Known::New(end)) => {
             let end = Arc::clone(end);
             ends.insert(identity, Known::Held(Arc::downgrade(&end)));
             Some(end)
         }
-    }
+    })
 }
 
 /// Python's exception for what happened to a pipe.
