@@ -18,7 +18,6 @@
 //! Lock order: the chain's mutex, then the ledger.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
@@ -28,6 +27,7 @@ use super::watch;
 use crate::crash;
 use crate::error::Result;
 use crate::os::doorbell::Name;
+use crate::primitive::{AtomicU64, Ordering};
 use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 
@@ -38,7 +38,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// |-------------|-----------------------------------|---------------------------------------------|
 /// | `max_items` | creator, once                     | most items at once; 0: no limit             |
 /// | `max_bytes` | creator, once                     | most unread bytes; 0: no limit              |
-/// | `closed`    | who closes, once                  | 1: nothing more is to come                  |
+/// | `closed`    | who closes, once                  | `CLOSED`: nothing more is to come; `SEALED`: nothing more is taken in |
 /// | `put_lock`  | see [`Mutex`]                     | producers                                   |
 /// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
@@ -149,6 +149,9 @@ const FIRST_SEGMENT: u64 = 2 << 10;
 const USUAL_SEGMENT: u64 = 64 << 10;
 const LARGE_SEGMENT: u64 = 1 << 20;
 
+const CLOSED: u64 = 1;
+const SEALED: u64 = 2;
+
 /// How a put went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -204,9 +207,26 @@ impl Chain {
         self.limits.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
 
+    /// If the chain is empty, calls `also` and takes nothing in any more, for good: whether it was.
+    /// Whoever was about to put something then finds no room, and looks again.
+    pub(crate) fn seal_if_empty(&self, family: &'static Family, also: impl FnOnce()) -> bool {
+        self.lock_producers(family);
+        let empty = !self.may_have_items(family);
+        if empty {
+            // In this order: whoever finds no room here finds the reason, too.
+            also();
+            self.limits.closed.store(SEALED, Ordering::Release);
+        }
+        self.producer.put_lock.unlock();
+        if empty {
+            self.waiting.space.wake_all();
+        }
+        empty
+    }
+
     /// Says that nothing more is to come: consumers that find the chain empty stop waiting.
     pub(crate) fn close(&self) {
-        self.limits.closed.store(1, Ordering::SeqCst);
+        self.limits.closed.store(CLOSED, Ordering::SeqCst);
         self.waiting.items.wake_all();
         self.waiting.space.wake_all();
     }
@@ -274,6 +294,9 @@ impl Chain {
 
     /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
     fn has_room(&self, tail: u64, len: u64) -> bool {
+        if self.limits.closed.load(Ordering::Relaxed) == SEALED {
+            return false;
+        }
         let max_items = self.limits.max_items.load(Ordering::Relaxed);
         if max_items != 0 {
             let mut head = self.producer.head_seen.load(Ordering::Relaxed);

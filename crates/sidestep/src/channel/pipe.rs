@@ -45,17 +45,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::bell::{self, OWED, RUNG};
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, Put, Taken, take_apart as take_chain_apart};
 use super::stream::Step;
 use crate::error::Error;
 use crate::os::clock::Deadline;
-use crate::os::process;
-use crate::os::socket::{self, Interest, Wait};
-use crate::primitive::{Wake, spin_loop};
+use crate::os::socket::{Interest, Wait};
+use crate::primitive::{
+    AtomicU64, Instant, Ordering, Wake, fence, nap, process, socket, spin_loop,
+};
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, Txn, family};
 use crate::sync::SLICE;
 
@@ -64,11 +65,6 @@ pub const MAX_UNREAD: u64 = 1 << 20;
 
 /// The byte that wakes. Descriptors travel with other bytes.
 const BELL: u8 = 0xb5;
-
-const RUNG: u64 = 1;
-const WATCHED: u64 = 2;
-const ONE_OWED: u64 = 1 << 8;
-const OWED: u64 = 0xff_ffff << 8;
 
 /// How long a receiver waits for a byte that its sender is about to write.
 const BYTE_PATIENCE: Duration = Duration::from_millis(10);
@@ -385,28 +381,17 @@ impl End {
     /// A message was committed: makes the other side's socket readable, unless it is already.
     #[inline]
     fn ring(&self, socket: BorrowedFd<'_>) -> Result<(), PipeError> {
-        // [pipe-bell] The message before the bell: pairs with the fence in `settle`.
-        fence(Ordering::SeqCst);
-        let bell = self.bell_out();
-        if bell.load(Ordering::Relaxed) & RUNG != 0
-            || bell.fetch_or(RUNG, Ordering::SeqCst) & RUNG != 0
-        {
-            return Ok(());
-        }
-        loop {
-            match socket::send(socket, &[BELL], &[], Wait::Never) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    bell.fetch_and(!RUNG, Ordering::SeqCst);
+        bell::ring(self.bell_out(), || {
+            loop {
+                match socket::send(socket, &[BELL], &[], Wait::Never) {
+                    Ok(_) => return Ok(true),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     // A socket that is full is readable.
-                    if error.kind() == io::ErrorKind::WouldBlock {
-                        return Ok(());
-                    }
-                    return Err(error.into());
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) => return Err(error.into()),
                 }
             }
-        }
+        })
     }
 
     /// Waits until there may be room for a message of `len` bytes, for a while; then or after a
@@ -462,7 +447,7 @@ impl End {
                 Received::Long { tag, envelope }
             }
         };
-        if self.bell_in().load(Ordering::Relaxed) & (RUNG | WATCHED) == RUNG | WATCHED {
+        if bell::is_to_be_settled(self.bell_in()) {
             self.settle(socket)?;
         }
         Ok(received)
@@ -479,33 +464,8 @@ impl End {
     /// # Errors
     /// The descriptor is no socket any more.
     pub fn settle(&self, socket: BorrowedFd<'_>) -> Result<(), PipeError> {
-        let bell = self.bell_in();
-        let mut word = bell.load(Ordering::SeqCst);
-        loop {
-            if word & RUNG == 0 || self.has_messages() {
-                return Ok(());
-            }
-            let next = (word & !RUNG) + ONE_OWED;
-            match bell.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => break,
-                Err(now) => word = now,
-            }
-        }
-        // [pipe-bell] Clear before looking: a sender that we miss here finds `RUNG` clear.
-        fence(Ordering::SeqCst);
-        if self.has_messages() {
-            word = bell.load(Ordering::SeqCst);
-            while word & RUNG == 0 {
-                let next = (word | RUNG).wrapping_sub(ONE_OWED);
-                match bell.compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst) {
-                    Ok(_) => return Ok(()),
-                    Err(now) => word = now,
-                }
-            }
-        }
-        let taken = self.take_bell(socket);
-        bell.fetch_sub(ONE_OWED, Ordering::SeqCst);
-        taken
+        let take = || self.take_bell(socket);
+        bell::settle(self.bell_in(), || self.has_messages(), take)
     }
 
     /// Takes one bell byte; waits for it a little, since its sender may be about to write it.
@@ -564,7 +524,7 @@ impl End {
             // Another receiver is about to take it, unless it was killed.
             *patience += 1;
             if *patience < 20 {
-                std::thread::sleep(Duration::from_micros(500));
+                nap(Duration::from_micros(500));
                 return Ok(());
             }
             let _ = bell.compare_exchange(word, word & !OWED, Ordering::SeqCst, Ordering::SeqCst);
@@ -666,7 +626,7 @@ impl End {
     /// # Errors
     /// The descriptor is no socket any more.
     pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<(), PipeError> {
-        if self.bell_in().fetch_or(WATCHED, Ordering::SeqCst) & WATCHED == 0 {
+        if bell::watch(self.bell_in()) {
             self.settle(socket)?;
         }
         Ok(())
@@ -714,11 +674,15 @@ impl End {
     /// [`PipeError::Unread`]: this side has messages to receive, which nobody could read there.
     pub fn turn_into_stream(&self, socket: BorrowedFd<'_>) -> Result<(), PipeError> {
         self.settle(socket)?;
-        if self.has_messages() {
-            return Err(PipeError::Unread);
+        // Nobody may send by the old way between our look and our word.
+        let turned = self.incoming.seal_if_empty(self.family(), || {
+            self.word(layout::STREAM).store(1, Ordering::SeqCst);
+        });
+        if turned {
+            Ok(())
+        } else {
+            Err(PipeError::Unread)
         }
-        self.word(layout::STREAM).store(1, Ordering::SeqCst);
-        Ok(())
     }
 }
 
@@ -756,6 +720,7 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, payload: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bell::{ONE_OWED, WATCHED};
     use super::*;
     use std::os::fd::AsFd;
     use std::thread;

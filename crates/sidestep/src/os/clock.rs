@@ -1,6 +1,8 @@
 //! Deadlines on the monotonic clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::primitive::Instant;
 
 /// A point in time after which a wait gives up; `None` never comes.
 #[derive(Clone, Copy, Debug)]

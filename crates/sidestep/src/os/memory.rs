@@ -135,6 +135,15 @@ impl Mapping {
         }
     }
 
+    /// The same mapping once more. Whichever is dropped first unmaps it for both: drop both at once.
+    #[cfg(shuttle)]
+    pub(crate) fn alias(&self) -> Self {
+        Self {
+            base: self.base,
+            len: self.len,
+        }
+    }
+
     /// The first byte.
     pub fn base(&self) -> NonNull<u8> {
         self.base

@@ -13,7 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::alloc::Kind;
 use super::family::{Family, existing};
@@ -22,6 +22,7 @@ use super::refs::{CHUNK, ENTRIES, Table};
 use super::slots::FORKING;
 use crate::crash;
 use crate::error::Result;
+use crate::primitive::Ordering;
 use crate::sync::Stamp;
 
 /// What the parent holds around the fork.

@@ -19,11 +19,15 @@ mod fork;
 mod layout;
 mod ledger;
 mod refs;
+#[cfg(shuttle)]
+pub mod simulated;
 mod slots;
 
 pub use alloc::Kind;
 pub(crate) use family::Shared;
-pub use family::{Ceiling, Family, Usage, attach, ceiling, existing, family};
+#[cfg(not(shuttle))]
+pub use family::attach;
+pub use family::{Ceiling, Family, Usage, ceiling, existing, family};
 pub(crate) use refs::take_envelope_apart;
 pub use slots::Member;
 

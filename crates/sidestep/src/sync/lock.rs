@@ -23,8 +23,8 @@ const ABANDONED: u32 = 1 << 30;
 /// | stamp, `SLEEPERS`    | held, someone sleeps      | a waiter                | a wake for nobody        |
 /// | stamp, `ABANDONED`   | the owner was killed      | who cleans up after it  | the clean-up goes on     |
 ///
-/// `thread` and `depth` belong to the owner; `thread` is 0 whenever the word is about to become 0,
-/// so a stale value never looks like the owner's. Acquire and release of the word pair up
+/// `thread` and `depth` belong to the owner (of a recursive lock, then to the clean-up after it);
+/// `thread` is 0 whenever the word of a recursive lock is about to become 0, so a stale value never looks like the owner's. Acquire and release of the word pair up
 /// [lock-word]. Killed waiters leave `SLEEPERS` behind: one wake for nobody.
 ///
 /// `last_words` is the process id of a dead owner, written before `ABANDONED` is.
@@ -210,9 +210,12 @@ impl Lock {
         Ok(())
     }
 
-    /// Frees an abandoned lock. Whether it was one.
+    /// Frees an abandoned lock. Whether it was one: of several who try, one succeeds, and nobody
+    /// frees it under its next owner.
     pub fn recover(&self) -> bool {
-        self.word.load(Relaxed) & ABANDONED != 0 && self.free().is_ok()
+        let word = self.word.load(Relaxed);
+        // Nobody sleeps on it: all were told, and who comes is told at once.
+        word & ABANDONED != 0 && self.word.compare_exchange(word, 0, SeqCst, Relaxed).is_ok()
     }
 
     /// Whether the owner was killed, and nobody has released or recovered the lock since.
@@ -274,6 +277,11 @@ impl Lock {
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
             self.last_words.store(pid.unwrap_or(0), Relaxed);
+            if self.is_recursive() {
+                // Nobody else can have released it.
+                self.depth.store(0, Relaxed);
+                self.thread.store(0, Relaxed);
+            }
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)

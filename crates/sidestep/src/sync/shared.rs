@@ -1,10 +1,10 @@
 //! The user's locks as objects of the arena, held by reference and named by handle.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Answer, Barrier, Event, Lock, Place, SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Waiters};
 use crate::error::{Error, Result};
-use crate::primitive::Wake;
+use crate::primitive::{Instant, Wake};
 use crate::shm::{Family, Handle, Kind, Ref, Shared, Txn, family};
 
 /// An object of type `T` in the arena, kept alive by this reference.
