@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from sidestep import _sidestep
+
 # How long something that is on its way out may take. A watchdog only: the checks return as soon
 # as nothing is left.
 PATIENCE_S = 10.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def life_line() -> None:
+    """Made at the first need and kept until the process ends: so before the first comparison."""
+    os.close(_sidestep.life_line())
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,24 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
+def life_line() -> int:
+    """Return a descriptor that polls readable once this process has ended (close-on-exec).
+
+    It is for one child alone, which may pass it to `die_at_end_of`. Nothing can be read from it.
+
+    Raises:
+        OSError: No descriptor is left, or there is no /proc.
+    """
+
+def die_at_end_of(fd: int) -> None:
+    """Have the kernel kill this process at the end of the one that made `fd` by `life_line`.
+
+    If that has ended already, this process ends now. `fd` has to stay open.
+
+    Raises:
+        OSError: `fd` is not open, or no pipe.
+    """
+
 def forked() -> int:
     """Return a token for the child that `os.fork` has just made; call it in the parent.
 
@@ -253,10 +271,11 @@ class RLock(Lock):
 class Semaphore:
     """A counter of permits, with a bound or without.
 
-    If one dies: permits have no owner, so those of a dead process are not given back.
+    If one dies: permits have no owner, so those of a dead process are not given back by
+    themselves. Those that killed processes had taken and not released are counted.
 
     Same as: `multiprocessing.synchronize.Semaphore` and `BoundedSemaphore`. Differs: `release` may
-    give back several permits at once, `locked` exists on all versions.
+    give back several permits at once, `locked` exists on all versions, `lost` and `recover`.
     """
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
@@ -300,6 +319,16 @@ class Semaphore:
         """Return the number of permits, at the moment of the call."""
     def locked(self) -> bool:
         """Tell whether there is no permit left, at the moment of the call."""
+    def lost(self) -> int:
+        """Return how many permits killed processes had acquired and not released.
+
+        At most what is missing from the first value: where one process acquires and another
+        releases, a permit that was acquired is not one that is held. Up to 14 processes that
+        hold permits at once are told apart; a kill between taking a permit and noting it is not
+        counted.
+        """
+    def recover(self) -> int:
+        """Give those permits back, wake as many of those who wait, and return how many."""
     def _is_zero(self) -> bool: ...
     def _get_value(self) -> int: ...
 

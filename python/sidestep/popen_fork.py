@@ -9,6 +9,9 @@
 Both are pidfds, the parent's one opened by the parent itself before the start, so that no
 recycled number can be taken for either. Where the kernel refuses pidfds, each is the reading
 end of a pipe whose writing end the other process keeps for life.
+
+A child that dies with its parent gets a life line for the parent's descriptor: the kernel kills
+the child at its end.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ __all__ = ["Popen"]
 class LifeLines:
     """The descriptors by which a parent and its child see each other's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, process_obj: process.BaseProcess) -> None:
         self._ours: list[int] = []
         self._child_r: int | None = None
         try:
@@ -44,6 +47,17 @@ class LifeLines:
             self._child_r, child_w = os.pipe()
             self._ours = [parent_w, self._child_r]
             self.child_fds = [self.parent_fd, child_w]
+        if process_obj.dies_with_parent:
+            try:
+                line = _sidestep.life_line()
+            except FileNotFoundError:
+                # There is no /proc, by which a line is opened: the child is on its own.
+                return
+            except BaseException:
+                self.abandon()
+                raise
+            os.dup2(line, self.parent_fd, inheritable=False)
+            os.close(line)
 
     def started(self, pid: int) -> tuple[int, list[int]]:
         """Keep the parent's part, of a child that has not been reaped.
@@ -177,7 +191,7 @@ class Popen:
         self.finalizer = util.Finalize(self, util.close_fds, fds)
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
-        lines = LifeLines()
+        lines = LifeLines(process_obj)
         try:
             pid = os.fork()
         except BaseException:
@@ -196,6 +210,8 @@ def _live(process_obj: process.BaseProcess, parent_sentinel: int) -> NoReturn:
     """Live a forked child's life, then leave."""
     code = 1
     try:
+        if process_obj.dies_with_parent:
+            _sidestep.die_at_end_of(parent_sentinel)
         fresh_exit_functions()
         code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
     except BaseException:

@@ -39,7 +39,7 @@ class Popen(popen_spawn_posix.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
-            lines = LifeLines()
+            lines = LifeLines(process_obj)
             try:
                 connection = forkserver.connect_to_new_process(
                     [data_fd, lines.parent_fd, *self._fds]

@@ -59,6 +59,7 @@ class Popen(popen_fork.Popen):
         with _memory_file() as file:
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
+            data["dies_with_parent"] = process_obj.dies_with_parent
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [
                 (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()
@@ -117,7 +118,7 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
-            lines = popen_fork.LifeLines()
+            lines = popen_fork.LifeLines(process_obj)
             try:
                 arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(

@@ -90,7 +90,10 @@ class BaseProcess(_original.Root):
         name: A name for messages; by default the class's name and a number.
         args: Positional arguments of `target`.
         kwargs: Keyword arguments of `target`.
-        daemon: Whether the process is ended with its parent; None takes the parent's flag.
+        daemon: Whether the process is ended with its parent; None takes the flag of the process
+            that makes it.
+        dies_with_parent: Whether the kernel kills the process when its parent ends; None takes
+            the flag of the process that makes it.
 
     Process safety: only the process that made the object may start, join or test it.
     """
@@ -113,6 +116,7 @@ class BaseProcess(_original.Root):
         kwargs: Mapping[str, Any] = {},
         *,
         daemon: bool | None = None,
+        dies_with_parent: bool | None = None,
     ) -> None:
         if group is not None:
             raise AssertionError("group must be None: there are no process groups here")
@@ -130,6 +134,8 @@ class BaseProcess(_original.Root):
         self._name: str = name or f"{type(self).__name__}-{number}"
         if daemon is not None:
             self.daemon = daemon
+        if dies_with_parent is not None:
+            self.dies_with_parent = dies_with_parent
         _home._dangling.add(self)
 
     # --- what the user calls --------------------------------------------------------------
@@ -143,8 +149,7 @@ class BaseProcess(_original.Root):
         """Start the child.
 
         Raises:
-            AssertionError: Started before, made by another process, or this process is
-                daemonic.
+            AssertionError: Started before, or made by another process.
             ValueError: The object was closed.
             OSError: The system refused to make a process.
         """
@@ -156,7 +161,8 @@ class BaseProcess(_original.Root):
         if self._parent_pid != os.getpid():
             raise AssertionError("only the process that made a Process object can start it")
         if _home._current_process._config.get("daemon"):
-            raise AssertionError("daemonic processes are not allowed to have children")
+            # It may have children, as none of them can stay behind.
+            self._config["dies_with_parent"] = True
         _cleanup()
         self._popen = popen = self._Popen(self)
         self._sentinel = popen.sentinel
@@ -206,7 +212,10 @@ class BaseProcess(_original.Root):
         self._started("interrupt")._send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
-        """Send SIGTERM. The child's exit handlers do not run, and its children stay."""
+        """Send SIGTERM.
+
+        The child's exit handlers do not run, and its children stay, unless they die with it.
+        """
         self._started("terminate").terminate()
 
     def kill(self) -> None:
@@ -253,6 +262,24 @@ class BaseProcess(_original.Root):
         if self._popen is not None:
             raise AssertionError("daemon must be set before start(): the process has started")
         self._config["daemon"] = daemonic
+
+    @property
+    def dies_with_parent(self) -> bool:
+        """Whether the kernel kills the process when its parent ends, however that ends.
+
+        So do daemonic processes, and all children of a daemonic process; a child has this from
+        the process that makes it, if nothing else is said. A parent that exits in order first
+        terminates its daemonic children, and waits for the others.
+        """
+        return self.daemon or bool(self._config.get("dies_with_parent", False))
+
+    @dies_with_parent.setter
+    def dies_with_parent(self, dies: bool) -> None:
+        if self._popen is not None:
+            raise AssertionError(
+                "dies_with_parent must be set before start(): the process has started"
+            )
+        self._config["dies_with_parent"] = dies
 
     @property
     def authkey(self) -> bytes:
@@ -365,6 +392,8 @@ class BaseProcess(_original.Root):
             exitcode = 0
         except SystemExit as error:
             exitcode = _status_of(error)
+        except KeyboardInterrupt as interrupt:
+            _report_interrupt(self.name, interrupt)
         except BaseException:
             import traceback
 
@@ -414,6 +443,17 @@ def _status_of(error: SystemExit) -> int:
         return int(error.code)
     _report(f"{error.code}\n")
     return 1
+
+
+def _report_interrupt(name: str, interrupt: KeyboardInterrupt) -> None:
+    """Write one line for a Ctrl-C: it reaches all processes, and one traceback is enough."""
+    place = ""
+    trace = interrupt.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f" in {code.co_name} ({code.co_filename}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    _report(f"Process {name}: KeyboardInterrupt{place}\n")
 
 
 def _report(text: str) -> None:

@@ -14,7 +14,7 @@ import os
 import pickle
 import sys
 
-from . import _original, process, util
+from . import _original, _sidestep, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,8 +122,6 @@ def spawn_main(
         raise RuntimeError("spawn_main is for children that the package has started")
     if arena_fd is not None:
         # Before anything is unpickled, as anything may refer to it.
-        from . import _sidestep
-
         _sidestep.attach(arena_fd)
     sys.exit(_main(pipe_handle, parent_fd))
 
@@ -133,9 +131,17 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
     current: Any = process.current_process()
     with os.fdopen(fd, "rb") as from_parent:
         current._inheriting = True
+        data: dict[str, Any] = {}
         try:
-            prepare(pickle.load(from_parent))
+            data = pickle.load(from_parent)
+            if data.get("dies_with_parent") and parent_sentinel is not None:
+                # Before the main module is imported, which may take as long as it likes.
+                _sidestep.die_at_end_of(parent_sentinel)
+            prepare(data)
             self: process.BaseProcess = pickle.load(from_parent)
+        except KeyboardInterrupt as interrupt:
+            process._report_interrupt(data.get("name", "starting"), interrupt)
+            return 1
         finally:
             del current._inheriting
     return self._bootstrap(parent_sentinel)

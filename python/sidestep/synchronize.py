@@ -111,14 +111,19 @@ class RLock(SemLock, _sidestep.RLock):
 class Semaphore(SemLock, _sidestep.Semaphore):
     """A counter of permits; `acquire` waits while it is zero.
 
-    Permits have no owners: those of a killed process are not given back.
+    Permits have no owners: those that a killed process had taken are not given back by
+    themselves. `lost` counts them, `recover` gives them back.
     """
 
     def __init__(self, value: int = 1, *, ctx: Any = None) -> None:
         self._init(value, False)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}(value={self.get_value()})>"
+        return f"<{type(self).__name__}(value={self.get_value()}{self._missing()})>"
+
+    def _missing(self) -> str:
+        lost = self.lost()
+        return f", lost={lost}" if lost else ""
 
 
 @_original.descend("synchronize")
@@ -130,7 +135,8 @@ class BoundedSemaphore(Semaphore):
         self._maxvalue = value
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}(value={self.get_value()}, maxvalue={self._maxvalue})>"
+        value = f"value={self.get_value()}, maxvalue={self._maxvalue}"
+        return f"<{type(self).__name__}({value}{self._missing()})>"
 
 
 class _Count:

@@ -108,14 +108,6 @@ def wait_for_ever(ready: Path) -> NoReturn:
         signal.pause()
 
 
-def start_a_child(ready: Path, method: str) -> None:
-    """As a daemon, which may not."""
-    try:
-        sidestep.get_context(method).Process(target=nothing).start()
-    except AssertionError as error:
-        tell(ready, str(error))
-
-
 def watch_parent(found: Path, alive: Path) -> None:
     parent = sidestep.parent_process()
     assert parent is not None

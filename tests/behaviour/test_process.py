@@ -196,7 +196,9 @@ def test_interrupt_is_keyboard_interrupt_in_the_child(
     child.interrupt()
     child.join()
     assert child.exitcode == 1
-    assert "KeyboardInterrupt" in capfd.readouterr().err
+    # Not a page from each process that a Ctrl-C reaches.
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"Process {child.name}: KeyboardInterrupt in wait_for_ever (")
 
 
 # --- waiting --------------------------------------------------------------------------------
@@ -341,16 +343,6 @@ def test_child_sees_its_parent_killed(ctx: context.BaseContext, tmp_path: Path) 
     middle.kill()
     middle.join()
     assert wait_for(found) == [False, True]
-
-
-def test_daemon_may_not_have_children(ctx: context.BaseContext, tmp_path: Path) -> None:
-    child = ctx.Process(
-        target=children.start_a_child, args=(tmp_path / "told", ctx._name), daemon=True
-    )
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    assert told(tmp_path / "told") == "daemonic processes are not allowed to have children"
 
 
 def test_daemon_flag_is_inherited_unless_it_is_given(ctx: context.BaseContext) -> None:

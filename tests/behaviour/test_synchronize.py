@@ -605,6 +605,43 @@ def test_permits_of_a_killed_process_are_not_given_back(engage: Engage, fork: An
     assert semaphore.get_value() == 1
 
 
+def test_permits_of_killed_processes_are_counted_and_can_be_recovered(
+    engage: Engage, fork: Any
+) -> None:
+    semaphore = fork.BoundedSemaphore(3)
+    for times in (2, 1):
+        other = engage(fork)
+        for _ in range(times):
+            other.do("acquire", semaphore)
+        other.kill()
+    assert repr(semaphore) == "<BoundedSemaphore(value=0, maxvalue=3, lost=3)>"
+    assert semaphore.lost() == 3
+    assert not semaphore.acquire(block=False)
+    waiter = engage(fork)
+    waiter.ask("acquire", semaphore)
+    assert semaphore.recover() == 3
+    assert waiter.answer() is True
+    assert (semaphore.lost(), semaphore.recover(), semaphore.get_value()) == (0, 0, 2)
+
+
+def test_permits_that_were_released_in_time_are_not_lost(engage: Engage, fork: Any) -> None:
+    semaphore, other = fork.Semaphore(1), engage(fork)
+    other.do("acquire", semaphore)
+    other.do("release", semaphore)
+    other.kill()
+    assert (semaphore.lost(), semaphore.get_value()) == (0, 1)
+
+
+def test_permits_of_a_signal_are_not_lost(engage: Engage, fork: Any) -> None:
+    """Acquired by one, released by another: what was acquired is used up, not held."""
+    semaphore, other = fork.Semaphore(0), engage(fork)
+    for _ in range(5):
+        semaphore.release()
+        other.do("acquire", semaphore)
+    other.kill()
+    assert (semaphore.lost(), semaphore.recover(), semaphore.get_value()) == (0, 0, 0)
+
+
 def test_a_killed_waiter_does_not_disturb_a_lock(engage: Engage, fork: Any) -> None:
     lock, victim, survivor = fork.Lock(), engage(fork), engage(fork)
     lock.acquire()

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use sidestep::os::process;
+use sidestep::os::{lifeline, process};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::Stamp;
 
@@ -184,6 +184,18 @@ fn pidfd_open(pid: u32) -> PyResult<i32> {
     Ok(process::pidfd_open(pid)?.into_raw_fd())
 }
 
+/// A descriptor that polls readable once this process has ended, for one child alone.
+#[pyfunction]
+fn life_line() -> PyResult<i32> {
+    Ok(lifeline::open()?.into_raw_fd())
+}
+
+/// Has the kernel kill this process at the end of the one that has made `fd` by `life_line`.
+#[pyfunction]
+fn die_at_end_of(fd: i32) -> PyResult<()> {
+    Ok(lifeline::die_at_end_of(fd)?)
+}
+
 /// After `os.fork` in the parent: what to tell `reaped` when the child has been reaped.
 #[pyfunction]
 fn forked() -> u32 {
@@ -238,6 +250,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(arena_fd, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
+    m.add_function(wrap_pyfunction!(life_line, m)?)?;
+    m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;
     m.add_function(wrap_pyfunction!(leave, m)?)?;

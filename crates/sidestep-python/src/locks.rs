@@ -378,6 +378,18 @@ impl Semaphore {
         Ok(self.semaphore()?.value() == 0)
     }
 
+    /// Permits that killed processes had taken and not given back.
+    fn lost(&self, py: Python<'_>) -> PyResult<u32> {
+        let semaphore = self.semaphore()?;
+        Ok(py.detach(|| semaphore.lost()))
+    }
+
+    /// Give those back: how many they were.
+    fn recover(&self, py: Python<'_>) -> PyResult<u32> {
+        let semaphore = self.semaphore()?;
+        Ok(py.detach(|| semaphore.recover()))
+    }
+
     fn _is_zero(&self) -> PyResult<bool> {
         self.locked()
     }

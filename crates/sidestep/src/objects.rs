@@ -23,6 +23,7 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, kind: Kind, payload: u64) -> bool {
 pub(crate) fn bereave(txn: &mut Txn<'_>, kind: Kind, payload: u64, dead: Stamp, orderly: bool) {
     match kind {
         Kind::Lock => sync::bereave_lock(txn, payload, dead, orderly),
+        Kind::Semaphore if !orderly => sync::bereave_semaphore(txn, payload, dead),
         Kind::Condition => sync::bereave_condition(txn, payload, dead),
         Kind::Barrier => sync::bereave_barrier(txn, payload, dead),
         _ => {}

@@ -3,17 +3,22 @@
 mod common;
 
 use std::cell::Cell;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use common::{checked, child, drain, holds, is_readable, join, message, persist, settled_family};
-use sidestep::channel::{EnvelopeBox, QueueOptions, Taken};
+use sidestep::channel::{EnvelopeBox, Queue, QueueOptions, Taken};
 use sidestep::os::clock::Deadline;
+use sidestep::os::process;
 use sidestep::process::{Child, Exit, PANICKED};
 use sidestep::shm::{Envelope, Handle, Kind, family};
 use sidestep::sync::{
     Answer, Arrival, SLICE, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
     SharedSemaphore, Wait,
 };
+
+/// For what happens at once. A watchdog only.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() {
     common::run(&[
@@ -25,6 +30,10 @@ fn main() {
         (
             "process_with_threads_is_not_forked",
             process_with_threads_is_not_forked,
+        ),
+        (
+            "linked_children_die_with_their_parent",
+            linked_children_die_with_their_parent,
         ),
         (
             "queue_carries_messages_both_ways",
@@ -161,6 +170,40 @@ fn process_with_threads_is_not_forked() {
     assert!(error.contains("2 threads"), "{error}");
     drop(stop);
     let _ = thread.join();
+}
+
+fn linked_children_die_with_their_parent() {
+    let queue = QueueOptions::new().create().unwrap();
+    let pids = &queue;
+    let mut parent = Child::fork(|| {
+        let generations = || {
+            let _child = Child::fork_linked(|| report_and_wait(pids)).unwrap();
+            report_and_wait(pids)
+        };
+        let _first = Child::fork_linked(generations).unwrap();
+        let _second = Child::fork_linked(generations).unwrap();
+        report_and_wait(pids)
+    })
+    .unwrap();
+    let family: Vec<_> = (0..5)
+        .map(|_| {
+            let pid = queue.get(None).unwrap().unwrap();
+            let pid = u32::from_le_bytes(pid.try_into().unwrap());
+            process::pidfd_open(pid).unwrap()
+        })
+        .collect();
+    parent.kill().unwrap();
+    assert_eq!(parent.wait().unwrap(), Exit::Signal(9));
+    for pidfd in family {
+        assert!(process::poll_readable(pidfd.as_fd(), Some(PATIENCE)).unwrap());
+    }
+}
+
+fn report_and_wait(pids: &Queue) -> i32 {
+    pids.put(&process::pid().to_le_bytes()).unwrap();
+    loop {
+        std::thread::park();
+    }
 }
 
 fn queue_carries_messages_both_ways() {

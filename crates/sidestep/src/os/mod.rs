@@ -4,6 +4,7 @@ pub mod atfork;
 pub mod clock;
 pub mod doorbell;
 pub mod futex;
+pub mod lifeline;
 pub mod memory;
 pub mod probe;
 pub mod process;

@@ -6,12 +6,13 @@
 //! refuses those, and then makes sure that nothing of it is left behind.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
+use crate::os::lifeline;
 use crate::os::process::{self, Fork};
 use crate::shm::{existing, family};
 use crate::sync::Stamp;
@@ -66,11 +67,31 @@ impl Child {
     /// This process has other threads, or the kernel refuses another process, or the arena has no
     /// memory.
     pub fn fork(work: impl FnOnce() -> i32) -> Result<Self> {
+        Self::start(None, work)
+    }
+
+    /// As [`Child::fork`], for a child that is killed when this process ends, however it does:
+    /// also when it is killed itself. Children that the child has linked to itself go with it.
+    ///
+    /// # Errors
+    /// As [`Child::fork`]; no `/proc`.
+    pub fn fork_linked(work: impl FnOnce() -> i32) -> Result<Self> {
+        let line = lifeline::open().map_err(Error::os("opening the parent's life line"))?;
+        Self::start(Some(line), work)
+    }
+
+    fn start(line: Option<OwnedFd>, work: impl FnOnce() -> i32) -> Result<Self> {
         let family = family()?;
         // What is buffered now would be written twice.
         let _ = io::stdout().flush();
         match process::fork_alone() {
             Ok(Fork::Child) => {
+                if let Some(line) = line {
+                    // Open as long as the child lives.
+                    if lifeline::die_at_end_of(line.into_raw_fd()).is_err() {
+                        process::exit_now(PANICKED);
+                    }
+                }
                 let code = catch_unwind(AssertUnwindSafe(work));
                 let _ = io::stdout().flush();
                 if let (Ok(_), Some(family)) = (&code, existing()) {

@@ -387,7 +387,7 @@ unsafe impl Shared for crate::sync::Gate {}
 // SAFETY: atomic words.
 unsafe impl Shared for crate::sync::Lock {}
 // SAFETY: atomic words.
-unsafe impl Shared for crate::sync::Semaphore {}
+unsafe impl Shared for crate::sync::CountedSemaphore {}
 // SAFETY: one atomic word.
 unsafe impl Shared for crate::sync::Event {}
 // SAFETY: atomic words.

@@ -22,6 +22,7 @@ use super::refs::{CHUNK, ENTRIES, Table};
 use super::slots::FORKING;
 use crate::crash;
 use crate::error::Result;
+use crate::os::lifeline::{self, LifeLine};
 use crate::primitive::Ordering;
 use crate::sync::Stamp;
 
@@ -29,6 +30,8 @@ use crate::sync::Stamp;
 struct Prepared {
     /// So that no other thread is in the middle of founding a family.
     creation: MutexGuard<'static, ()>,
+    /// So that none is making this process's life line, and the child can let go of it.
+    lifeline: MutexGuard<'static, Option<LifeLine>>,
     /// This process's table, if there is a family, and the child's slot and chunks, if there was
     /// memory for them.
     table: Option<(MutexGuard<'static, Table>, Option<NewChild>)>,
@@ -54,12 +57,19 @@ pub(super) fn install() -> Result<()> {
 
 extern "C" fn prepare() {
     let creation = super::family::creation();
+    let lifeline = lifeline::own();
     let table = existing().map(|family| {
         let table = family.table();
         let child = family.make_child(&table).ok();
         (table, child)
     });
-    PREPARED.with(|cell| *cell.borrow_mut() = Some(Prepared { creation, table }));
+    PREPARED.with(|cell| {
+        *cell.borrow_mut() = Some(Prepared {
+            creation,
+            lifeline,
+            table,
+        })
+    });
 }
 
 extern "C" fn parent() {
@@ -71,9 +81,13 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    let Some(Prepared { creation, table }) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
+    let Some(mut prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    lifeline::forget(&mut prepared.lifeline);
+    let Prepared {
+        creation, table, ..
+    } = prepared;
     drop(creation);
     let (Some(family), Some((mut table, child))) = (existing(), table) else {
         return;

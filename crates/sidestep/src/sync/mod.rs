@@ -9,6 +9,7 @@ mod event;
 mod gate;
 mod lock;
 mod mutex;
+mod permits;
 mod semaphore;
 mod stamp;
 mod wait;
@@ -19,6 +20,7 @@ pub use event::Event;
 pub use gate::{Gate, SLICE};
 pub use lock::{Holder, Lock};
 pub use mutex::{Acquired, Mutex};
+pub use permits::Permits;
 pub use semaphore::{SEMAPHORE_MAX, Semaphore};
 pub use stamp::{Population, Stamp};
 pub use wait::{ReleaseError, Wait};
@@ -27,6 +29,8 @@ pub use waiters::{Answer, Place, WAITERS, Waiters};
 #[cfg(not(loom))]
 mod shared;
 #[cfg(not(loom))]
-pub use shared::{SharedBarrier, SharedCondition, SharedEvent, SharedLock, SharedSemaphore};
+pub use shared::{
+    CountedSemaphore, SharedBarrier, SharedCondition, SharedEvent, SharedLock, SharedSemaphore,
+};
 #[cfg(not(loom))]
-pub(crate) use shared::{bereave_barrier, bereave_condition, bereave_lock};
+pub(crate) use shared::{bereave_barrier, bereave_condition, bereave_lock, bereave_semaphore};

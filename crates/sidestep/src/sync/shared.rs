@@ -1,10 +1,14 @@
 //! The user's locks as objects of the arena, held by reference and named by handle.
 
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::Duration;
 
-use super::{Answer, Barrier, Event, Lock, Place, SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Waiters};
+use super::{
+    Answer, Barrier, Event, Lock, Permits, Place, Population, ReleaseError, SEMAPHORE_MAX, SLICE,
+    Semaphore, Stamp, Wait, Waiters,
+};
 use crate::error::{Error, Result};
-use crate::primitive::{Instant, Wake};
+use crate::primitive::{AtomicU32, Instant, Wake};
 use crate::shm::{Family, Handle, Kind, Ref, Shared, Txn, family};
 
 /// An object of type `T` in the arena, kept alive by this reference.
@@ -53,8 +57,8 @@ impl<T> std::ops::Deref for InArena<T> {
 
 /// A [`Lock`] in the arena.
 pub type SharedLock = InArena<Lock>;
-/// A [`Semaphore`] in the arena.
-pub type SharedSemaphore = InArena<Semaphore>;
+/// A [`Semaphore`] in the arena, with an account of who has taken its permits.
+pub type SharedSemaphore = InArena<CountedSemaphore>;
 /// The waiters of a condition variable in the arena; its lock is an object of its own.
 pub type SharedCondition = InArena<Waiters>;
 /// An [`Event`] in the arena.
@@ -84,6 +88,24 @@ impl SharedLock {
     }
 }
 
+/// A semaphore as it lies in the arena.
+///
+/// | field     | written by                                          |
+/// |-----------|-----------------------------------------------------|
+/// | `inner`   | see [`Semaphore`]                                   |
+/// | `initial` | its maker                                           |
+/// | `lost`    | who cleans up after a killed process, who recovers  |
+/// | `permits` | see [`Permits`]                                     |
+#[repr(C)]
+#[derive(Debug)]
+pub struct CountedSemaphore {
+    inner: Semaphore,
+    initial: AtomicU32,
+    /// Permits that killed processes had taken and not given back, since the last recovery.
+    lost: AtomicU32,
+    permits: Permits,
+}
+
 impl SharedSemaphore {
     /// A new semaphore of this value; `limit` bounds it, `None` only by [`SEMAPHORE_MAX`].
     ///
@@ -91,8 +113,75 @@ impl SharedSemaphore {
     /// The arena is at its ceiling.
     pub fn new(value: u32, limit: Option<u32>) -> Result<Self> {
         let semaphore = Self::create(Kind::Semaphore)?;
-        semaphore.init(value, limit.unwrap_or(SEMAPHORE_MAX));
+        semaphore
+            .inner
+            .inner
+            .init(value, limit.unwrap_or(SEMAPHORE_MAX));
+        semaphore.inner.initial.store(value, Relaxed);
         Ok(semaphore)
+    }
+
+    fn me(&self) -> Stamp {
+        self.family().me()
+    }
+
+    /// As [`Semaphore::try_acquire`].
+    #[inline]
+    pub fn try_acquire(&self) -> bool {
+        let taken = self.inner.inner.try_acquire();
+        if taken {
+            self.inner.permits.took(self.me());
+        }
+        taken
+    }
+
+    /// As [`Semaphore::acquire`].
+    pub fn acquire(&self, left: impl FnMut() -> Option<Duration>) -> Wait {
+        let wait = self.inner.inner.acquire(left);
+        if wait == Wait::Ready {
+            self.inner.permits.took(self.me());
+        }
+        wait
+    }
+
+    /// As [`Semaphore::release`].
+    ///
+    /// # Errors
+    /// The value would rise above the limit; nothing is added.
+    #[inline]
+    pub fn release(&self, count: u32) -> core::result::Result<(), ReleaseError> {
+        self.inner.permits.gives(self.me(), count);
+        self.inner.inner.release(count)
+    }
+
+    /// As [`Semaphore::value`].
+    pub fn value(&self) -> u32 {
+        self.inner.inner.value()
+    }
+
+    /// How many permits are missing because processes were killed that had taken them and not
+    /// given them back. At most what is missing from the first value: where one process acquires
+    /// and another releases, a permit that was taken is not one that is held.
+    pub fn lost(&self) -> u32 {
+        self.family().bury();
+        let missing = self
+            .inner
+            .initial
+            .load(Relaxed)
+            .saturating_sub(self.value());
+        self.inner.lost.load(Relaxed).min(missing)
+    }
+
+    /// Gives those permits back: how many they were.
+    pub fn recover(&self) -> u32 {
+        let lost = self.lost();
+        let counted = self.inner.lost.swap(0, AcqRel);
+        let back = lost.min(counted);
+        match back {
+            0 => 0,
+            // The limit is not below the first value, so nothing but another's release can fail it.
+            _ => self.inner.inner.release(back).map_or(0, |()| back),
+        }
     }
 
     /// The semaphore that `handle` names.
@@ -183,6 +272,14 @@ pub(crate) fn bereave_lock(txn: &Txn<'_>, payload: u64, dead: Stamp, orderly: bo
             txn.family.member(dead).map(|member| member.pid),
             orderly,
         );
+    }
+}
+
+/// The process was killed and held a reference to the semaphore.
+pub(crate) fn bereave_semaphore(txn: &Txn<'_>, payload: u64, dead: Stamp) {
+    if let Some(semaphore) = txn.family.at::<CountedSemaphore>(payload) {
+        let taken = semaphore.permits.bereave(dead);
+        semaphore.lost.fetch_add(taken, AcqRel);
     }
 }
 
