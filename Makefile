@@ -5,6 +5,12 @@
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make schedules  scenarios of the engine in random orders, with deaths (SCHEDULES=0..100000 runs
+#               more, SCHEDULES=4522 repeats the one that failed)
+# make fuzz     bytes from elsewhere: frames, handshakes, handles, messages, a manager's requests
+#               (FUZZ="--seconds 60 frames porch" picks some; needs a C++ compiler)
+# make sanitize the engine's tests with many threads and processes under the address and the thread
+#               sanitizer (SANITIZE=address picks one)
 # make clean    remove everything that these have made
 #
 # Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
@@ -24,6 +30,9 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+SCHEDULES ?=
+FUZZ ?=
+SANITIZE ?=
 export PYTEST
 
 VENV := .venv
@@ -39,7 +48,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench clean build preflight
+.PHONY: demo test check conformance bench schedules fuzz sanitize clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -55,6 +64,15 @@ conformance: $(VENV)/.installed
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
+
+schedules: | preflight
+	@scripts/schedules $(SCHEDULES)
+
+fuzz: $(VENV)/.installed
+	@scripts/fuzz $(BIN)/python $(FUZZ)
+
+sanitize: | preflight
+	@scripts/sanitize $(SANITIZE)
 
 build: $(BUILT)
 

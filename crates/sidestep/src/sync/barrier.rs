@@ -116,12 +116,19 @@ impl Barrier {
     /// Sleeps at a place until there is an answer, or for `limit`, at most a slice; `Err` after a
     /// signal.
     pub fn sleep(&self, place: Place, limit: Duration) -> Result<Answer, crate::primitive::Wake> {
-        let answer = self.waiters.sleep(place, limit)?;
-        if answer == Answer::None && self.is_broken() {
-            // Broken between our look at the state and our entry.
-            return Ok(Answer::Broken);
+        // It may have been broken between our look at the state and our entry, by a clean-up, which
+        // holds no lock: either that has seen our entry, or we see its word here.
+        if !self.is_broken() {
+            let answer = self.waiters.sleep(place, limit)?;
+            if answer != Answer::None || !self.is_broken() {
+                return Ok(answer);
+            }
         }
-        Ok(answer)
+        // What was said before it broke counts.
+        Ok(match self.waiters.answer(place) {
+            Answer::None => Answer::Broken,
+            told => told,
+        })
     }
 
     /// Leaves a place; what was said there at last.
