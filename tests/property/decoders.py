@@ -65,7 +65,8 @@ def codec(data: bytes) -> None:
         value = _sidestep._codec_loads(head, buffers)
         # What was rebuilt is a sound object: it goes round once more.
         again, more = _sidestep._codec_dumps(value)
-        assert repr(_sidestep._codec_loads(again, [bytearray(part) for part in more])) == repr(value)
+        buffers = [bytearray(part) for part in more]
+        assert repr(_sidestep._codec_loads(again, buffers)) == repr(value)
 
 
 class Servers:
@@ -79,7 +80,7 @@ class Servers:
         self._strange: Connection[Any, Any] | None = None
 
     def request(self, data: bytes) -> None:
-        """Send a request, on a new connection or as a call to the list; wait for what comes of it."""
+        """Send a request as the first on a connection and as a later one."""
         if b"shutdown" in data:
             return
         with contextlib.suppress(EOFError, OSError):

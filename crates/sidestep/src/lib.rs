@@ -57,13 +57,13 @@ mod crash;
 pub mod primitive;
 pub mod sync;
 
-#[cfg(not(loom))]
-pub mod channel;
 /// For the models: the words of the bells.
 #[cfg(loom)]
 #[allow(missing_docs)]
 #[path = "channel/bell.rs"]
 pub mod bell;
+#[cfg(not(loom))]
+pub mod channel;
 /// For the models: the words of a chain.
 #[cfg(loom)]
 #[allow(missing_docs)]

@@ -25,7 +25,7 @@ use sidestep::sync::{
 };
 
 /// Orders of each scenario, where the environment says nothing.
-const ORDERS: std::ops::Range<u64> = 0..150;
+const ORDERS: std::ops::Range<u64> = 0..1000;
 
 fn orders() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("SCHEDULES") else {

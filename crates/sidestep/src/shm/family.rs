@@ -316,8 +316,9 @@ impl Family {
     /// Appends `len` bytes from the arena to `to`. The range was published and is the caller's.
     #[inline]
     pub(crate) fn read(&self, offset: u64, len: usize, to: &mut Vec<u8>) {
-        to.reserve(len);
+        // In this order: a length that a damaged arena makes up must not ask for memory.
         if let Some(from) = self.address(offset, len as u64) {
+            to.reserve(len);
             // SAFETY: `to` has room for `len` more bytes, which are initialised by the copy; the
             // range is not written while the caller owns it.
             unsafe {
