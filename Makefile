@@ -2,8 +2,12 @@
 # make test     the tests in Rust and Python, with every Python from 3.11 to 3.13 that is found
 #               (PYTEST="-k queue -x" is handed to pytest)
 # make check    formatting, lints, types
+# make matrix   processes killed at every point of the engine, for each kind of shared thing and each
+#               start method (MATRIX="--script Queue --method spawn" picks some); ten minutes or more
 # make conformance  the interpreter's own multiprocessing tests, run against the package
 #               (CONFORMANCE="--start-method fork --filter '*Queue.*'" picks some)
+# make complaints  25 public complaints, as programs: the standard library beside the package
+#               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
 # make schedules  scenarios of the engine in random orders, with deaths (SCHEDULES=0..100000 runs
 #               more, SCHEDULES=4522 repeats the one that failed)
@@ -11,6 +15,11 @@
 #               (FUZZ="--seconds 60 frames porch" picks some; needs a C++ compiler)
 # make sanitize the engine's tests with many threads and processes under the address and the thread
 #               sanitizer (SANITIZE=address picks one)
+# make storm    thousands of processes are killed at random while all others work at full speed;
+#               an exact account at the end (STORM="--seed 7 --kills 10000")
+# make soak     mixed work for ten minutes, in which no process may grow (SOAK="--minutes 10")
+# make churn    processes and blocks come and go, all killed; the arena stays as it was
+#               (CHURN="--seed 7 --processes 100000")
 # make clean    remove everything that these have made
 #
 # Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
@@ -33,6 +42,12 @@ CONFORMANCE ?=
 SCHEDULES ?=
 FUZZ ?=
 SANITIZE ?=
+COMPLAINTS ?=
+VERSIONS ?=
+STORM ?=
+SOAK ?=
+CHURN ?=
+MATRIX ?=
 export PYTEST
 
 VENV := .venv
@@ -48,7 +63,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check conformance bench schedules fuzz sanitize clean build preflight
+.PHONY: demo test check matrix complaints storm soak churn schedules fuzz sanitize conformance bench \
+        clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -59,8 +75,15 @@ test: $(VENV)/.with-test
 check: $(VENV)/.with-check
 	@scripts/check $(VENV)
 
+matrix: $(VENV)/.installed
+	@scripts/matrix "$(CURDIR)/$(BIN)/python" $(MATRIX)
+
 conformance: $(VENV)/.installed
 	@$(BIN)/python tests/reference/run.py $(CONFORMANCE)
+
+complaints: $(VENV)/.installed
+	@$(BIN)/python tests/complaints/columns.py $(COMPLAINTS) \
+	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
@@ -73,6 +96,15 @@ fuzz: $(VENV)/.installed
 
 sanitize: | preflight
 	@scripts/sanitize $(SANITIZE)
+
+storm: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm $(STORM)
+
+soak: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.soak $(SOAK)
+
+churn: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m storm.churn $(CHURN)
 
 build: $(BUILT)
 

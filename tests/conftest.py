@@ -126,6 +126,7 @@ def open_descriptors() -> dict[int, str]:
 
 def helper_descriptors() -> set[int]:
     numbers = {getattr(helper, descriptor, None) for helper, _, descriptor in helpers()}
+    numbers |= {getattr(helper, "_folder", (0, None))[1] for helper, _, _ in helpers()}
     return {number for number in numbers if isinstance(number, int)}
 
 
@@ -140,8 +141,11 @@ def is_arena(target: str) -> bool:
 def shared_names() -> frozenset[str]:
     try:
         # The package makes no semaphores with names: those are other programs', come and go.
-        names = (name for name in os.listdir("/dev/shm") if not name.startswith("sem."))
-        return frozenset(names)
+        names = {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+        # Nor is the tracker's folder of notes left: it lives as long as the tracker.
+        return frozenset(
+            names - {f"sidestep-{getattr(h, '_folder', (0,))[0]}" for h, _, _ in helpers()}
+        )
     except FileNotFoundError:
         return frozenset()
 

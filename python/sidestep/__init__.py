@@ -2,7 +2,8 @@
 
 Processes live in `process` and `context`; how they start in `popen_*`, `spawn` and
 `forkserver`; queues in `queues`, pipes in `connection`, locks in `synchronize`, shared values
-in `sharedctypes` and `heap`, pools in `pool`, servers of shared objects in `managers`.
+in `sharedctypes`, `heap` and `frozen`, pools in `pool`, servers of shared objects in `managers`,
+records that children log in `log_relay`.
 All names below belong to the default context. Importing the package creates nothing.
 """
 
@@ -36,6 +37,7 @@ __all__ = [
     "Semaphore",
     "SimpleQueue",
     "Value",
+    "freeze",
     # errors
     "AuthenticationError",
     "BufferTooShort",
@@ -49,6 +51,7 @@ __all__ = [
     "get_start_method",
     "log_to_stderr",
     "reducer",
+    "relay_logging",
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",
@@ -77,6 +80,7 @@ RawArray = _default.RawArray
 RawValue = _default.RawValue
 Semaphore = _default.Semaphore
 Value = _default.Value
+freeze = _default.freeze
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +108,7 @@ get_logger = _default.get_logger
 get_start_method = _default.get_start_method
 log_to_stderr = _default.log_to_stderr
 reducer = _default.reducer
+relay_logging = _default.relay_logging
 set_executable = _default.set_executable
 set_forkserver_preload = _default.set_forkserver_preload
 set_start_method = _default.set_start_method

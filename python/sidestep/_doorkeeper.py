@@ -8,7 +8,7 @@ one that says nothing, or says it slowly, keeps nobody else waiting. What become
 | knows the key (and has a certificate, if one is asked for) | `accept` returns its connection  |
 | speaks the protocol, with another key                      | `accept` raises, and can go on   |
 | sends anything else, leaves, takes too long, fails in TLS  | is dropped; one line in the log  |
-| is one too many                                            | who was silent longest goes, too |
+| is one too many                                            | waits; who was silent longest goes |
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Doorkeeper", "RefusedError"]
 
 # How many callers may be in their handshake at once.
-ROOM = 128
+ROOM = 256
 # A listener that another thread closes is noticed after so many seconds.
 _SLICE_S = 0.5
 # There is no descriptor, or no memory, for one more socket.

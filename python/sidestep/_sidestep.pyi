@@ -37,7 +37,7 @@ _Opened: TypeAlias = tuple[int, bool, Any]
 # --- family -------------------------------------------------------------------------------
 
 def found() -> None:
-    """Make the family's arena if there is none: before a fork, so that both share it.
+    """Make the family's arena if there is none, and room for a process in it: before a start.
 
     Raises:
         OSError: The kernel refuses anonymous files, or there is no address space for the arena.
@@ -89,10 +89,31 @@ def die_at_end_of(fd: int) -> None:
         OSError: `fd` is not open, or no pipe.
     """
 
-def forked() -> int:
+def forked(alive: bool = True) -> int:
     """Return a token for the child that `os.fork` has just made; call it in the parent.
 
     Hand it to `reaped` when the child has been waited for. Zero if there is no arena.
+
+    Args:
+        alive: Whether there is a child; False if `os.fork` has failed.
+
+    Raises:
+        MemoryError: The arena has no room for the child's references; the child ends at once.
+        RuntimeError: The family has too many processes; the child ends at once.
+    """
+
+def inherited() -> bool:
+    """Return, in the child of `os.fork`, whether it has what its parent shared; if not, leave."""
+
+def way_out(errno: int, process: bool = False) -> str:
+    """Return what to say behind a refusal: the limit that it is about, and what to do.
+
+    Args:
+        errno: How the kernel has refused.
+        process: Whether it was another process that it refused.
+
+    Returns:
+        The end of a sentence, or nothing where there is no limit to name.
     """
 
 def reaped(token: int = 0) -> None:
@@ -109,6 +130,25 @@ def leave() -> None:
     """Tell the family that this process ends in order.
 
     A lock that it still holds then stays locked and is not reported as abandoned.
+    """
+
+def own_token() -> int:
+    """Return what names the calling process to the engine, as `forked` does for a child."""
+
+def last_taken(token: int = 0) -> tuple[int, int, int] | None:
+    """Return what a process took last from a queue or a pipe, also if it has ended since.
+
+    Tasks of a pool do not count: its board knows of those. Threads of a process share one record.
+    `get_many` takes in several goes, of which the last is told.
+
+    Args:
+        token: What `forked` returned for the process, or its `own_token`; 0 is the caller.
+
+    Returns:
+        A word that names the queue, or the direction of a pipe; the number of the last item among
+        all ever taken there (from 0, wrapping at 2**32); how many items were taken in the same go.
+        None if it took nothing, or its place in the family is another's by now. If it was killed
+        while it took something, the answer is certain once someone has looked into the queue.
     """
 
 def features() -> list[tuple[str, bool, str, str | None]]:
@@ -133,6 +173,12 @@ def usage() -> dict[str, int] | None:
     Returns:
         `used` bytes, of which `warm` are free and kept for reuse, and their `limit`; the number of
         `blocks` that exist and of `processes` that share them.
+    """
+
+def audit() -> str | None:
+    """Return what is wrong with the books of the arena, None if they balance.
+
+    To be asked while no other process of the family makes or drops anything.
     """
 
 # --- handles in flight ----------------------------------------------------------------------
@@ -188,6 +234,30 @@ class Block:
         """
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Frozen:
+    """An object as a message in the arena, which any number of processes read in place.
+
+    It is free again when no process holds it or a view of it.
+
+    Raises:
+        MemoryError: The arena is at its limit.
+        pickle.PicklingError, TypeError, ...: What serialising the object raised.
+    """
+
+    def __new__(cls, obj: object) -> Self: ...
+    @property
+    def _name(self) -> _Name: ...
+    def _export(self) -> _Name:
+        """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
+    @staticmethod
+    def _attach(name: _Name) -> Frozen:
+        """Return what `_export` named; RuntimeError if it is gone."""
+    def _build(self) -> Any:
+        """Rebuild the object; its large buffers are read-only views of the arena."""
+    def __len__(self) -> int:
+        """Bytes of the message."""
 
 # --- locks -----------------------------------------------------------------------------------
 

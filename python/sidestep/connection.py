@@ -350,7 +350,7 @@ class Listener(_original.Root):
         address: Where to listen: (host, port), a path, or an abstract name that begins with a
             null byte. Without one, a free address of `family` is taken.
         family: "AF_INET", "AF_INET6" or "AF_UNIX"; found from the address by default.
-        backlog: How many clients may wait to be accepted; at least 128 with a key or TLS.
+        backlog: How many clients may wait to be accepted; at least 256 with a key or TLS.
         authkey: A secret that clients have to prove to know, and we to them. Without one,
             whoever reaches the address can connect, and messages are pickles, which run code.
         tls: Encrypt: a `TLS`, or an `ssl.SSLContext` for servers. The key is asked for inside.
@@ -553,7 +553,8 @@ class SocketListener(_original.Root):
         self._family = family
         self._last_accepted: Any = None
         self._unlink: Callable[[], object] | None = None
-        self._socket = socket.socket(getattr(socket, family))
+        with util._naming_limits("cannot listen"):
+            self._socket = socket.socket(getattr(socket, family))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # The default timeout of the socket module must not reach into connections.
@@ -569,7 +570,8 @@ class SocketListener(_original.Root):
 
     def accept(self) -> Connection:
         """Wait for a client."""
-        peer, self._last_accepted = self._socket.accept()
+        with util._naming_limits("cannot accept a connection"):
+            peer, self._last_accepted = self._socket.accept()
         peer.setblocking(True)
         _send_at_once(peer)
         return Connection(peer.detach())
@@ -586,7 +588,9 @@ class SocketListener(_original.Root):
 
 def SocketClient(address: Address, family: str | None = None) -> Connection:
     """Connect to a socket, without any handshake."""
-    with socket.socket(getattr(socket, family or address_type(address))) as peer:
+    with util._naming_limits("cannot connect"):
+        peer = socket.socket(getattr(socket, family or address_type(address)))
+    with peer:
         peer.setblocking(True)
         peer.connect(address)
         _send_at_once(peer)
@@ -812,6 +816,7 @@ class _PipeTicket:
 
         Raises:
             SenderLostError: The sender has ended, or this ticket was redeemed before.
+            OSError: This process has as many descriptors open as it may.
         """
         from . import resource_sharer
 
@@ -821,6 +826,8 @@ class _PipeTicket:
                 _joined(fd, self._place)
                 link.send_bytes(b"")
         except (OSError, EOFError) as error:
+            if resource_sharer._is_at_limit(error):
+                raise
             raise resource_sharer.SenderLostError(
                 "the end of a pipe cannot be fetched: the process that sent it has ended, or it "
                 "was fetched before"

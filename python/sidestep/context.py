@@ -16,11 +16,14 @@ from . import reduction as reduction
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    import logging
     from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
     from typing import Any, Literal, TypeVar, overload
 
     from .connection import Connection
+    from .frozen import Frozen
+    from .log_relay import LogRelay
     from .managers import SyncManager
     from .pool import Pool as PoolType
     from .popen_fork import Popen as PopenType
@@ -289,6 +292,12 @@ class BaseContext(_original.Root):
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
+    def freeze(self, obj: _T) -> Frozen[_T]:
+        """Put an object into shared memory, for many processes to read without a copy each."""
+        from .frozen import freeze
+
+        return freeze(obj)
+
     # --- settings -------------------------------------------------------------------------
 
     def freeze_support(self) -> None:
@@ -309,6 +318,14 @@ class BaseContext(_original.Root):
         from .util import log_to_stderr
 
         return log_to_stderr(level)
+
+    def relay_logging(
+        self, logger: logging.Logger | str | None = None, level: int | str | None = None
+    ) -> LogRelay:
+        """Have the log records of children handled by the handlers of this process."""
+        from .log_relay import relay_logging
+
+        return relay_logging(logger, level)
 
     def allow_connection_pickling(self) -> None:
         """Make connections and sockets picklable for other processes."""

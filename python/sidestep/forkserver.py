@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 import threading
+import warnings
 
 from . import _sidestep, popen_fork, process, reduction, spawn, util
 from .popen_spawn_posix import _memory_file
@@ -42,6 +43,10 @@ __all__ = [
     "set_forkserver_preload",
 ]
 
+# What a server says of modules that it cannot import: characters for each, modules, and bytes.
+_LONGEST_REASON = 1000
+_MOST_REASONS = 20
+_LONGEST_ACCOUNT = 1 << 17
 _NUMBER = struct.Struct("q")
 # The kernel takes no more at a time.
 _MOST_FDS_SENT = 250
@@ -68,6 +73,8 @@ class ForkServer:
         self._starter_pid: int | None = None
         self._inherited_fds: list[int] | None = None
         self._preload_modules: Sequence[str] = ["__main__"]
+        # A server of ours has yet to tell what it could not import.
+        self._preloading = False
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._reset_lock)
 
@@ -77,8 +84,9 @@ class ForkServer:
     def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
         """Set which modules a server that starts from now on imports before its first child.
 
-        A name that cannot be imported is passed over. Any other error in a module ends the
-        server, which shows it on stderr, and `start` raises EOFError.
+        A module that cannot be imported is passed over: the first `start` gives a RuntimeWarning
+        that names it and says why. Any other error in a module ends the server, which shows it on
+        stderr, and `start` raises EOFError.
 
         Raises:
             TypeError: Not a sequence of strings.
@@ -129,6 +137,8 @@ class ForkServer:
                 server = self._forkserver_alive_fd
                 if server is None:
                     raise BrokenPipeError(errno.EPIPE, "another thread has stopped the fork server")
+                if self._preloading and self._starter_pid == os.getpid():
+                    self._hear_of_preloading(server)
                 # All into the connection first: the server then never waits for a client.
                 _send_all(ours, [server, *fds])
                 with _borrowed(server) as requests:
@@ -138,13 +148,32 @@ class ForkServer:
             raise
         return ours
 
+    def _hear_of_preloading(self, server: int) -> None:
+        """Wait until the server has imported its modules, and warn of those that it could not.
+
+        No child can be there earlier, and none is yet, should warnings be errors.
+        """
+        answer = b""
+        with _borrowed(server) as sock, contextlib.suppress(ConnectionResetError):
+            answer = sock.recv(_LONGEST_ACCOUNT)
+        if not answer:
+            raise EOFError(_LOST)
+        self._preloading = False
+        for name, error in pickle.loads(answer):
+            warnings.warn(
+                f"the fork server cannot preload the module {name!r}, and goes on without it: "
+                f"{error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
     def _runs(self) -> bool:
         fd = self._forkserver_alive_fd
         if fd is None:
             return False
         poll = select.poll()
         poll.register(fd, 0)
-        # Nothing is ever sent this way: what is reported is the other end's end.
+        # No matter whether there is something to read: what is reported is the other end's end.
         return not poll.poll(0)
 
     def _forget(self) -> None:
@@ -178,6 +207,7 @@ class ForkServer:
                 self._forkserver_pid = util.spawnv_passfds(command[0], command, passed)
                 self._starter_pid = os.getpid()
                 self._forkserver_alive_fd = ours.detach()
+                self._preloading = True
 
     def _stop(self) -> None:
         """End the server: for tests, which end it once its children have ended."""
@@ -229,7 +259,10 @@ def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
         data, fds = b"", []
     if len(data) < _NUMBER.size:
         raise EOFError(_LOST)
-    return _NUMBER.unpack(data)[0], (fds[0] if fds else None)
+    number: int = _NUMBER.unpack(data)[0]
+    if number < 0:
+        raise OSError(-number, f"the fork server says: {os.strerror(-number)}")
+    return number, (fds[0] if fds else None)
 
 
 def _receive_exit_code(fd: int) -> int | None:
@@ -237,12 +270,15 @@ def _receive_exit_code(fd: int) -> int | None:
 
     The code stays in the connection: several threads may ask, in any order.
     """
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    # Not by a duplicate: a program that has no descriptor left can still wait for its children.
+    sock = socket.socket(fileno=fd)
+    try:
         sock.settimeout(None)
-        try:
-            data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
-        except ConnectionResetError:
-            return None
+        data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+    except ConnectionResetError:
+        return None
+    finally:
+        sock.detach()
     if len(data) < _NUMBER.size:
         return None
     code: int = _NUMBER.unpack(data)[0]
@@ -257,13 +293,22 @@ def main(requests_fd: int, preload_fd: int, arena_fd: int) -> None:
     _sidestep.attach(arena_fd)
     with os.fdopen(preload_fd, "rb") as file:
         modules, preparation = pickle.load(file)
-    _preload(modules, preparation)
+    failures = _preload(modules, preparation)
     util._close_stdin()
+    with _borrowed(requests_fd) as sock:
+        # Unless all clients have ended.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.send(pickle.dumps(failures[:_MOST_REASONS]))
     _Server(requests_fd).serve()
 
 
-def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> None:
-    """Import the modules, the main one first, where it is asked for."""
+def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> list[tuple[str, str]]:
+    """Import the modules, the main one first, where it is asked for.
+
+    Returns:
+        Those that could not be imported, and why.
+    """
+    failures = []
     main_module = {
         key: preparation.pop(key) for key in list(preparation) if key.startswith("init_main")
     }
@@ -281,9 +326,11 @@ def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> None:
     for name in modules:
         try:
             __import__(name)
-        except ImportError:
-            # As documented: the list is a hint.
-            pass
+        except ImportError as error:
+            # As documented the list is a hint; but who gave it wants to know.
+            failures.append(
+                (name[:_LONGEST_REASON], f"{type(error).__name__}: {error}"[:_LONGEST_REASON])
+            )
         except SystemExit as end:
             # Other errors end the server, too, and say more.
             raise RuntimeError(
@@ -291,6 +338,7 @@ def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> None:
             ) from end
     # Or each child would print again what the modules have printed.
     util._flush_std_streams()
+    return failures
 
 
 class _Server:
@@ -330,11 +378,16 @@ class _Server:
         # One by one, since modules that were imported may have children of their own.
         for pid in list(self._children):
             try:
-                ended, status = os.waitpid(pid, os.WNOHANG)
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
             except ChildProcessError:
-                ended, status = pid, 255 << 8
+                ended = True
             if ended:
+                # Before the kernel forgets how it ended: waiters for its locks are told that.
                 _sidestep.reaped(self._tokens.pop(pid, 0))
+                try:
+                    _, status = os.waitpid(pid, 0)
+                except ChildProcessError:
+                    status = 255 << 8
                 with self._children.pop(pid) as client:
                     _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
 
@@ -354,20 +407,34 @@ class _Server:
         try:
             fds = _receive_all(client)
             pid = os.fork()
-        except (EOFError, OSError, RuntimeError):
+        except (EOFError, OSError, RuntimeError) as error:
+            _sidestep.forked(False)
+            # What is no error of the system's is a descriptor that did not fit into this process.
+            number = error.errno if isinstance(error, OSError) else errno.EMFILE
+            if not isinstance(error, EOFError):
+                _send_unless_gone(client, -(number or errno.EAGAIN), [])
             client.close()
             util.close_fds(*fds)
             return True
         if pid == 0:
+            if not _sidestep.inherited():
+                os._exit(1)
             self._be_child(client, fds)
         util.close_fds(*fds)
+        try:
+            token = _sidestep.forked()
+        except (MemoryError, RuntimeError):
+            os.waitpid(pid, 0)
+            _send_unless_gone(client, -errno.ENOMEM, [])
+            client.close()
+            return True
         try:
             # Before the child can be reaped, so that the number is still its own.
             pidfds = [_sidestep.pidfd_open(pid)]
         except OSError:
             pidfds = []
         self._children[pid] = client
-        self._tokens[pid] = _sidestep.forked()
+        self._tokens[pid] = token
         _send_unless_gone(client, pid, pidfds)
         util.close_fds(*pidfds)
         return True

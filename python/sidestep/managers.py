@@ -45,7 +45,14 @@ if TYPE_CHECKING:
     from ._manager_server import _Registry
     from .context import BaseContext
 
-__all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
+__all__ = [
+    "BaseManager",
+    "BaseProxy",
+    "ServerLostError",
+    "SharedMemoryManager",
+    "SyncManager",
+    "Token",
+]
 
 _Kwargs = Mapping[str, Any]
 _NO_KWARGS: dict[str, Any] = {}  # only ever read
@@ -406,6 +413,15 @@ def _end_with_parent(server: Server) -> None:
 _Connect = Callable[..., Any]
 
 
+class ServerLostError(ConnectionError, EOFError):
+    """The server of a manager does not answer any more.
+
+    Raised at once by the calls that wait for it, and by all that follow: when the server has
+    ended, however it went, or when the network between has cut the connection. In the second case
+    the next call connects again.
+    """
+
+
 class _Line:
     """What this process has with one server: a connection for each thread, and references.
 
@@ -451,17 +467,34 @@ class _Line:
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             name = f"{name}|{thread.name}"
-        conn = client(self.address, authkey=authkey)
+        conn = self._reach(client, authkey)
         try:
             greeting = dispatch(conn, None, "accept_connection", (name,))
             self._is_foreign = greeting != GREETING
             if not self._is_foreign:
                 dispatch(conn, None, "introduce", (self._name,))
-        except BaseException:
+        except BaseException as error:
             conn.close()
+            self._explain(error)
             raise
         self.authkey = authkey
         return conn
+
+    def _reach(self, client: _Connect, authkey: bytes | None) -> Any:
+        """A new connection, on which nothing has been said yet."""
+        try:
+            return client(self.address, authkey=authkey)
+        except Exception as error:
+            self._explain(error)
+            raise
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise an error that says it if this one means that the server is gone."""
+        if isinstance(error, EOFError | ConnectionError | FileNotFoundError):
+            raise ServerLostError(
+                f"the manager's server at {self.address!r} does not answer: it has ended, or the "
+                "network has cut the connection"
+            ) from error
 
     def call(self, client: _Connect, authkey: bytes | None, request: tuple[Any, ...]) -> Any:
         """Send a request and return the reply.
@@ -484,7 +517,7 @@ class _Line:
                 local.busy = False
         if busy or (of_server and self._is_foreign):
             with contextlib.closing(
-                client(self.address, authkey=authkey) if of_server else self._open(client, authkey)
+                self._reach(client, authkey) if of_server else self._open(client, authkey)
             ) as conn:
                 conn.send(request)
                 return conn.recv()
@@ -497,7 +530,9 @@ class _Line:
                 unanswered = True
                 conn.send_bytes(data)
                 data = conn.recv_bytes()
-                unanswered = False
+                unanswered = local.busy = False
+                # The reply may hold proxies; they are counted over this connection, which is
+                # free again, for the process that it is known to belong to.
                 reply = conn._loads(data)
             else:  # of a kind that a program has added to `listener_client`
                 unanswered = True
@@ -506,6 +541,7 @@ class _Line:
         except BaseException as error:
             if unanswered:
                 self._put_aside(broken=isinstance(error, EOFError | ConnectionError))
+                self._explain(error)
             raise
         finally:
             local.busy = False
@@ -666,7 +702,7 @@ class BaseProxy(_original.Root):
             Exception: A copy of what the method raised; its cause is a `RemoteError` with the
                 server's traceback.
             RemoteError: The method is not exposed, or its result cannot be pickled.
-            EOFError: The server has ended; another OSError is possible, too.
+            ServerLostError: The server has ended.
         """
         request = (self._id, methodname, args, kwds)
         try:

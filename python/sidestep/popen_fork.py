@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -39,23 +40,34 @@ class LifeLines:
     def __init__(self, process_obj: process.BaseProcess) -> None:
         self._ours: list[int] = []
         self._child_r: int | None = None
+        self.child_fds: list[int] = []
+        try:
+            self._open(process_obj.dies_with_parent)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _open(self, dies_with_parent: bool) -> None:
         try:
             self.parent_fd = _sidestep.pidfd_open(os.getpid())
-            self.child_fds = [self.parent_fd]
-        except OSError:
+            self.child_fds.append(self.parent_fd)
+            # Keeps a place for the sentinel: once there is a child it is too late for an error.
+            self._ours.append(os.dup(self.parent_fd))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             self.parent_fd, parent_w = os.pipe()
+            self._ours.append(parent_w)
+            self.child_fds.append(self.parent_fd)
             self._child_r, child_w = os.pipe()
-            self._ours = [parent_w, self._child_r]
-            self.child_fds = [self.parent_fd, child_w]
-        if process_obj.dies_with_parent:
+            self._ours.append(self._child_r)
+            self.child_fds.append(child_w)
+        if dies_with_parent:
             try:
                 line = _sidestep.life_line()
             except FileNotFoundError:
                 # There is no /proc, by which a line is opened: the child is on its own.
                 return
-            except BaseException:
-                self.abandon()
-                raise
             os.dup2(line, self.parent_fd, inheritable=False)
             os.close(line)
 
@@ -66,8 +78,11 @@ class LifeLines:
             The child's sentinel, and all that the parent has to close in the end.
         """
         util.close_fds(*self.child_fds)
+        self.child_fds = []
         if self._child_r is not None:
             return self._child_r, self._ours
+        util.close_fds(*self._ours)
+        self._ours = []
         try:
             sentinel = _sidestep.pidfd_open(pid)
         except ProcessLookupError:
@@ -80,7 +95,10 @@ class LifeLines:
     def started_elsewhere(self, sentinel: int) -> tuple[int, list[int]]:
         """Keep the parent's part, of a child whose `sentinel` somebody else has made."""
         util.close_fds(*self.child_fds)
-        return sentinel, [sentinel, *self._ours]
+        if self._child_r is not None:
+            return sentinel, [sentinel, *self._ours]
+        util.close_fds(*self._ours)
+        return sentinel, [sentinel]
 
     def forget_ours(self) -> None:
         """Close the parent's part, in a forked child."""
@@ -113,7 +131,8 @@ class Popen:
         self._token = 0
         # Parent and child share one arena only if it exists before they part.
         _sidestep.found()
-        self._launch(process_obj)
+        with util._naming_limits("cannot start a process", process=True):
+            self._launch(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
         """Return what the child will know `fd` by: it inherits all."""
@@ -196,14 +215,29 @@ class Popen:
             pid = os.fork()
         except BaseException:
             lines.abandon()
+            _sidestep.forked(False)
             raise
         if pid == 0:
+            if not _sidestep.inherited():
+                os._exit(1)
             lines.forget_ours()
             _live(process_obj, lines.parent_fd)
-        self._token = _sidestep.forked()
         self.pid = pid
-        self.sentinel, ours = lines.started(pid)
+        try:
+            self._token = _sidestep.forked()
+            self.sentinel, ours = lines.started(pid)
+        except BaseException:
+            lines.abandon()
+            self._take_back()
+            raise
         self._keep(ours)
+
+    def _take_back(self) -> None:
+        """End a child whose start has failed after all."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        _sidestep.reaped(self._token)
 
 
 def _live(process_obj: process.BaseProcess, parent_sentinel: int) -> NoReturn:
@@ -212,6 +246,7 @@ def _live(process_obj: process.BaseProcess, parent_sentinel: int) -> NoReturn:
     try:
         if process_obj.dies_with_parent:
             _sidestep.die_at_end_of(parent_sentinel)
+        util._renew_streams()
         fresh_exit_functions()
         code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
     except BaseException:

@@ -46,12 +46,12 @@ class Popen(popen_spawn_posix.Popen):
                 )
                 with connection:
                     self.pid, pidfd = forkserver._receive_child(connection)
+                    # Without pidfds the exit code on its way is what tells of the end.
+                    sentinel = os.dup(connection.fileno()) if pidfd is None else pidfd
                     self._connection = connection.detach()
             except BaseException:
                 lines.abandon()
                 raise
-        # Without pidfds the exit code on its way is what tells of the end.
-        sentinel = os.dup(self._connection) if pidfd is None else pidfd
         self.sentinel, ours = lines.started_elsewhere(sentinel)
         self._keep([*ours, self._connection])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import sys
@@ -131,7 +132,12 @@ class Popen(popen_fork.Popen):
             except BaseException:
                 lines.abandon()
                 raise
-            self.sentinel, ours = lines.started(self.pid)
+            try:
+                self.sentinel, ours = lines.started(self.pid)
+            except BaseException:
+                lines.abandon()
+                self._take_back()
+                raise
             self._keep(ours)
 
 
@@ -139,7 +145,9 @@ def _memory_file() -> IO[bytes]:
     """A file without a name. A pipe would make the parent wait for the child to read."""
     try:
         fd = os.memfd_create("start-of-child", os.MFD_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         import tempfile
 
         return tempfile.TemporaryFile()

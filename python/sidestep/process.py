@@ -378,6 +378,8 @@ class BaseProcess(_original.Root):
         if self._start_method is not None:
             context._force_start_method(self._start_method)
         util._exiting = False
+        if (route := self._config.get("log_relay")) is not None:
+            route.install()
         wrapper = _original.replaced("process", "BaseProcess", "_bootstrap")
         if wrapper is not None:
             # Put there for children of the original's, of which we are. It ends in the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import copyreg
+import errno
 import io
 import os
 import pickle
@@ -89,6 +90,7 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
 
     Raises:
         EOFError: The other side is gone.
+        OSError: This process may open no more descriptors; those that came are gone.
         RuntimeError: Something else was sent.
     """
     numbers = array.array("i")
@@ -103,6 +105,10 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
     if flags & socket.MSG_CTRUNC or not numbers or data != bytes([len(numbers) % 256]):
         for fd in numbers:
             os.close(fd)
+        if flags & socket.MSG_CTRUNC and data == bytes([size % 256]):
+            # They were sent, and fit the space: the kernel could not open them here.
+            reason = "this process has as many descriptors open as it may (see `ulimit -n`)"
+            raise OSError(errno.EMFILE, f"{size} more came over the socket, but {reason}")
         raise RuntimeError("no descriptors came over the socket, but other data")
     return numbers.tolist()
 

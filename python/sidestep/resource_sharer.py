@@ -16,6 +16,7 @@ receiver gets a `SenderLostError`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -73,16 +74,24 @@ class DupFd:
 
         Raises:
             SenderLostError: The sender has ended, or this ticket was redeemed before.
+            OSError: This process has as many descriptors open as it may.
         """
         try:
             with _resource_sharer.get_connection(self._id) as conn:
                 return reduction.recv_handle(conn)
         except (OSError, EOFError, RuntimeError) as error:
+            if _is_at_limit(error):
+                raise
             raise SenderLostError(
                 f"a descriptor sent by process {self._sender} cannot be fetched: that process "
                 "has ended, or the descriptor was fetched before. The sender has to live "
                 "until the item is received"
             ) from error
+
+
+def _is_at_limit(error: Exception) -> bool:
+    """Whether it is this process that can open no more descriptors: no fault of the sender's."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class DupSocket:

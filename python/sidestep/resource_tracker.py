@@ -15,8 +15,9 @@ signal to the program's process group does not take it away first.
 A child that was started when its parent had no tracker starts one of its own. What the child
 made may be meant for the parent, so that tracker does not clean up before the parent has ended.
 
-If the tracker itself is killed, the next registration starts another one and warns; names that
-only the killed one knew are not cleaned up.
+If the tracker itself is killed, the next registration starts another one and warns. What only
+the killed one knew is removed when the family has ended, by the new one or by any later program's:
+each segment is also noted beside the segments themselves (see `_notes`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import sys
 import threading
 import warnings
 
-from . import process, util
+from . import _notes, process, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class ResourceTracker:
         # None also where another member of the family has started the tracker.
         self._pid: int | None = None
         self._exitcode: int | None = None
+        # The inode of the tracker's pipe, and the folder of the family's notes, locked.
+        self._folder: tuple[int, int | None] = (0, None)
         util.register_after_fork(self, ResourceTracker._after_fork)
 
     def _after_fork(self) -> None:
@@ -124,8 +127,35 @@ class ResourceTracker:
         self._send("REGISTER", name, rtype)
 
     def unregister(self, name: str, rtype: str) -> None:
-        """Take back `register`: somebody has cleaned up."""
+        """Take back `register`: somebody has cleaned up, or wants it to stay."""
         self._send("UNREGISTER", name, rtype)
+        folder = self._join_family()
+        if folder is not None:
+            _notes.forget_name(folder, name.lstrip("/"))
+
+    def _note(self, name: str, inode: int) -> None:
+        """Note a segment that is about to get its name, for when even the tracker is killed."""
+        self.ensure_running()
+        folder = self._join_family()
+        if folder is not None:
+            _notes.add(folder, inode, name)
+
+    def _strike_note(self, inode: int) -> None:
+        """Take back `_note`, where this family has made one."""
+        folder = self._join_family()
+        if folder is not None:
+            _notes.forget(folder, inode)
+
+    def _join_family(self) -> int | None:
+        """The folder of the family's notes; while we have it open, nobody sweeps there."""
+        with self._lock:
+            if self._fd is None:
+                return None
+            pipe = os.fstat(self._fd).st_ino
+            if self._folder[0] != pipe:
+                # That of a tracker that was killed stays open: its blocks may be in use.
+                self._folder = (pipe, _notes.join(self._fd))
+            return self._folder[1]
 
     def _check_alive(self) -> bool:
         """Whether anybody reads what we write."""
@@ -145,6 +175,9 @@ class ResourceTracker:
         with self._lock:
             if self._fd is None:
                 return
+            (_, folder), self._folder = self._folder, (0, None)
+            if folder is not None:
+                os.close(folder)
             status = self._forget()
             if status is not None:
                 self._exitcode = os.waitstatus_to_exitcode(status)
@@ -165,16 +198,18 @@ class ResourceTracker:
     def _launch(self) -> None:
         from . import spawn
 
+        _notes.sweep()
         reader, writer = os.pipe()
+        folder = _notes.begin(writer)
         try:
             inherited = [reader]
             # Replaced or closed it may be: then the tracker warns into the void.
             with contextlib.suppress(Exception):
                 inherited.append(sys.stderr.fileno())
-            call = str(reader)
-            if (sentinel := _parent_sentinel()) is not None:
-                inherited.append(sentinel)
-                call = f"{reader}, {sentinel}"
+            sentinel = _parent_sentinel()
+            # One lock for both: there is no instant at which nobody holds it.
+            inherited += [fd for fd in (sentinel, folder) if fd is not None]
+            call = f"{reader}, {sentinel}, {folder}"
             arguments = spawn._calling("resource_tracker", "main", call)
             # The mask is inherited: until the tracker ignores these signals they wait.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED_SIGNALS)
@@ -184,10 +219,13 @@ class ResourceTracker:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except BaseException:
             os.close(writer)
+            if folder is not None:
+                os.close(folder)
             raise
         finally:
             os.close(reader)
         self._fd = writer
+        self._folder = (os.fstat(writer).st_ino, folder)
 
     def _send(self, command: str, name: str, rtype: str) -> None:
         if "\n" in name:
@@ -269,6 +307,14 @@ class _Ledger:
                 except OSError:  # it exists, and that is what counts
                     pass
 
+    def forget_replaced(self, noted: dict[str, set[int]]) -> None:
+        """Strike off the names that are now those of other programs' segments."""
+        for name in sorted(self.names["shared_memory"]):
+            ours = noted.get(name.lstrip("/"))
+            with contextlib.suppress(OSError):
+                if ours and os.stat(_notes.FOLDER + "/" + name.lstrip("/")).st_ino not in ours:
+                    self.names["shared_memory"].remove(name)
+
     def settle(self) -> None:
         """Warn about what is left and remove it, unless it belongs to another family."""
         for rtype, names in self.names.items():
@@ -288,13 +334,14 @@ class _Ledger:
                     warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
 
 
-def main(fd: int, parent_sentinel: int | None = None) -> NoReturn:
+def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None) -> NoReturn:
     """Be the tracker: read messages from `fd` until the last writer is gone, then clean up.
 
     Args:
         fd: Where messages come in.
         parent_sentinel: Where a child started us: wait also for the end of the child's parent,
             which this descriptor tells.
+        folder: The folder of the family's notes, locked as long as we live.
     """
     for number in _SHIELDED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -318,6 +365,12 @@ def main(fd: int, parent_sentinel: int | None = None) -> NoReturn:
         if parent_sentinel is not None and any(ledger.names.values()):
             util._wait_readable(parent_sentinel)
             ledger.forget_vanished()
+        if folder is not None:
+            ledger.forget_replaced(_notes.inodes(folder))
     finally:
         ledger.settle()
+    if folder is not None:
+        os.close(folder)
+    # The notes of this family, and what a killed predecessor of this tracker knew.
+    _notes.sweep()
     sys.exit(ledger.exit_code)

@@ -3,28 +3,36 @@
 These are POSIX shared memory objects under a name that any program of this user can open, as
 the standard library makes them, and the layout of a `ShareableList` is the standard library's,
 too. Unlike everything else here a name outlives its processes until somebody calls `unlink`;
-the resource tracker does so for a program that was killed.
+the resource tracker does so for a program that was killed, and the next program that makes a
+block does for one that was killed together with its tracker (see `_notes`).
+
+A new block gets its memory first and its name last: nobody finds one that is half made, and what
+does not fit is an error of the constructor.
 """
 
 from __future__ import annotations
 
 import _posixshmem
 import contextlib
+import errno
 import mmap
 import os
 import secrets
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import _original, resource_tracker
+from . import _notes, _original, resource_tracker
 
 __all__ = ["ShareableList", "SharedMemory"]
 
 _USE_POSIX = True
 _SHM_NAME_PREFIX = "/psm_"
 _SHM_RANDOM_BYTES = 4
+# The kernel gives a step back if a signal comes, so that one must not take long: some 2 ms.
+_STEP_BYTES = 16 << 20
 
 _T = TypeVar("_T")
 
@@ -50,6 +58,7 @@ class SharedMemory(_original.Root):
         FileExistsError: `create` and the name is taken.
         FileNotFoundError: There is no block of this name.
         ValueError: No size for a new block, a negative one, or no name for an old block.
+        OSError: ENOSPC, a new block does not fit. All its memory is taken at once.
 
     Process safety: all see the same bytes at once, without any lock.
     If one dies: the bytes stay as they are until the last process lets go and somebody unlinks.
@@ -58,6 +67,7 @@ class SharedMemory(_original.Root):
     # What close() and unlink() meet if the constructor failed.
     _name: str | None = None
     _fd = -1
+    _inode = 0
     _mmap: mmap.mmap | None = None
     _buf: memoryview | None = None
     # Subclasses set these to open in other ways.
@@ -78,11 +88,15 @@ class SharedMemory(_original.Root):
         if name is None and not self._flags & os.O_EXCL:
             raise ValueError("'name' can only be None if create=True")
         self._track = track
-        self._open(name)
+        if create:
+            self._create(name, size)
+        else:
+            self._open(name)
         try:
-            if create:
-                os.ftruncate(self._fd, size)
-            self._size = os.fstat(self._fd).st_size
+            status = os.fstat(self._fd)
+            self._size, self._inode = status.st_size, status.st_ino
+            # As long as somebody has it open no sweep of another family's names removes it.
+            _notes.share(self._fd)
             self._mmap = mmap.mmap(self._fd, self._size)
             self._buf = memoryview(self._mmap)
             if track:
@@ -94,32 +108,116 @@ class SharedMemory(_original.Root):
             raise
 
     def _open(self, name: str | None) -> None:
-        """Set the descriptor and the name, trying made-up names until one is free."""
-        if name is not None:
-            path = "/" + name if self._prepend_leading_slash else name
-            self._fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
-            self._name = path
-            return
-        while True:
-            path = _make_filename()
+        """Set the descriptor and the name of a block that exists."""
+        assert name is not None
+        self._name = "/" + name if self._prepend_leading_slash else name
+        self._fd = _posixshmem.shm_open(self._name, self._flags, mode=self._mode)
+
+    def _create(self, name: str | None, size: int) -> None:
+        """Set the descriptor and the name of a new block; a made-up name is one that is free."""
+        path = _make_filename() if name is None else name
+        if name is not None and self._prepend_leading_slash:
+            path = "/" + name
+        try:
+            self._fd = os.open(_notes.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, self._mode)
+        except OSError:
+            self._fd = -1  # a file system without files that have no name yet
+        try:
+            if self._fd >= 0:
+                self._reserve(size)
+            while not self._take_name(path, size):
+                if name is not None:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+                path = _make_filename()
+        except BaseException:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            raise
+        self._name = path
+
+    def _take_name(self, path: str, size: int) -> bool:
+        """Give the new block its name; False if another block has it."""
+        plain = path.lstrip("/")
+        place = f"{_notes.FOLDER}/{plain}"
+        if self._fd < 0 or "/" in plain or plain in ("", ".", ".."):
+            # What is wrong with the name, if anything is, the system's own function says best.
             try:
-                self._fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
+                fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
             except FileExistsError:
-                continue
-            self._name = path
-            return
+                return False
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = fd
+            try:
+                self._reserve(size)
+                self._note(plain)
+            except BaseException:
+                _posixshmem.shm_unlink(path)
+                raise
+            return True
+        if os.path.lexists(place):
+            # Perhaps of a family that was killed; and where it stays, no tracker is needed.
+            _notes.sweep()
+            if os.path.lexists(place):
+                return False
+        self._note(plain)
+        try:
+            # Only with a folder to start from is the link followed; the path is an absolute one.
+            os.link(f"/proc/self/fd/{self._fd}", place, src_dir_fd=self._fd)
+        except FileExistsError:
+            self._strike_note()
+            return False
+        except BaseException:
+            self._strike_note()
+            raise
+        return True
+
+    def _reserve(self, size: int) -> None:
+        """Have the memory of a new block, rather than die of SIGBUS at the touch of a page."""
+        # Looked at first: trying would take away for a moment what others need.
+        room = os.statvfs(self._fd)
+        free = room.f_bavail * room.f_frsize
+        total = room.f_blocks * room.f_frsize  # zero where there is no limit
+        try:
+            if total and size > free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self._fd, size)
+            for start in range(0, size, _STEP_BYTES):
+                os.posix_fallocate(self._fd, start, min(_STEP_BYTES, size - start))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                f"a shared memory block of {size:,} bytes does not fit: {free:,} of {total:,} "
+                f"bytes are free in {_notes.FOLDER}; make that larger (containers: --shm-size), "
+                "or use an Array or freeze(), which live elsewhere",
+            ) from None
+
+    def _note(self, name: str) -> None:
+        # Programs that want no tracking replace `register`.
+        if self._track and resource_tracker.register == _tracker.register:
+            _tracker._note(name, os.fstat(self._fd).st_ino)
+
+    def _strike_note(self) -> None:
+        _tracker._strike_note(os.fstat(self._fd).st_ino)
 
     def _tell_tracker(self, command: str) -> None:
         assert self._name is not None
         if command == "ATTACH":
-            resource_tracker._resource_tracker._send(command, self._name, "shared_memory")
+            _tracker._send(command, self._name, "shared_memory")
+            _tracker._join_family()
         else:
             resource_tracker.register(self._name, "shared_memory")
 
     def __del__(self) -> None:
-        # Where views are alive the mapping goes with the last one.
-        with contextlib.suppress(OSError, BufferError):
-            self.close()
+        try:
+            with contextlib.suppress(OSError, BufferError):
+                self.close()
+        finally:
+            # Where views are alive, the mapping goes with the last one, but this does not.
+            self._close_fd()
 
     def __reduce__(self) -> tuple[Any, ...]:
         build = self.__class__ if self._track else partial(self.__class__, track=False)
@@ -130,7 +228,7 @@ class SharedMemory(_original.Root):
 
     @property
     def buf(self) -> memoryview:
-        """The bytes, writable, valid until `close`."""
+        """The bytes, writable, until `close`; None from then on."""
         # None after close(), as the standard library has it; its type says otherwise, too.
         return self._buf  # type: ignore[return-value]
 
@@ -155,8 +253,14 @@ class SharedMemory(_original.Root):
             self._buf.release()
             self._buf = None
         if self._mmap is not None:
-            self._mmap.close()
+            if sys.getrefcount(self._mmap) == 2 or _exported(self._mmap):
+                self._mmap.close()
+            # Else arrays made by `numpy.ndarray(buffer=...)` use the memory: they hold on to the
+            # mapping without exporting a view, and would crash. It goes with the last of them.
             self._mmap = None
+        self._close_fd()
+
+    def _close_fd(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -172,7 +276,23 @@ class SharedMemory(_original.Root):
         if self._name:
             _posixshmem.shm_unlink(self._name)
             if self._track:
+                _tracker._strike_note(self._inode)
                 resource_tracker.unregister(self._name, "shared_memory")
+
+
+_tracker = resource_tracker._resource_tracker
+
+
+def _exported(mapping: mmap.mmap) -> bool:
+    """Tell whether there are views of a mapping."""
+    try:
+        # Views are looked for first; a size that is none is refused then.
+        mapping.resize(-1)
+    except BufferError:
+        return True
+    except (OSError, ValueError, TypeError):
+        pass
+    return False
 
 
 _SLOT = 8  # everything in a ShareableList is aligned to this many bytes
@@ -252,9 +372,9 @@ class ShareableList(Generic[_T]):
     def __init__(self, sequence: Iterable[_T] | None = None, *, name: str | None = None) -> None:
         if name is not None and sequence is None:
             self.shm = SharedMemory(name)
-            self._list_len: int = struct.unpack_from("q", self.shm.buf)[0]
+            self._list_len: int = struct.unpack_from("q", self._bytes)[0]
             self._allocated_offsets: list[int] = list(
-                struct.unpack_from(f"{self._list_len + 1}q", self.shm.buf, _SLOT)
+                struct.unpack_from(f"{self._list_len + 1}q", self._bytes, _SLOT)
             )
             return
         items = [_encode(item) for item in sequence or ()]
@@ -268,10 +388,17 @@ class ShareableList(Generic[_T]):
             name, create=True, size=self._offset_back_transform_codes + self._list_len
         )
         struct.pack_into(
-            f"{self._list_len + 2}q", self.shm.buf, 0, self._list_len, *self._allocated_offsets
+            f"{self._list_len + 2}q", self._bytes, 0, self._list_len, *self._allocated_offsets
         )
         for position, (fmt, code, value) in enumerate(items):
             self._write(position, fmt, code, value)
+
+    @property
+    def _bytes(self) -> memoryview:
+        view: memoryview | None = self.shm.buf
+        if view is None:
+            raise ValueError(f"the list's shared memory {self.shm.name!r} is closed")
+        return view
 
     @property
     def _offset_data_start(self) -> int:
@@ -295,20 +422,20 @@ class ShareableList(Generic[_T]):
     def _get_packing_format(self, position: int) -> str:
         """The struct format of the item at `position`."""
         at = self._offset_packing_formats + _SLOT * self._place(position)
-        return _strip(bytes(self.shm.buf[at : at + _SLOT])).decode(_encoding)
+        return _strip(bytes(self._bytes[at : at + _SLOT])).decode(_encoding)
 
     def _write(self, place: int, fmt: str, code: int, value: Any) -> None:
         at = self._offset_packing_formats + _SLOT * place
-        struct.pack_into(f"{_SLOT}s", self.shm.buf, at, fmt.encode(_encoding))
-        self.shm.buf[self._offset_back_transform_codes + place] = code
+        struct.pack_into(f"{_SLOT}s", self._bytes, at, fmt.encode(_encoding))
+        self._bytes[self._offset_back_transform_codes + place] = code
         start = self._offset_data_start + self._allocated_offsets[place]
-        struct.pack_into(fmt, self.shm.buf, start, value)
+        struct.pack_into(fmt, self._bytes, start, value)
 
     def __getitem__(self, position: int) -> _T:
         place = self._place(position)
         start = self._offset_data_start + self._allocated_offsets[place]
-        (raw,) = struct.unpack_from(self._get_packing_format(place), self.shm.buf, start)
-        code = self.shm.buf[self._offset_back_transform_codes + place]
+        (raw,) = struct.unpack_from(self._get_packing_format(place), self._bytes, start)
+        code = self._bytes[self._offset_back_transform_codes + place]
         value: _T = _DECODERS[code](raw)
         return value
 
@@ -329,7 +456,7 @@ class ShareableList(Generic[_T]):
         return (self[place] for place in range(self._list_len))
 
     def __len__(self) -> int:
-        length: int = struct.unpack_from("q", self.shm.buf)[0]
+        length: int = struct.unpack_from("q", self._bytes)[0]
         return length
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -30,7 +30,35 @@ class AbandonedLockError(context.ProcessError):
 
     Raised by `acquire` (and by entering) in every process until someone calls the lock's
     `recover` or `release`.
+
+    Attributes:
+        lock: A name for the lock, the same in every process.
+        pid: The number of the process that held it; None where that is not known.
+        exitcode: That process's exit code, or minus the signal that ended it; None where that is
+            not known, as somebody else reaped it first.
     """
+
+    def __init__(
+        self, lock: str = "lock", pid: int | None = None, exitcode: int | None = None
+    ) -> None:
+        super().__init__(lock, pid, exitcode)
+        self.lock = lock
+        self.pid = pid
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        who = "a process" if self.pid is None else f"process {self.pid}"
+        if self.exitcode is None:
+            end = "ended"
+        elif self.exitcode < 0:
+            name = process._exitcode_to_name.get(self.exitcode, str(self.exitcode))
+            end = f"was killed by {name.lstrip('-')}"
+        else:
+            end = f"left with exit code {self.exitcode}"
+        return (
+            f"{who} {end} while it held the {self.lock}; what that guards may be half changed: "
+            "check it, then call the lock's recover() to make it usable again"
+        )
 
 
 class _Attachable(Protocol):

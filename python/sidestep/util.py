@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import io
 import itertools
 import math
 import os
@@ -25,7 +26,7 @@ from . import _original, _sidestep, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -97,11 +98,15 @@ def get_logger() -> logging.Logger:
 
         logger = logging.getLogger(LOGGER_NAME)
         logger.propagate = False
-        # Exit functions run last in, first out: ours must come before logging closes.
-        atexit.unregister(_exit_function)
-        atexit.register(_exit_function)
+        _exit_before_logging()
         _logger = logger
     return _logger
+
+
+def _exit_before_logging() -> None:
+    """Have our exit function called before logging closes its handlers: the last in is first."""
+    atexit.unregister(_exit_function)
+    atexit.register(_exit_function)
 
 
 def log_to_stderr(level: int | str | None = None) -> logging.Logger:
@@ -175,10 +180,15 @@ def _remove_temp_dir(remove: Callable[[str], object], path: str) -> None:
     process.current_process()._config["tempdir"] = None
 
 
+# Of the 107 bytes that a socket's path may have, the rest is for its name in the directory.
+_LONGEST_DIRECTORY = 80
+
+
 def get_temp_dir() -> str:
     """Return a directory for temporary files, made at the first call, removed at exit.
 
-    Children started afterwards share it.
+    Children started afterwards share it. Where the usual place has so long a path that no socket
+    could have a name in it, the directory is in /tmp.
     """
     config = process.current_process()._config
     path: str | None = config.get("tempdir")
@@ -187,6 +197,9 @@ def get_temp_dir() -> str:
         import tempfile
 
         path = tempfile.mkdtemp(prefix="pymp-")
+        if len(os.fsencode(path)) > _LONGEST_DIRECTORY and os.access("/tmp", os.W_OK | os.X_OK):
+            os.rmdir(path)
+            path = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
         info("created temp directory %s", path)
         Finalize(None, _remove_temp_dir, args=(shutil.rmtree, path), exitpriority=-100)
         config["tempdir"] = path
@@ -445,6 +458,25 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
+    """Add to an error of the system's the limit that it is about, and a way out.
+
+    Args:
+        what: What cannot be done, for the beginning of the sentence.
+        process: Whether it is another process that is asked for.
+    """
+    try:
+        yield
+    except OSError as error:
+        number, text = error.errno, error.strerror
+        way_out = number and _sidestep.way_out(number, process)
+        # What the engine refuses says so already.
+        if not number or not text or not way_out or way_out in text:
+            raise
+        raise OSError(number, f"{what}: {text}{way_out}") from error
+
+
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     if sys.stdin is None:
@@ -459,6 +491,29 @@ def _close_stdin() -> None:
         sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     except (OSError, ValueError):
         os.close(fd)
+
+
+def _renew_streams() -> None:
+    """Make streams usable in a forked child, whoever was using them in the parent.
+
+    A thread that was in the middle of output (or waiting for input) at the fork holds the lock
+    of the stream's buffer, and it is not here to let go. What such a buffer still holds is the
+    parent's to write.
+    """
+    streams = [sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__]
+    logging: Any = sys.modules.get("logging")
+    if logging is not None:
+        streams += [getattr(handler(), "stream", None) for handler in logging._handlerList]
+    for buffer in {id(found): found for found in map(_buffer_of, streams) if found}.values():
+        # Initialised once more, a buffer has a new lock; everybody's reference to it stays good.
+        with contextlib.suppress(OSError, ValueError):
+            if not buffer.raw.closed:
+                type(buffer).__init__(buffer, buffer.raw)
+
+
+def _buffer_of(stream: Any) -> Any:
+    found = getattr(stream, "buffer", None)
+    return found if type(found) in (io.BufferedReader, io.BufferedWriter) else None
 
 
 def _flush_std_streams() -> None:

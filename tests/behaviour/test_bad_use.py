@@ -163,7 +163,7 @@ def test_an_abandoned_lock_says_what_to_do() -> None:
     child.join()
     with pytest.raises(
         sidestep.synchronize.AbandonedLockError,
-        match=rf"process {child.pid} ended while it held this lock.*call the lock's recover\(\)",
+        match=rf"process {child.pid} was killed by SIGKILL while it held.* the lock's recover\(\)",
     ):
         lock.acquire()
 

@@ -1,6 +1,7 @@
 """Contexts, the choice of a start method, and the fork server's life."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ import process_children as children
 from test_process import open_gate, run, told, wait_for
 
 METHODS = ("fork", "spawn", "forkserver")
+
+
+@pytest.fixture(params=METHODS)
+def ctx(request: pytest.FixtureRequest) -> Any:
+    return sidestep.get_context(request.param)
 
 
 def python(program: str, *flags: str) -> str:
@@ -335,7 +341,65 @@ def test_server_imports_what_it_is_told_before_the_first_child(tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, check=False, cwd="/"
     )
-    assert (done.stdout, done.stderr) == ("True True\n0\n" * 2, "")
+    assert done.stdout == "True True\n0\n" * 2
+    # Once, though there are two children.
+    assert re.findall("RuntimeWarning: .*", done.stderr) == [
+        "RuntimeWarning: the fork server cannot preload the module 'not_there', and "
+        "goes on without it: ModuleNotFoundError: No module named 'not_there'"
+    ]
+
+
+def test_a_module_that_cannot_be_preloaded_is_an_error_where_warnings_are(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+            import os, sidestep, warnings
+
+            if __name__ == "__main__":
+                warnings.simplefilter("error")
+                ctx = sidestep.get_context("forkserver")
+                ctx.set_forkserver_preload(["not_there"])
+                try:
+                    ctx.Process(target=print, args=("not to be started",)).start()
+                except RuntimeWarning as warning:
+                    print(warning)
+                child = ctx.Process(target=os._exit, args=(3,))
+                child.start()
+                child.join()
+                print(child.exitcode)
+        """)
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert "cannot preload the module 'not_there'" in first
+    assert second == "3"
+
+
+class Waits:
+    """Takes its time to be unpickled."""
+
+    def __init__(self, gate: Any) -> None:
+        self.gate = gate
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state["gate"].wait()
+
+
+def take(*things: Any) -> None:
+    pass
+
+
+def test_starts_do_not_wait_for_children_that_read_slowly(ctx: Any) -> None:
+    # With a pipe, which holds 64 KB, start would not return before the child reads.
+    gate = ctx.Event()
+    crowd = [ctx.Process(target=take, args=(Waits(gate), bytes(1 << 20))) for _ in range(4)]
+    for child in crowd:
+        child.start()
+    gate.set()
+    for child in crowd:
+        child.join()
+        assert child.exitcode == 0
+        child.close()
 
 
 @pytest.mark.parametrize(

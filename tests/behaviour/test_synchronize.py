@@ -519,9 +519,11 @@ def test_a_killed_owner_abandons_its_lock(
     owner.do("acquire", lock)
     waiter.ask(actors.enter, lock)
     owner.kill()
-    sentence = rf"process {owner.pid} ended while it held this lock.*recover\(\)"
-    with pytest.raises(AbandonedLockError, match=sentence):
+    sentence = rf"process {owner.pid} was killed by SIGKILL while it held the lock 0x.*recover\(\)"
+    with pytest.raises(AbandonedLockError, match=sentence) as caught:
         waiter.answer()
+    # In the other process, and through a pipe.
+    assert (caught.value.pid, caught.value.exitcode) == (owner.pid, -signal.SIGKILL)
     # Everybody is told until somebody has looked after it.
     for acquire in (lambda: lock.acquire(False), lambda: lock.acquire(timeout=1), lock.__enter__):
         with pytest.raises(AbandonedLockError):
@@ -569,6 +571,33 @@ def test_a_killed_owner_of_a_conditions_lock(engage: Engage, fork: Any) -> None:
     assert condition._lock.recover()
     with condition:
         pass
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_block_that_ends_by_the_error_leaves_the_lock_to_its_new_owner(
+    engage: Engage, fork: Any, kind: str
+) -> None:
+    lock = getattr(fork, kind)()
+    condition, owner, heir = fork.Condition(lock), engage(fork), engage(fork)
+
+    def wake_and_die() -> None:
+        owner.answer()
+        owner.do("notify", condition)
+        owner.kill()
+
+    killer = threading.Thread(target=wake_and_die)
+    with pytest.raises(AbandonedLockError), condition:
+        # It gets the lock when we wait.
+        owner.ask("acquire", condition)
+        killer.start()
+        try:
+            condition.wait()
+        finally:
+            lock.recover()
+            heir.do("acquire", lock)
+    killer.join()
+    assert lock.acquire(False) is False
+    heir.do("release", lock)
 
 
 def test_an_orderly_end_leaves_a_lock_held(ctx: context.BaseContext, engage: Engage) -> None:

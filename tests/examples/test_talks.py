@@ -129,3 +129,10 @@ def test_a_queue_is_served_to_other_programs(server: str, client: str) -> None:
         finally:
             serving.send_signal(signal.SIGINT)
     assert serving.returncode == 0
+
+
+def test_frozen_numbers_lie_in_memory_once() -> None:
+    counted, memory = run("frozen_numbers.py", "64")
+    assert counted == "each worker counted 8388608 ones in 64 MB"
+    # Four copies of the numbers would be 256 MB.
+    assert int(memory.split()[4]) < 200

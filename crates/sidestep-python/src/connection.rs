@@ -29,7 +29,7 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
 use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
-use sidestep::os::socket;
+use sidestep::os::{limits, socket};
 use sidestep::shm::{Envelope, Ref};
 
 use crate::codec;
@@ -86,8 +86,8 @@ pub fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
     let text = py
         .import(intern!(py, "os"))
         .and_then(|os| os.call_method1(intern!(py, "strerror"), (number,)));
-    match text {
-        Ok(text) => PyOSError::new_err((number, text.unbind())),
+    match text.and_then(|text| text.extract::<String>()) {
+        Ok(text) => PyOSError::new_err((number, text + &limits::way_out(error))),
         Err(error) => error,
     }
 }

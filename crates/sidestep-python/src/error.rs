@@ -1,5 +1,7 @@
 //! Errors of the engine as exceptions of Python: the only place where one becomes the other.
 
+use std::io::ErrorKind;
+
 use pyo3::PyErrArguments;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -12,7 +14,11 @@ pub fn to_py(error: Error) -> PyErr {
     let text = error.to_string();
     match error {
         Error::OutOfMemory { .. } => PyMemoryError::new_err(text),
-        Error::Os { source, .. } => match source.raw_os_error() {
+        // What Python says when it finds none itself.
+        Error::Os { source, .. } if source.kind() == ErrorKind::OutOfMemory => {
+            PyMemoryError::new_err(text)
+        }
+        Error::Os { source, .. } | Error::Fork(source) => match source.raw_os_error() {
             Some(number) => PyOSError::new_err((number, text)),
             None => PyOSError::new_err(text),
         },
@@ -39,6 +45,12 @@ impl Imported {
             name,
             class: PyOnceLock::new(),
         }
+    }
+
+    /// Whether an exception's type is the class.
+    pub fn is(&self, py: Python<'_>, kind: Option<&Bound<'_, PyAny>>) -> bool {
+        let class = self.class.get(py);
+        kind.zip(class).is_some_and(|(kind, class)| kind.is(class))
     }
 
     /// An instance of the class, which must be an exception.

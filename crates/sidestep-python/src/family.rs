@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use sidestep::os::{lifeline, process};
+use sidestep::os::{lifeline, limits, process};
 use sidestep::shm::{self, Handle, Ref};
-use sidestep::sync::Stamp;
+use sidestep::sync::{Population, Stamp};
 
+use crate::connection::os_error;
 use crate::error::to_py;
 
 /// Offset and generation: an object's name on its way to another process.
@@ -158,10 +159,13 @@ impl Collector {
     }
 }
 
-/// Makes the family's arena if there is none: before a fork, so that parent and child share it.
+/// Makes the family's arena if there is none, and sees to it that there is room for one more
+/// process: before a start, so that parent and child share the arena.
 #[pyfunction]
-fn found() -> PyResult<()> {
-    shm::family().map(|_| ()).map_err(to_py)
+fn found(py: Python<'_>) -> PyResult<()> {
+    let family = shm::family().map_err(to_py)?;
+    py.detach(|| family.make_room());
+    Ok(())
 }
 
 /// The descriptor of the family's arena, which is made if there is none.
@@ -180,26 +184,60 @@ fn attach(fd: i32) -> PyResult<()> {
 
 /// A descriptor that polls readable when the process has ended.
 #[pyfunction]
-fn pidfd_open(pid: u32) -> PyResult<i32> {
-    Ok(process::pidfd_open(pid)?.into_raw_fd())
+fn pidfd_open(py: Python<'_>, pid: u32) -> PyResult<i32> {
+    match process::pidfd_open(pid) {
+        Ok(fd) => Ok(fd.into_raw_fd()),
+        Err(error) => Err(os_error(py, &error)),
+    }
 }
 
 /// A descriptor that polls readable once this process has ended, for one child alone.
 #[pyfunction]
-fn life_line() -> PyResult<i32> {
-    Ok(lifeline::open()?.into_raw_fd())
+fn life_line(py: Python<'_>) -> PyResult<i32> {
+    match lifeline::open() {
+        Ok(fd) => Ok(fd.into_raw_fd()),
+        Err(error) => Err(os_error(py, &error)),
+    }
 }
 
 /// Has the kernel kill this process at the end of the one that has made `fd` by `life_line`.
 #[pyfunction]
-fn die_at_end_of(fd: i32) -> PyResult<()> {
-    Ok(lifeline::die_at_end_of(fd)?)
+fn die_at_end_of(py: Python<'_>, fd: i32) -> PyResult<()> {
+    lifeline::die_at_end_of(fd).map_err(|error| os_error(py, &error))
 }
 
-/// After `os.fork` in the parent: what to tell `reaped` when the child has been reaped.
+/// After `os.fork` in the parent, `alive` if there is a child: what to tell `reaped` when the child
+/// has been reaped. An error if there was no room for the child's references: it leaves at once.
 #[pyfunction]
-fn forked() -> u32 {
-    shm::existing().map_or(0, |family| family.forked(true).word())
+#[pyo3(signature = (alive=true))]
+fn forked(alive: bool) -> PyResult<u32> {
+    let Some(family) = shm::existing() else {
+        return Ok(0);
+    };
+    let stamp = family.forked(alive);
+    if alive {
+        family.disinherited().map_err(to_py)?;
+    }
+    Ok(stamp.word())
+}
+
+/// After `os.fork` in the child: whether it has what its parent shared. If not, it has to leave.
+#[pyfunction]
+fn inherited() -> bool {
+    shm::existing().is_none_or(|family| family.disinherited().is_ok())
+}
+
+/// What to say behind the refusal `errno` of the kernel, or of another process if `process`: which
+/// limit it is about and what to do; empty if there is nothing to say.
+#[pyfunction]
+#[pyo3(signature = (errno, process=false))]
+fn way_out(errno: i32, process: bool) -> String {
+    let refusal = std::io::Error::from_raw_os_error(errno);
+    if process {
+        limits::way_out_of_processes(&refusal)
+    } else {
+        limits::way_out(&refusal)
+    }
 }
 
 /// A child has been reaped: what it held is given back. `token` is from `forked`, or 0.
@@ -217,6 +255,26 @@ fn leave() {
     if let Some(family) = shm::existing() {
         family.leave();
     }
+}
+
+/// What names the calling process to the engine, as `forked` does for a child.
+#[pyfunction]
+fn own_token() -> PyResult<u32> {
+    Ok(shm::family().map_err(to_py)?.me().word())
+}
+
+/// What a process took last from a queue or pipe: word of the source, number, how many together.
+#[pyfunction]
+#[pyo3(signature = (token=0))]
+fn last_taken(token: u32) -> Option<(u64, u32, u32)> {
+    let family = shm::existing()?;
+    let stamp = if token == 0 {
+        family.me()
+    } else {
+        Stamp::of_word(token)
+    };
+    let take = family.last_taken(stamp)?;
+    Some((take.source.word(), take.last, take.count))
 }
 
 /// What the arena holds: bytes used, warm and limit, number of blocks and processes.
@@ -239,6 +297,12 @@ fn usage(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
     Ok(Some(dict))
 }
 
+/// What is wrong with the arena's books; to be asked while nobody changes them.
+#[pyfunction]
+fn audit() -> Option<String> {
+    shm::existing().and_then(|family| family.audit().err())
+}
+
 /// Adds this file's part of the module.
 ///
 /// # Errors
@@ -253,7 +317,12 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(life_line, m)?)?;
     m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
+    m.add_function(wrap_pyfunction!(inherited, m)?)?;
+    m.add_function(wrap_pyfunction!(way_out, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;
     m.add_function(wrap_pyfunction!(leave, m)?)?;
-    m.add_function(wrap_pyfunction!(usage, m)?)
+    m.add_function(wrap_pyfunction!(own_token, m)?)?;
+    m.add_function(wrap_pyfunction!(last_taken, m)?)?;
+    m.add_function(wrap_pyfunction!(usage, m)?)?;
+    m.add_function(wrap_pyfunction!(audit, m)?)
 }

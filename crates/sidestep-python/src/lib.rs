@@ -4,10 +4,15 @@ use pyo3::prelude::*;
 
 pub mod codec;
 mod connection;
+#[cfg(feature = "crash-points")]
+mod crash;
 mod doctor;
 mod ends;
 mod error;
+#[cfg(feature = "failure-points")]
+mod failure;
 mod family;
+mod frozen;
 mod locks;
 mod memory;
 mod message;
@@ -20,8 +25,13 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    #[cfg(feature = "crash-points")]
+    crash::register(m)?;
     doctor::register(m)?;
+    #[cfg(feature = "failure-points")]
+    failure::register(m)?;
     m.add_class::<memory::Block>()?;
+    m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<pool::PoolCore>()?;

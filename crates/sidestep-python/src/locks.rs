@@ -34,15 +34,10 @@ fn fill<T>(slot: &OnceLock<T>, made: sidestep::Result<T>) -> PyResult<()> {
 }
 
 fn abandoned(py: Python<'_>, lock: &SharedLock, what: &str) -> PyErr {
-    let who = match lock.abandoned_by() {
-        0 => "a process".to_owned(),
-        pid => format!("process {pid}"),
-    };
-    let text = format!(
-        "{who} ended while it held this {what}; what it guards may be half changed: check that, \
-         then call the lock's recover() to make it usable again"
-    );
-    ABANDONED_LOCK.raise(py, (text,))
+    let (pid, exitcode) = lock.abandoned_by();
+    // The same number in every process.
+    let what = format!("{what} {:#x}", lock.object().handle().offset);
+    ABANDONED_LOCK.raise(py, (what, pid, exitcode))
 }
 
 /// Locks that this process holds while no Python object stands for them any more: the reference
@@ -188,16 +183,20 @@ impl Lock {
         self.take(py, true, None)
     }
 
-    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    #[pyo3(signature = (kind=None, _error=None, _traceback=None))]
     fn __exit__(
         &self,
-        _kind: Any<'_, '_>,
+        py: Python<'_>,
+        kind: Any<'_, '_>,
         _error: Any<'_, '_>,
         _traceback: Any<'_, '_>,
     ) -> PyResult<()> {
-        if self.lock()?.is_abandoned() {
+        let lock = self.lock()?;
+        let is_ours = || lock.holder(lock.family(), thread()) == Holder::ThisThread;
+        if lock.is_abandoned() || ABANDONED_LOCK.is(py, kind) && !is_ours() {
             // Not ours, so there is an exception on its way that says so (from the wait of a
-            // condition); an end of a block must not make the lock usable again.
+            // condition); an end of a block must not make the lock usable again, nor take it away
+            // from one who has got it since.
             return Ok(());
         }
         self.give()

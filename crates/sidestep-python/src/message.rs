@@ -46,6 +46,16 @@ pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     envelope(&message, refs).map(Outgoing::Long)
 }
 
+/// Serialises `obj` into an envelope, however short it is. As [`pack`] otherwise.
+///
+/// # Errors
+/// As [`pack`].
+pub fn seal(obj: &Bound<'_, PyAny>) -> PyResult<Envelope> {
+    let taking = Taking::start();
+    let message = codec::dumps(obj)?;
+    envelope(&message, taking.finish())
+}
+
 fn envelope(message: &Message, refs: Vec<Ref>) -> PyResult<Envelope> {
     let head = message.head.len() as u64;
     let count = message.buffers.len() as u64;
@@ -79,10 +89,32 @@ fn envelope(message: &Message, refs: Vec<Ref>) -> PyResult<Envelope> {
 /// # Errors
 /// What unpickling raises.
 pub fn unpack<'py>(py: Python<'py>, envelope: &Envelope) -> PyResult<Bound<'py, PyAny>> {
-    let damaged = || PyRuntimeError::new_err("a message in the arena is damaged");
+    let (address, _) = envelope.address().ok_or_else(damaged)?;
+    unpack_by(py, envelope, |start, size| {
+        // SAFETY: `unpack_by` asks for parts of the body only; the envelope is this process's
+        // alone, and nobody writes to it.
+        let bytes = unsafe { std::slice::from_raw_parts(address.add(start).cast_const(), size) };
+        Ok(PyByteArray::new(py, bytes).into_any())
+    })
+}
+
+fn damaged() -> PyErr {
+    PyRuntimeError::new_err("a message in the arena is damaged")
+}
+
+/// The object in an envelope; `buffer` makes each of its buffers, from where it begins in the body
+/// and its size.
+///
+/// # Errors
+/// What unpickling or `buffer` raises.
+pub fn unpack_by<'py>(
+    py: Python<'py>,
+    envelope: &Envelope,
+    buffer: impl Fn(usize, usize) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let (address, len) = envelope.address().ok_or_else(damaged)?;
     let len = len as usize;
-    // SAFETY: the envelope is this process's alone, nobody writes to it, and it outlives `body`.
+    // SAFETY: nobody writes to an envelope that has been filled, and it outlives `body`.
     let body = unsafe { std::slice::from_raw_parts(address.cast_const(), len) };
     let word = |at: usize| -> Option<usize> {
         let bytes = body.get(at..at.checked_add(8)?)?;
@@ -106,7 +138,8 @@ pub fn unpack<'py>(py: Python<'py>, envelope: &Envelope) -> PyResult<Bound<'py, 
     for i in 0..count {
         let size = word(16 + 8 * i).ok_or_else(damaged)?;
         at = at.next_multiple_of(64);
-        buffers.push(PyByteArray::new(py, take(at, size)?).into_any());
+        take(at, size)?;
+        buffers.push(buffer(at, size)?);
         at += size;
     }
     codec::loads_bytes(&head, buffers)

@@ -17,6 +17,7 @@ use sidestep::os::doorbell;
 use sidestep::sync::Wait;
 
 use crate::codec;
+use crate::connection::os_error;
 use crate::error::{EMPTY, FULL, to_py};
 use crate::family::{Name, export, handle};
 use crate::message::{Outgoing, pack, unpack};
@@ -561,6 +562,7 @@ impl Queue {
     /// The descriptor of one end, made now if there is none: the one to take from is readable
     /// while there are items, the one to put to is always writable.
     fn _end_fileno(slf: &Bound<'_, Self>, writer: bool) -> PyResult<i32> {
+        let py = slf.py();
         let this = slf.get();
         let queue = this.queue()?;
         if this._end_closed(writer) {
@@ -570,7 +572,7 @@ impl Queue {
             let mut descriptors = this.descriptors();
             let fd = match descriptors.writer.take() {
                 Some(fd) => fd,
-                None => doorbell::always_writable()?,
+                None => doorbell::always_writable().map_err(|error| os_error(py, &error))?,
             };
             return Ok(descriptors.writer.insert(fd).as_raw_fd());
         }

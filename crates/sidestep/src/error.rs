@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::os::limits;
+
 /// Why an operation on the family's arena failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,7 +35,10 @@ pub enum Error {
     #[error("cannot join the shared arena: {0}")]
     Foreign(&'static str),
     /// Too many processes at once.
-    #[error("the family has {0} processes, and no place for one more")]
+    #[error(
+        "the family has {0} processes, and no place for one more: let some end, or start this one \
+         as a program of its own"
+    )]
     TooManyProcesses(u32),
     /// The queue takes nothing more.
     #[error("the queue was closed, and is full")]
@@ -44,8 +49,11 @@ pub enum Error {
          close its _reader where it is not polled any more, or wait by get() instead"
     )]
     Watched(u32),
+    /// The kernel refuses another process.
+    #[error("cannot start a process: {0}{hint}", hint = limits::way_out_of_processes(.0))]
+    Fork(#[source] io::Error),
     /// The kernel refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {source}{hint}", hint = limits::way_out(source))]
     Os {
         /// What we tried.
         what: &'static str,

@@ -57,11 +57,6 @@ mod crash;
 pub mod primitive;
 pub mod sync;
 
-/// For the models: the words of the bells.
-#[cfg(loom)]
-#[allow(missing_docs)]
-#[path = "channel/bell.rs"]
-pub mod bell;
 #[cfg(not(loom))]
 pub mod channel;
 /// For the models: the words of a chain.

@@ -2,7 +2,7 @@
 
 use crate::channel;
 use crate::shm::{Kind, Txn};
-use crate::sync::{self, Stamp};
+use crate::sync::{self, Departed};
 
 /// Whether an object owns others, so that it has to be taken apart before it is freed.
 pub(crate) fn has_contents(kind: Kind) -> bool {
@@ -20,12 +20,12 @@ pub(crate) fn take_apart(txn: &mut Txn<'_>, kind: Kind, payload: u64) -> bool {
 }
 
 /// A process has died that held a reference to the object: what it owned of it changes hands.
-pub(crate) fn bereave(txn: &mut Txn<'_>, kind: Kind, payload: u64, dead: Stamp, orderly: bool) {
+pub(crate) fn bereave(txn: &mut Txn<'_>, kind: Kind, payload: u64, dead: Departed) {
     match kind {
-        Kind::Lock => sync::bereave_lock(txn, payload, dead, orderly),
-        Kind::Semaphore if !orderly => sync::bereave_semaphore(txn, payload, dead),
-        Kind::Condition => sync::bereave_condition(txn, payload, dead),
-        Kind::Barrier => sync::bereave_barrier(txn, payload, dead),
+        Kind::Lock => sync::bereave_lock(txn, payload, dead),
+        Kind::Semaphore => sync::bereave_semaphore(txn, payload, dead),
+        Kind::Condition => sync::bereave_condition(txn, payload, dead.stamp),
+        Kind::Barrier => sync::bereave_barrier(txn, payload, dead.stamp),
         _ => {}
     }
 }

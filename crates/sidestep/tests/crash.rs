@@ -5,6 +5,16 @@
 
 mod common;
 
+#[cfg(feature = "crash-points")]
+#[path = "crash/books.rs"]
+mod books;
+#[cfg(feature = "crash-points")]
+#[path = "crash/locks.rs"]
+mod locks;
+#[cfg(feature = "crash-points")]
+#[path = "crash/pipes.rs"]
+mod pipes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -91,7 +101,14 @@ fn main() {
         ),
     ];
     #[cfg(feature = "crash-points")]
-    tests.extend(everywhere::TESTS);
+    {
+        everywhere::collect_points();
+        tests.extend(everywhere::TESTS);
+        tests.extend(locks::TESTS);
+        tests.extend(pipes::TESTS);
+        tests.extend(books::TESTS);
+        tests.push(("death_at_every_point", everywhere::every_point));
+    }
     common::run(&tests);
 }
 
@@ -598,6 +615,9 @@ fn killed_watcher_does_not_hold_producers_up() {
 
 #[cfg(feature = "crash-points")]
 mod everywhere {
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+    use std::sync::OnceLock;
     use std::time::Instant;
 
     use super::*;
@@ -607,7 +627,7 @@ mod everywhere {
     use sidestep::shm::{Envelope, Family, Kind, Ref};
     use sidestep::sync::Population;
 
-    pub const TESTS: [Test; 19] = [
+    pub const TESTS: [Test; 20] = [
         ("death_anywhere_in_put", put),
         (
             "death_anywhere_in_a_put_that_needs_a_segment",
@@ -618,6 +638,10 @@ mod everywhere {
         ("death_anywhere_in_put_with_a_watcher", put_watched),
         ("death_anywhere_in_watching", watch),
         ("death_anywhere_in_take", take),
+        (
+            "record_of_the_last_take_is_right_at_each_step",
+            record_of_the_last_take,
+        ),
         (
             "death_anywhere_in_take_across_segments",
             take_across_segments,
@@ -641,8 +665,73 @@ mod everywhere {
         ),
     ];
 
+    /// Where the tests, each in a process of its own, write the points at which something died.
+    static REACHED: OnceLock<PathBuf> = OnceLock::new();
+
+    /// Before the first test.
+    pub fn collect_points() {
+        let name = format!("sidestep-crash-{}", sidestep::os::process::pid());
+        let _ = REACHED.set(std::env::temp_dir().join(name));
+        crash::tell(note_death);
+    }
+
+    fn note_death(name: &str) {
+        if std::env::var_os("TELL").is_some() {
+            eprintln!("killed at {name}");
+        }
+        let path = REACHED.get().expect("collect_points was called");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path);
+        file.unwrap()
+            .write_all(format!("{name}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// The names of all points, as the engine's source has them.
+    fn points_in_source(folder: &Path, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                points_in_source(&path, names);
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for call in text.split("crash::point(").skip(1) {
+                    names.push(call.split('"').nth(1).unwrap_or_default().to_owned());
+                }
+            }
+        }
+    }
+
+    /// The last test: those before it have killed a process at each point that there is.
+    pub fn every_point() {
+        let mut names = Vec::new();
+        points_in_source(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut names,
+        );
+        let all: BTreeSet<String> = names.iter().cloned().collect();
+        assert_eq!(all.len(), names.len(), "two points have the same name");
+        let path = REACHED.get().expect("collect_points was called");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let _ = std::fs::remove_file(path);
+        let reached: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+        println!("    {} of {} points", reached.len(), all.len());
+        if std::env::args().len() > 1 {
+            println!("    which is no wonder: only some of the tests ran");
+            return;
+        }
+        let missing: Vec<_> = all.difference(&reached).collect();
+        assert!(missing.is_empty(), "nothing ever died at {missing:?}");
+    }
+
+    fn descriptors() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
     /// Waits until the dead have left nothing, however many of them nobody can reap.
-    fn assert_back_at(family: &'static Family, before: &Holds, what: &str) {
+    pub fn assert_back_at(family: &'static Family, before: &Holds, what: &str) {
         let started = Instant::now();
         while holds(family) != *before {
             family.clean_dead();
@@ -658,27 +747,42 @@ mod everywhere {
     /// Has a child do `act` and die at its first step, then another at the second, and so on until
     /// one gets through. After each, `check` must find things in order (it is told whether the
     /// child died), and nothing may be left over.
-    fn at_each_step<S>(setup: impl Fn() -> S, act: impl Fn(&S), check: impl Fn(&S, bool)) {
+    pub fn at_each_step<S>(setup: impl Fn() -> S, act: impl Fn(&S), check: impl Fn(&S, bool)) {
+        at_each_step_after(setup, |_| (), act, check);
+    }
+
+    /// As [`at_each_step`]; when the child has been made and before it acts, something happens. (To
+    /// make a child repairs the books, if somebody has died over them.)
+    pub fn at_each_step_after<S>(
+        setup: impl Fn() -> S,
+        incident: impl Fn(&S),
+        act: impl Fn(&S),
+        check: impl Fn(&S, bool),
+    ) {
         let family = settled_family();
-        let tell = std::env::var_os("TELL").is_some();
         for step in 1.. {
-            let before = holds(family);
+            let (before, open) = (holds(family), descriptors());
             let state = setup();
+            let happened = SharedEvent::new().unwrap();
             let mut victim = Child::fork(|| {
-                crash::arm(step, tell);
+                let _ = persist(|| happened.wait(forever));
+                crash::arm(step);
                 act(&state);
-                crash::arm(0, false);
+                crash::arm(0);
                 0
             })
             .unwrap();
+            incident(&state);
+            happened.set();
             let died = match victim.wait().unwrap() {
                 Exit::Signal(libc::SIGKILL) => true,
                 Exit::Code(0) => false,
                 exit => panic!("step {step}: {exit:?}"),
             };
             check(&state, died);
-            drop(state);
+            drop((state, happened, victim));
             assert_back_at(family, &before, &format!("step {step}"));
+            assert_eq!(descriptors(), open, "step {step}: descriptors");
             if !died {
                 println!("    {} steps", step - 1);
                 assert!(step > 1, "there was no step");
@@ -688,14 +792,14 @@ mod everywhere {
     }
 
     /// A queue with `count` messages of producer 0.
-    fn queue_with(count: u32) -> Queue {
+    pub fn queue_with(count: u32) -> Queue {
         let queue = QueueOptions::new().create().unwrap();
         (0..count).for_each(|number| queue.put(&message(0, number)).unwrap());
         queue
     }
 
     /// The queue holds the numbers `0..least` of producer 0, perhaps up to `most`, and works.
-    fn assert_holds(queue: &Queue, least: u32, most: u32) {
+    pub fn assert_holds(queue: &Queue, least: u32, most: u32) {
         queue.put(&message(1, 0)).unwrap();
         let len = queue.len();
         let all = by_producer(&drain(queue));
@@ -834,7 +938,7 @@ mod everywhere {
     }
 
     /// An envelope that owns a lock of its own and carries a message.
-    fn envelope(number: u32) -> Envelope {
+    pub fn envelope(number: u32) -> Envelope {
         let family = family().unwrap();
         let lock = SharedLock::new(false).unwrap();
         let refs = vec![lock.object().try_clone().unwrap()];
@@ -903,6 +1007,47 @@ mod everywhere {
                 assert_eq!(checked(&message), (0, 0));
             },
             |queue, died| assert_taken(queue, 1, died, 3),
+        );
+    }
+
+    fn record_of_the_last_take() {
+        // Whatever step the taker died at, its record names what is not in the queue any more.
+        let check = |queue: &Queue, _| {
+            let family = family().unwrap();
+            // The victim is the last child that this thread has forked; its slot is free by now.
+            let gone = 3 - queue.len();
+            let taken = family.last_taken(family.forked(true));
+            assert_eq!(taken.map_or(0, |take| take.last + 1), gone);
+            assert!(taken.is_none_or(|take| take.source == queue.source()));
+            drain(queue);
+        };
+        at_each_step(
+            || queue_with(3),
+            |queue| drop(queue.get(None).unwrap()),
+            check,
+        );
+        at_each_step(
+            || queue_with(3),
+            |queue| queue.try_take_many(3, &mut Vec::new(), &mut Vec::new()),
+            |queue, died| {
+                let family = family().unwrap();
+                let gone = 3 - queue.len();
+                let taken = family.last_taken(family.forked(true));
+                assert_eq!(taken.map_or(0, |take| take.count), gone);
+                check(queue, died);
+            },
+        );
+        at_each_step(
+            || {
+                let queue = QueueOptions::new().create().unwrap();
+                for number in 0..3 {
+                    let put = queue.try_put_envelope(0, 0, envelope(number)).unwrap();
+                    assert_eq!(put.ok(), Some(number));
+                }
+                queue
+            },
+            |queue| drop(queue.get(None).unwrap()),
+            check,
         );
     }
 
@@ -1070,9 +1215,9 @@ mod everywhere {
             // Parent and child both let go of it.
             let lock = std::cell::Cell::new(Some(lock));
             let mut cleaner = Child::fork(|| {
-                crash::arm(step, false);
+                crash::arm(step);
                 family.clean_dead();
-                crash::arm(0, false);
+                crash::arm(0);
                 0
             })
             .unwrap();

@@ -12,12 +12,11 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use loom::sync::{Arc, Condvar};
 use loom::thread;
-use sidestep::bell::{self, HEARD, ONE_OWED, OWED, RUNG, Ringing, WATCHED};
 use sidestep::cursor;
 use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
 use sidestep::sync::{
-    Acquired, Answer, Arrival, Barrier, Event, Gate, Lock, Mutex, Population, ReleaseError, SLICE,
-    Semaphore, Stamp, Wait, Waiters,
+    Acquired, Answer, Arrival, Barrier, Departed, Event, Gate, Lock, Mutex, Population,
+    ReleaseError, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 
 /// Runs a model; the number of times that a thread is interrupted where it need not be is bounded
@@ -93,7 +92,12 @@ impl Population for Process<'_> {
     fn bury(&self) {
         let dead = self.world.dead.load(Ordering::SeqCst);
         if dead != 0 {
-            self.world.lock.bereave(Stamp::new(dead, 1), None, false);
+            self.world.lock.bereave(Departed {
+                stamp: Stamp::new(dead, 1),
+                pid: 0,
+                orderly: false,
+                exitcode: None,
+            });
         }
     }
 }
@@ -645,25 +649,9 @@ struct Socket {
 }
 
 impl Socket {
-    fn new() -> Self {
-        Self {
-            bytes: loom::sync::Mutex::new(0),
-            changed: Condvar::new(),
-        }
-    }
-
     fn write(&self) {
         *self.bytes.lock().unwrap() += 1;
         self.changed.notify_all();
-    }
-
-    /// Takes a byte, waiting for it.
-    fn take(&self) {
-        let mut bytes = self.bytes.lock().unwrap();
-        while *bytes == 0 {
-            bytes = self.changed.wait(bytes).unwrap();
-        }
-        *bytes -= 1;
     }
 
     /// Waits until it is readable.
@@ -683,43 +671,55 @@ impl Socket {
     }
 }
 
-/// One direction of a pipe: three messages at most, a bell and a socket, and the very functions that
-/// the real one calls.
-struct Direction {
+/// The rule of bells, of a pipe's and of who watches a queue: both ring, publish and settle under
+/// the producers' mutex. Mutexes and cursors are the real ones.
+struct Watched {
     words: [AtomicU64; 4],
     head: AtomicU64,
-    lock: Mutex,
-    bell: AtomicU64,
+    get_lock: Mutex,
+    put_lock: Mutex,
+    tail: AtomicU32,
+    rung: AtomicU32,
     socket: Socket,
 }
 
-impl Direction {
-    fn new(bell: u64) -> Arc<Self> {
+impl Watched {
+    fn new() -> Arc<Self> {
         Arc::new(Self {
             words: core::array::from_fn(|_| AtomicU64::new(0)),
             head: AtomicU64::new(0),
-            lock: Mutex::new(),
-            bell: AtomicU64::new(bell),
-            socket: Socket::new(),
+            get_lock: Mutex::new(),
+            put_lock: Mutex::new(),
+            tail: AtomicU32::new(0),
+            rung: AtomicU32::new(0),
+            socket: Socket {
+                bytes: loom::sync::Mutex::new(0),
+                changed: Condvar::new(),
+            },
         })
     }
 
-    /// Sends message number `index`; its sender may be killed before it has rung.
-    fn send(&self, index: usize, dies: bool) {
-        let header = cursor::header(cursor::INLINE, 8, 0);
-        let nowhere = AtomicU64::new(0);
-        cursor::publish(&self.words[index], header, &nowhere, 0);
-        if !dies {
-            self.ring();
+    /// Holding the producers' mutex.
+    fn ring(&self) {
+        if self.rung.load(Ordering::Relaxed) == 0 {
+            self.socket.write();
+            self.rung.store(1, Ordering::Relaxed);
         }
     }
 
-    fn ring(&self) {
-        let write = || {
-            self.socket.write();
-            Ok::<_, ()>(true)
-        };
-        bell::ring(&self.bell, write).unwrap();
+    /// Puts a message; its producer may be killed between the ring and the message.
+    fn put(&self, process: &Process<'_>, dies: bool) {
+        let _ = self.put_lock.lock(process);
+        self.ring();
+        if dies {
+            return process.world.die(process.number);
+        }
+        let index = self.tail.load(Ordering::Relaxed);
+        self.tail.store(index + 1, Ordering::Relaxed);
+        let header = cursor::header(cursor::INLINE, 8, 0);
+        let nowhere = AtomicU64::new(0);
+        cursor::publish(&self.words[index as usize], header, &nowhere, 0);
+        self.put_lock.unlock();
     }
 
     fn has_messages(&self) -> bool {
@@ -728,191 +728,36 @@ impl Direction {
             || self.head.load(Ordering::Acquire) != head
     }
 
-    fn settle(&self) {
-        let take = || {
-            self.socket.take();
-            Ok::<_, ()>(())
-        };
-        bell::settle(&self.bell, || self.has_messages(), take).unwrap();
-    }
-
-    fn try_receive(&self, process: &Process<'_>) -> bool {
-        let _ = self.lock.lock(process);
+    fn try_take(&self, process: &Process<'_>) -> bool {
+        let _ = self.get_lock.lock(process);
         let head = self.head.load(Ordering::Relaxed);
         let header = cursor::look(&self.words[Segment::index(head)]);
         if header != 0 {
             cursor::take(&self.head, cursor::behind(head, header));
         }
-        self.lock.unlock();
-        if header != 0 && bell::is_to_be_settled(&self.bell) {
-            self.settle();
-        }
+        self.get_lock.unlock();
         header != 0
-    }
-
-    fn receive(&self, process: &Process<'_>) {
-        while !self.try_receive(process) {
-            self.settle();
-            if !self.has_messages() {
-                self.socket.poll();
-            }
-        }
-    }
-}
-
-#[test]
-fn loom_pipe_bell_wakes_who_polls() {
-    model(Some(3), || {
-        let (world, pipe) = (World::new(), Direction::new(0));
-        let sender = {
-            let pipe = pipe.clone();
-            thread::spawn(move || {
-                pipe.send(0, false);
-                pipe.send(1, false);
-            })
-        };
-        pipe.receive(&world.process(1));
-        pipe.receive(&world.process(1));
-        sender.join().unwrap();
-        pipe.settle();
-        assert_eq!(pipe.bell.load(Ordering::SeqCst), 0);
-        assert_eq!(pipe.socket.len(), 0);
-    });
-}
-
-#[test]
-fn loom_watched_pipe_is_readable_exactly_while_there_is_a_message() {
-    model(Some(3), || {
-        let (world, pipe) = (World::new(), Direction::new(0));
-        let sender = {
-            let pipe = pipe.clone();
-            thread::spawn(move || {
-                pipe.send(0, false);
-                pipe.send(1, false);
-            })
-        };
-        if bell::watch(&pipe.bell) {
-            pipe.settle();
-        }
-        for _ in 0..2 {
-            // Who sleeps on the bare descriptor does nothing else before it is readable.
-            pipe.socket.poll();
-            pipe.receive(&world.process(1));
-        }
-        sender.join().unwrap();
-        assert_eq!(pipe.bell.load(Ordering::SeqCst), WATCHED);
-        assert_eq!(pipe.socket.len(), 0);
-    });
-}
-
-#[test]
-fn loom_pipe_bell_of_two_receivers_stays_in_order() {
-    model(Some(2), || {
-        let (world, pipe) = (World::new(), Direction::new(WATCHED));
-        let other = {
-            let (world, pipe) = (world.clone(), pipe.clone());
-            thread::spawn(move || pipe.try_receive(&world.process(2)))
-        };
-        let sender = {
-            let pipe = pipe.clone();
-            thread::spawn(move || pipe.send(0, false))
-        };
-        let ours = pipe.try_receive(&world.process(1));
-        sender.join().unwrap();
-        let theirs = other.join().unwrap();
-        assert!(!(ours && theirs));
-        // Bytes are accounted for, and readable means that there is something.
-        let word = pipe.bell.load(Ordering::SeqCst);
-        assert_eq!(word & OWED, 0);
-        assert_eq!(u64::from(pipe.socket.len()), word & RUNG);
-        assert_eq!(word & RUNG == RUNG, pipe.has_messages());
-    });
-}
-
-#[test]
-fn loom_pipe_message_of_a_sender_killed_before_its_bell_comes_with_the_next() {
-    model(Some(3), || {
-        let (world, pipe) = (World::new(), Direction::new(0));
-        let senders = {
-            let pipe = pipe.clone();
-            thread::spawn(move || {
-                pipe.send(0, true);
-                pipe.send(1, false);
-            })
-        };
-        pipe.receive(&world.process(1));
-        pipe.receive(&world.process(1));
-        senders.join().unwrap();
-        pipe.settle();
-        assert_eq!(pipe.bell.load(Ordering::SeqCst), 0);
-        assert_eq!(pipe.socket.len(), 0);
-        // A receiver that was killed while it owed a byte leaves a count and no more.
-        pipe.bell.fetch_add(ONE_OWED, Ordering::SeqCst);
-        pipe.ring();
-        assert_eq!(pipe.socket.len(), 1);
-    });
-}
-
-/// A queue with one watcher: the producers' mutex, two messages, the watcher's word and its doorbell.
-struct Watched {
-    direction: Arc<Direction>,
-    put_lock: Mutex,
-    tail: AtomicU32,
-    who: AtomicU64,
-    doorbell: Socket,
-}
-
-impl Watched {
-    fn new(watcher: Stamp) -> Arc<Self> {
-        Arc::new(Self {
-            direction: Direction::new(0),
-            put_lock: Mutex::new(),
-            tail: AtomicU32::new(0),
-            who: AtomicU64::new(u64::from(watcher.word())),
-            doorbell: Socket::new(),
-        })
-    }
-
-    fn call(&self) {
-        bell::call(&self.who, |_| {
-            self.doorbell.write();
-            Ringing::Heard
-        });
-    }
-
-    /// Puts a message; its producer may be killed between the ring and the message.
-    fn put(&self, process: &Process<'_>, dies: bool) {
-        let _ = self.put_lock.lock(process);
-        self.call();
-        if dies {
-            return process.world.die(process.number);
-        }
-        let index = self.tail.load(Ordering::Relaxed);
-        self.tail.store(index + 1, Ordering::Relaxed);
-        let header = cursor::header(cursor::INLINE, 8, 0);
-        let word = &self.direction.words[index as usize];
-        cursor::publish(word, header, &AtomicU64::new(0), 0);
-        self.put_lock.unlock();
     }
 
     /// As `Chain::settle`: whether there are items.
     fn settle(&self, process: &Process<'_>) -> bool {
         let _ = self.put_lock.lock(process);
-        let has_items = self.direction.has_messages();
+        let has_items = self.has_messages();
         if has_items {
-            self.call();
+            self.ring();
         } else {
-            bell::hush(&self.who, || self.doorbell.drain());
+            self.socket.drain();
+            self.rung.store(0, Ordering::Relaxed);
         }
         self.put_lock.unlock();
         has_items
     }
 
     /// As an event loop does: sleeps on the descriptor first.
-    fn receive_by_descriptor(&self, process: &Process<'_>) {
+    fn take_by_descriptor(&self, process: &Process<'_>) {
         loop {
-            self.doorbell.poll();
-            if self.direction.try_receive(process) {
+            self.socket.poll();
+            if self.try_take(process) {
                 return;
             }
             self.settle(process);
@@ -923,7 +768,7 @@ impl Watched {
 #[test]
 fn loom_watcher_hears_of_every_item() {
     model(Some(2), || {
-        let (world, queue) = (World::new(), Watched::new(Stamp::new(1, 1)));
+        let (world, queue) = (World::new(), Watched::new());
         let producer = {
             let (world, queue) = (world.clone(), queue.clone());
             thread::spawn(move || {
@@ -931,19 +776,18 @@ fn loom_watcher_hears_of_every_item() {
                 queue.put(&world.process(2), false);
             })
         };
-        queue.receive_by_descriptor(&world.process(1));
-        queue.receive_by_descriptor(&world.process(1));
+        queue.take_by_descriptor(&world.process(1));
+        queue.take_by_descriptor(&world.process(1));
         producer.join().unwrap();
         assert!(!queue.settle(&world.process(1)));
-        assert_eq!(queue.doorbell.len(), 0);
-        assert_eq!(queue.who.load(Ordering::SeqCst) & HEARD, 0);
+        assert_eq!(queue.socket.len(), 0);
     });
 }
 
 #[test]
 fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
     model(Some(2), || {
-        let (world, queue) = (World::new(), Watched::new(Stamp::new(1, 1)));
+        let (world, queue) = (World::new(), Watched::new());
         let victim = {
             let (world, queue) = (world.clone(), queue.clone());
             thread::spawn(move || queue.put(&world.process(2), true))
@@ -952,15 +796,15 @@ fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
             let (world, queue) = (world.clone(), queue.clone());
             thread::spawn(move || queue.put(&world.process(3), false))
         };
-        let taken = queue.direction.try_receive(&world.process(1));
+        let taken = queue.try_take(&world.process(1));
         let has_items = queue.settle(&world.process(1));
         assert!(!(taken && has_items));
         victim.join().unwrap();
         producer.join().unwrap();
         // Whenever nobody holds the mutex: if there are items, the bell is rung.
         let _ = queue.put_lock.lock(&world.process(1));
-        if queue.direction.has_messages() {
-            assert!(queue.doorbell.len() > 0);
+        if queue.has_messages() {
+            assert!(queue.socket.len() > 0);
         }
     });
 }

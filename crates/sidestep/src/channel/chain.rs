@@ -25,10 +25,10 @@ use super::cursor::{
 };
 use super::watch;
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::doorbell::Name;
 use crate::primitive::{AtomicU64, Ordering};
-use crate::shm::{Entry, Envelope, Family, Kind, Ref, Shared, Txn, block};
+use crate::shm::{Entry, Envelope, Family, Kind, Note, Ref, Shared, Source, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 
 /// The control block of a chain: four lines of 128 bytes, so that producers and consumers do not
@@ -38,7 +38,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// |-------------|-----------------------------------|---------------------------------------------|
 /// | `max_items` | creator, once                     | most items at once; 0: no limit             |
 /// | `max_bytes` | creator, once                     | most unread bytes; 0: no limit              |
-/// | `closed`    | who closes, once                  | `CLOSED`: nothing more is to come; `SEALED`: nothing more is taken in |
+/// | `closed`    | who closes, once                  | 1: nothing more is to come                  |
 /// | `put_lock`  | see [`Mutex`]                     | producers                                   |
 /// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
@@ -48,7 +48,7 @@ use crate::sync::{Acquired, Gate, Mutex};
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
-/// | `noting`    | holder of `get_lock`              | where it leaves a note (see [`Chain::take`]) |
+/// | `noting`    | holder of `get_lock`              | place of the note that it is writing; 0: none |
 /// | `items`     | see [`Gate`]                      | consumers sleep here                        |
 /// | `space`     | see [`Gate`]                      | producers sleep here                        |
 /// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
@@ -111,7 +111,7 @@ struct Consumer {
     head_block: AtomicU64,
     head: AtomicU64,
     head_base: AtomicU64,
-    /// Where a consumer is leaving a note just now; 0: nowhere.
+    /// The place of the note that a consumer is writing just now; 0: none.
     noting: AtomicU64,
 }
 
@@ -148,9 +148,6 @@ pub(crate) const INLINE_MAX: usize = 16 << 10;
 const FIRST_SEGMENT: u64 = 2 << 10;
 const USUAL_SEGMENT: u64 = 64 << 10;
 const LARGE_SEGMENT: u64 = 1 << 20;
-
-const CLOSED: u64 = 1;
-const SEALED: u64 = 2;
 
 /// How a put went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,9 +194,6 @@ impl std::fmt::Debug for EnvelopeBox {
     }
 }
 
-/// A note that a consumer leaves when it takes a message: see [`Chain::take`].
-pub(crate) const NOTED: u64 = 1 << 63;
-
 impl Chain {
     /// Gives memory its limits, before anybody else sees it.
     pub(crate) fn init(&self, max_items: u64, max_bytes: u64) {
@@ -207,26 +201,10 @@ impl Chain {
         self.limits.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
 
-    /// If the chain is empty, calls `also` and takes nothing in any more, for good: whether it was.
-    /// Whoever was about to put something then finds no room, and looks again.
-    pub(crate) fn seal_if_empty(&self, family: &'static Family, also: impl FnOnce()) -> bool {
-        self.lock_producers(family);
-        let empty = !self.may_have_items(family);
-        if empty {
-            // In this order: whoever finds no room here finds the reason, too.
-            also();
-            self.limits.closed.store(SEALED, Ordering::Release);
-        }
-        self.producer.put_lock.unlock();
-        if empty {
-            self.waiting.space.wake_all();
-        }
-        empty
-    }
-
     /// Says that nothing more is to come: consumers that find the chain empty stop waiting.
     pub(crate) fn close(&self) {
-        self.limits.closed.store(CLOSED, Ordering::SeqCst);
+        self.limits.closed.store(1, Ordering::SeqCst);
+        crash::point("queue: closed, nobody woken yet");
         self.waiting.items.wake_all();
         self.waiting.space.wake_all();
     }
@@ -255,29 +233,36 @@ impl Chain {
         if self.producer.put_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
             self.cover_published(family);
+            crash::point("put: last message of a dead producer covered");
         }
     }
 
-    fn lock_consumers(&self, family: &'static Family) {
+    /// Does something while no message can be put.
+    pub(crate) fn with_producers_locked<T>(
+        &self,
+        family: &'static Family,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        self.lock_producers(family);
+        let done = work();
+        self.producer.put_lock.unlock();
+        done
+    }
+
+    fn lock_consumers(&self, family: &'static Family, source: Source) {
         if self.consumer.get_lock.lock(family) == Acquired::OwnerDied {
             family.settle();
-            self.retract_note(family);
+            self.retract_note(family, source);
         }
     }
 
     /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
     /// note must be gone before somebody else takes the message.
-    fn retract_note(&self, family: &Family) {
-        let at = self.consumer.noting.swap(0, Ordering::Relaxed);
-        if at != 0 {
+    fn retract_note(&self, family: &Family, source: Source) {
+        let place = self.consumer.noting.swap(0, Ordering::Relaxed);
+        if place != 0 {
             let number = count(self.consumer.head.load(Ordering::Relaxed));
-            let note = family.word(at);
-            let _ = note.compare_exchange(
-                NOTED | u64::from(number),
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            family.retract_note(place, source, number);
         }
     }
 
@@ -294,9 +279,6 @@ impl Chain {
 
     /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
     fn has_room(&self, tail: u64, len: u64) -> bool {
-        if self.limits.closed.load(Ordering::Relaxed) == SEALED {
-            return false;
-        }
         let max_items = self.limits.max_items.load(Ordering::Relaxed);
         if max_items != 0 {
             let mut head = self.producer.head_seen.load(Ordering::Relaxed);
@@ -346,7 +328,7 @@ impl Chain {
         let (segment, _) = family.create_unzeroed(Kind::Segment, bytes)?;
         let new = segment.at();
         family.word(new + block::HEADER).store(0, Ordering::Relaxed);
-        crash::point("put: new segment");
+        crash::point("put: segment made");
         let entry = segment.entry_word();
         family.transact(|txn| {
             txn.set(entry, 0);
@@ -362,25 +344,28 @@ impl Chain {
             txn.set(own + TAIL_BASE, base);
             Ok(())
         })?;
+        crash::point("put: segment linked");
         segment.moved();
         Ok((new, 0))
     }
 
     /// Puts a short message (at most [`INLINE_MAX`] bytes, given in `parts`), if there is room.
+    /// `announce` is called just before it is there, holding the producers' mutex.
     ///
     /// # Errors
-    /// The arena is at its ceiling; nothing was put.
+    /// The arena is at its ceiling, or what `announce` says; nothing was put.
     #[inline]
-    pub(crate) fn put(
+    pub(crate) fn put<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         parts: &[&[u8]],
-    ) -> Result<Put> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<Put, E> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         self.lock_producers(family);
-        let done = self.put_locked(family, own, tag, parts, len);
+        let done = self.put_locked(family, own, tag, parts, len, announce);
         self.producer.put_lock.unlock();
         crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
@@ -405,7 +390,8 @@ impl Chain {
         self.lock_producers(family);
         let mut failure = None;
         for message in messages {
-            match self.put_locked(family, own, tag, &[message], message.len() as u64) {
+            let len = message.len() as u64;
+            match self.put_locked(family, own, tag, &[message], len, || Ok::<_, Error>(())) {
                 Ok(Put::Done(_)) => done += 1,
                 Ok(Put::Full) => break,
                 Err(error) => {
@@ -426,14 +412,15 @@ impl Chain {
     }
 
     #[inline]
-    fn put_locked(
+    fn put_locked<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         parts: &[&[u8]],
         len: u64,
-    ) -> Result<Put> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<Put, E> {
         if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
             return Ok(Put::Full);
         }
@@ -450,6 +437,7 @@ impl Chain {
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
         self.ring(family);
+        announce()?;
         publish(
             family.word(start),
             header(INLINE, len, tag),
@@ -459,18 +447,19 @@ impl Chain {
         Ok(Put::Done(number))
     }
 
-    /// Puts an envelope, if there is room; gives it back otherwise.
+    /// Puts an envelope, if there is room; gives it back otherwise. `announce` as for [`Chain::put`].
     ///
     /// # Errors
-    /// The arena is at its ceiling; nothing was put and the envelope is gone.
-    pub(crate) fn put_envelope(
+    /// As for [`Chain::put`]; the envelope is gone.
+    pub(crate) fn put_envelope<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         word: u64,
         envelope: Envelope,
-    ) -> Result<core::result::Result<u32, Envelope>> {
+        announce: impl FnOnce() -> core::result::Result<(), E>,
+    ) -> core::result::Result<core::result::Result<u32, Envelope>, E> {
         self.lock_producers(family);
         let tail = self.producer.tail.load(Ordering::Relaxed);
         let len = envelope.len();
@@ -478,7 +467,8 @@ impl Chain {
             self.producer.put_lock.unlock();
             return Ok(Err(envelope));
         }
-        let placed = self.place(family, own, 16).and_then(|(at, position)| {
+        let place = self.place(family, own, 16).map_err(E::from);
+        let placed = place.and_then(|(at, position)| {
             let number = count(self.producer.tail.load(Ordering::Relaxed));
             let start = at + block::HEADER + position;
             let end = position + footprint(16);
@@ -488,6 +478,7 @@ impl Chain {
                 .word(at + block::HEADER + end)
                 .store(0, Ordering::Relaxed);
             self.ring(family);
+            announce()?;
             family.transact(|txn| {
                 txn.set(start + 8, object);
                 txn.set(start + 16, word);
@@ -500,6 +491,7 @@ impl Chain {
             Ok(number)
         });
         self.producer.put_lock.unlock();
+        crash::point("put: envelope in, unlocked");
         let number = placed?;
         envelope.into_ref().moved();
         crate::primitive::store_load_barrier_after_rmw();
@@ -566,9 +558,9 @@ impl Chain {
 
     /// Takes the oldest message. A short one is appended to `to`.
     ///
-    /// With `note`, the offset of a word, that word becomes `NOTED | number of the message` no
-    /// later than the message is gone: whoever finds the consumer dead knows by it what it had
-    /// taken (if `number` is below the count of messages taken by then).
+    /// The note tells the message's number no later than the message is gone: whoever finds the
+    /// consumer dead knows by it what it had taken (if the number is below the count of messages
+    /// taken by then).
     ///
     /// # Errors
     /// No memory for the reference to an envelope; the message stays.
@@ -578,14 +570,14 @@ impl Chain {
         family: &'static Family,
         own: u64,
         to: &mut Vec<u8>,
-        note: Option<u64>,
+        note: Note,
     ) -> Result<Taken> {
         if !self.may_have_items(family) {
             return Ok(Taken::Empty);
         }
-        self.lock_consumers(family);
+        self.lock_consumers(family, note.source());
         crash::point("take: locked");
-        let taken = self.take_locked(family, own, to, note);
+        let taken = self.take_locked(family, own, to, note, 1);
         self.consumer.get_lock.unlock();
         crash::point("take: unlocked");
         if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
@@ -596,7 +588,8 @@ impl Chain {
     }
 
     /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
-    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope.
+    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope. The note
+    /// tells of all that were taken so far.
     pub(crate) fn take_many(
         &self,
         family: &'static Family,
@@ -604,11 +597,12 @@ impl Chain {
         limit: usize,
         buffer: &mut Vec<u8>,
         ends: &mut Vec<usize>,
+        note: Note,
     ) {
         if !self.may_have_items(family) {
             return;
         }
-        self.lock_consumers(family);
+        self.lock_consumers(family, note.source());
         let mut done = 0;
         while done < limit {
             let Some((_, word)) = self.front(family, own) else {
@@ -617,7 +611,7 @@ impl Chain {
             if form_of(word) != INLINE {
                 break;
             }
-            match self.take_locked(family, own, buffer, None) {
+            match self.take_locked(family, own, buffer, note, done as u32 + 1) {
                 Ok(Taken::Bytes { .. }) => ends.push(buffer.len()),
                 _ => break,
             }
@@ -689,7 +683,8 @@ impl Chain {
         family: &'static Family,
         own: u64,
         to: &mut Vec<u8>,
-        note: Option<u64>,
+        note: Note,
+        nth: u32,
     ) -> Result<Taken> {
         let Some((start, word)) = self.front(family, own) else {
             return Ok(Taken::Empty);
@@ -701,14 +696,17 @@ impl Chain {
         if form_of(word) == ENVELOPE {
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
-            family.transact(|txn| {
+            self.write_note(family, note, number, nth);
+            let taken = family.transact(|txn| {
                 txn.set(own + HEAD, next);
                 txn.set(entry.word, object);
-                if let Some(note) = note {
-                    txn.set(note, NOTED | u64::from(number));
-                }
                 Ok(())
-            })?;
+            });
+            if let Err(error) = taken {
+                self.retract_note(family, note.source());
+                return Err(error);
+            }
+            self.consumer.noting.store(0, Ordering::Relaxed);
             let word = family.word(start + 16).load(Ordering::Relaxed);
             let envelope = EnvelopeBox(Envelope::arrived(Ref::arrived(family, object, entry)));
             return Ok(Taken::Envelope {
@@ -719,23 +717,25 @@ impl Chain {
             });
         }
         family.read(start + 8, len as usize, to);
-        if let Some(note) = note {
-            self.consumer.noting.store(note, Ordering::Relaxed);
-            family
-                .word(note)
-                .store(NOTED | u64::from(number), Ordering::Relaxed);
-        }
+        self.write_note(family, note, number, nth);
         take(&self.consumer.head, next);
-        if note.is_some() {
-            self.consumer.noting.store(0, Ordering::Relaxed);
-        }
+        self.consumer.noting.store(0, Ordering::Relaxed);
         Ok(Taken::Bytes { tag, number })
     }
 
+    /// Notes what is about to be taken. Holding `get_lock`; `noting` is to be cleared when `head`
+    /// has moved.
+    #[inline]
+    fn write_note(&self, family: &Family, note: Note, number: u32, nth: u32) {
+        self.consumer.noting.store(note.place(), Ordering::Relaxed);
+        note.write(family, number, nth);
+        crash::point("take: noted");
+    }
+
     /// Items put and items taken, both wrapping, at one moment.
-    pub(crate) fn counts(&self, family: &'static Family) -> (u32, u32) {
+    pub(crate) fn counts(&self, family: &'static Family, source: Source) -> (u32, u32) {
         self.lock_producers(family);
-        self.lock_consumers(family);
+        self.lock_consumers(family, source);
         let put = count(self.producer.tail.load(Ordering::Relaxed));
         let taken = count(self.consumer.head.load(Ordering::Relaxed));
         self.consumer.get_lock.unlock();
@@ -744,9 +744,9 @@ impl Chain {
     }
 
     /// Whether `max_items` is reached.
-    pub(crate) fn is_full(&self, family: &'static Family) -> bool {
+    pub(crate) fn is_full(&self, family: &'static Family, source: Source) -> bool {
         let max = self.limits.max_items.load(Ordering::Relaxed);
-        let (put, taken) = self.counts(family);
+        let (put, taken) = self.counts(family, source);
         max != 0 && u64::from(put.wrapping_sub(taken)) >= max
     }
 
@@ -776,6 +776,7 @@ impl Chain {
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
+                    crash::point("queue: task done, nobody told yet");
                     crate::primitive::store_load_barrier_after_rmw();
                     if self.all_done() {
                         self.waiting.idle.wake_all();

@@ -1,6 +1,5 @@
 //! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
-mod bell;
 mod chain;
 mod cursor;
 pub mod handshake;
@@ -10,7 +9,7 @@ mod queue;
 pub mod stream;
 mod watch;
 
-pub(crate) use chain::{Chain, NOTED, take_apart};
+pub(crate) use chain::{Chain, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
 pub use queue::{Queue, QueueOptions};
 pub use watch::{MOST as MOST_WATCHERS, Watch};

@@ -189,6 +189,10 @@ fn left(error: io::Error) -> Fault {
     Fault::Other(format!("it was lost within the handshake: {error}"))
 }
 
+/// How long nobody has to make room: a crowd of honest callers, each of which is served in an
+/// instant if the others let it, needs no more, and a crowd of silent ones gains nothing by it.
+const UNDISTURBED: Duration = Duration::from_millis(250);
+
 /// Callers of one listener that have not proved who they are.
 pub struct Porch {
     key: Option<Arc<[u8]>>,
@@ -243,13 +247,17 @@ impl Porch {
     /// Drops the caller that has been silent for longest, else the one that has been here for
     /// longest; false if there is none. [`Self::wait`] will report it.
     pub fn evict(&mut self, why: &str) -> bool {
-        let silent = self.callers.iter().position(|caller| caller.heard == 0);
-        if self.callers.is_empty() {
+        let Some(next) = self.next_to_go() else {
             return false;
-        }
-        let caller = self.callers.remove(silent.unwrap_or(0));
+        };
+        let caller = self.callers.remove(next);
         self.events.push(Event::Dropped(caller.id, why.to_owned()));
         true
+    }
+
+    fn next_to_go(&self) -> Option<usize> {
+        let silent = self.callers.iter().position(|caller| caller.heard == 0);
+        silent.or((!self.callers.is_empty()).then_some(0))
     }
 
     /// Takes an event back that could not be dealt with: the next wait returns it.
@@ -291,11 +299,14 @@ impl Porch {
             let now = Instant::now();
             let patience = self.callers.iter().map(|caller| caller.until).min();
             let patience = patience.map(|until| until.saturating_duration_since(now));
-            let timeout = match (deadline.left(), patience) {
-                (Some(left), Some(patience)) => Some(left.min(patience)),
-                (left, patience) => left.or(patience),
-            };
-            let watched: Vec<_> = std::iter::once((door, Interest::Read))
+            let full = self.full_for(now);
+            let timeout = [deadline.left(), patience, full]
+                .into_iter()
+                .flatten()
+                .min();
+            // With nobody to be let in the door is watched for its end only.
+            let knocks = full.map_or(Interest::Read, |_| Interest::HangUp);
+            let watched: Vec<_> = std::iter::once((door, knocks))
                 .chain(
                     self.callers
                         .iter()
@@ -334,6 +345,17 @@ impl Porch {
                 }
             }
         }
+    }
+
+    /// How long it takes until somebody has to make room; none if there is some, or if it is time.
+    fn full_for(&self, now: Instant) -> Option<Duration> {
+        if self.callers.len() < self.room {
+            return None;
+        }
+        let first = &self.callers[self.next_to_go()?];
+        let came = first.until.checked_sub(self.patience)?;
+        let left = (came + UNDISTURBED).saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
     }
 
     fn settle(&mut self, mut caller: Caller, outcome: Result<bool, Fault>) {
@@ -530,5 +552,23 @@ mod tests {
         }
         assert!(porch.evict("all speak: the first one goes"));
         assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
+    }
+
+    #[test]
+    fn a_full_porch_lets_nobody_in_for_a_moment() {
+        let (door, street) = door();
+        raw(&street, b"knock");
+        let mut porch = porch(LONG, 1);
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+        let (here, peer) = socket::socket_pair().unwrap();
+        porch.add(1, here, None).unwrap();
+        nothing(&mut porch, &door);
+        porch.callers[0].until -= UNDISTURBED;
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+        // And at once if the one who is there leaves.
+        porch.callers[0].until += UNDISTURBED;
+        drop(peer);
+        assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
     }
 }

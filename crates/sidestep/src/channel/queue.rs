@@ -7,7 +7,7 @@ use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
 use crate::primitive::{AtomicU32, Instant, Ordering, Wake, process, spin_loop};
-use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
+use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, family};
 use crate::sync::{Gate, SLICE, Wait};
 
 /// What a queue is to be like.
@@ -66,6 +66,7 @@ impl QueueOptions {
 pub struct Queue {
     object: Ref,
     chain: &'static Chain,
+    source: Source,
     /// How long recent waits took, in ns: decides whether spinning is worth it. Per process.
     recent_wait_ns: AtomicU32,
 }
@@ -80,6 +81,7 @@ impl Queue {
             .at(object.payload())
             .ok_or(Error::Foreign("the queue does not lie in the arena"))?;
         Ok(Self {
+            source: Source::part(&object, 0),
             object,
             chain,
             recent_wait_ns: AtomicU32::new(0),
@@ -115,7 +117,7 @@ impl Queue {
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<Put> {
         debug_assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_MAX);
         self.chain
-            .put(self.family(), self.object.payload(), tag, parts)
+            .put(self.family(), self.object.payload(), tag, parts, || Ok(()))
     }
 
     /// Puts several short messages under one lock: how many there was room for.
@@ -142,8 +144,9 @@ impl Queue {
         word: u64,
         envelope: Envelope,
     ) -> Result<core::result::Result<u32, Envelope>> {
+        let own = self.object.payload();
         self.chain
-            .put_envelope(self.family(), self.object.payload(), tag, word, envelope)
+            .put_envelope(self.family(), own, tag, word, envelope, || Ok(()))
     }
 
     /// Says that nothing more is to come: whoever waits for items, or will, is told at once.
@@ -162,20 +165,34 @@ impl Queue {
     /// No memory to hold an envelope: it stays in the queue.
     #[inline]
     pub fn try_take(&self, to: &mut Vec<u8>) -> Result<Taken> {
+        let note = Note::in_slot(self.family(), self.source);
         self.chain
-            .take(self.family(), self.object.payload(), to, None)
+            .take(self.family(), self.object.payload(), to, note)
     }
 
-    /// As [`Queue::try_take`], and notes the message's number in the word at offset `note`.
-    pub(crate) fn try_take_noted(&self, to: &mut Vec<u8>, note: u64) -> Result<Taken> {
+    /// As [`Queue::try_take`], but the note of what was taken goes to `place`.
+    pub(crate) fn try_take_noted(&self, to: &mut Vec<u8>, place: u64) -> Result<Taken> {
+        let note = Note::at(place, self.source);
         self.chain
-            .take(self.family(), self.object.payload(), to, Some(note))
+            .take(self.family(), self.object.payload(), to, note)
+    }
+
+    /// What notes call this queue: see [`Family::last_taken`].
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// Takes at most `limit` short messages; `ends` tells where each ends in `buffer`.
     pub fn try_take_many(&self, limit: usize, buffer: &mut Vec<u8>, ends: &mut Vec<usize>) {
-        self.chain
-            .take_many(self.family(), self.object.payload(), limit, buffer, ends);
+        let note = Note::in_slot(self.family(), self.source);
+        self.chain.take_many(
+            self.family(),
+            self.object.payload(),
+            limit,
+            buffer,
+            ends,
+            note,
+        );
     }
 
     /// Waits until there may be an item, or the queue is closed; the caller then tries to take one.
@@ -263,13 +280,13 @@ impl Queue {
     /// Number of items in the queue: committed minus taken, exact at some moment of the call.
     #[must_use]
     pub fn len(&self) -> u32 {
-        let (put, taken) = self.chain.counts(self.family());
+        let (put, taken) = self.counts();
         put.wrapping_sub(taken)
     }
 
     /// Items put and items taken since the queue was made, both wrapping.
     pub fn counts(&self) -> (u32, u32) {
-        self.chain.counts(self.family())
+        self.chain.counts(self.family(), self.source)
     }
 
     /// Whether the queue is empty, at some moment of the call.
@@ -281,7 +298,7 @@ impl Queue {
     /// Whether as many items as allowed are in the queue.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.chain.is_full(self.family())
+        self.chain.is_full(self.family(), self.source)
     }
 
     /// Puts a message of any length, waiting for room where there is a limit.

@@ -25,7 +25,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::bell::{self, Ringing};
 use super::chain::Chain;
 use crate::crash;
 use crate::error::{Error, Result};
@@ -43,7 +42,7 @@ pub const MOST: u32 = 32;
 /// | offset      | bytes | field  | meaning                                                |
 /// |------------:|------:|--------|--------------------------------------------------------|
 /// |           0 |     8 | `USED` | entries that were ever used, from the first one        |
-/// | 16 + 16 x n |     8 | `WHO`  | stamp of the watcher, and `HEARD`; 0: nobody            |
+/// | 16 + 16 x n |     8 | `WHO`  | stamp of the watcher, and `RUNG`; 0: nobody            |
 /// | 24 + 16 x n |     8 | `BELL` | name of its doorbell                                   |
 mod layout {
     pub const USED: u64 = 0;
@@ -54,6 +53,9 @@ mod layout {
 
 /// Bytes of a list of watchers.
 pub(super) const LIST_BYTES: u64 = layout::FIRST + layout::ENTRY * MOST as u64;
+
+/// A bit of `WHO`: the bell's descriptor is readable.
+const RUNG: u64 = 1 << 32;
 
 fn entry_at(list: u64, index: u64) -> u64 {
     list + layout::FIRST + layout::ENTRY * index
@@ -76,19 +78,23 @@ pub(super) fn ring_all(family: &Family, list: u64) {
 
 /// Rings a bell, if the entry has one and it is not rung.
 fn ring(family: &Family, entry: u64) {
-    bell::call(family.word(entry), |word| {
-        let name = family.word(entry + layout::BELL).load(Ordering::Relaxed);
-        let rung = match doorbell::ring(Name(name)) {
-            Ok(()) => Ringing::Heard,
-            // Also a living watcher refuses whoever is in another network namespace.
-            Err(_) if is_gone(family, word) => Ringing::Gone,
-            // Next time, perhaps.
-            Err(_) => Ringing::Failed,
-        };
-        crash::point("watch: rung");
-        rung
-    });
-    crash::point("watch: noted");
+    let who = family.word(entry);
+    let word = who.load(Ordering::Relaxed);
+    if word == 0 || word & RUNG != 0 {
+        return;
+    }
+    let bell = family.word(entry + layout::BELL).load(Ordering::Relaxed);
+    match doorbell::ring(Name(bell)) {
+        Ok(()) => {
+            crash::point("watch: rung");
+            who.store(word | RUNG, Ordering::Relaxed);
+            crash::point("watch: noted");
+        }
+        // Also a living watcher refuses whoever is in another network namespace.
+        Err(_) if is_gone(family, word) => who.store(0, Ordering::Relaxed),
+        // Next time, perhaps.
+        Err(_) => {}
+    }
 }
 
 /// Enters this process's bell into a list, under the producers' mutex: where.
@@ -121,13 +127,17 @@ pub(super) fn fit(family: &Family, entry: u64, bell: BorrowedFd<'_>, has_items: 
     if has_items {
         ring(family, entry);
     } else {
-        bell::hush(family.word(entry), || doorbell::silence(bell));
+        doorbell::silence(bell);
+        crash::point("watch: silenced");
+        let who = family.word(entry);
+        who.store(who.load(Ordering::Relaxed) & !RUNG, Ordering::Relaxed);
     }
 }
 
 /// Under the producers' mutex: nobody watches by this entry any more.
 pub(super) fn leave(family: &Family, entry: u64) {
     family.word(entry).store(0, Ordering::Relaxed);
+    crash::point("watch: left");
 }
 
 /// A descriptor that is readable while a queue has items; see [`super::Queue::watch`].
@@ -142,7 +152,7 @@ pub struct Watch {
 impl Watch {
     pub(super) fn new(object: Ref, chain: &'static Chain) -> Result<Self> {
         let (bell, name) =
-            doorbell::hang().map_err(Error::os("making a socket to watch a queue"))?;
+            doorbell::hang().map_err(Error::os("cannot make a socket to watch a queue by"))?;
         let family = object.family();
         let entry = chain.watch(family, object.payload(), name)?;
         let watch = Self {

@@ -1,6 +1,8 @@
 //! Hooks around fork(2), also for forks made in C.
 #![allow(unsafe_code)]
 
+use super::call::{Call, call_by_number};
+
 /// Has `prepare` called before each fork, `parent` and `child` after it, for the process's life.
 ///
 /// A child made by `vfork` or `posix_spawn` runs none of them: it is going to exec.
@@ -15,9 +17,8 @@ pub fn register(
     parent: extern "C" fn(),
     child: extern "C" fn(),
 ) -> std::io::Result<()> {
-    // SAFETY: the functions are static and never unloaded; they only run this crate's code.
-    match unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } {
-        0 => Ok(()),
-        code => Err(std::io::Error::from_raw_os_error(code)),
-    }
+    call_by_number(Call::Atfork, || {
+        // SAFETY: the functions are static and never unloaded; they only run this crate's code.
+        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) }
+    })
 }

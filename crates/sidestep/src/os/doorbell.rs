@@ -12,6 +12,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::call::{Call, call};
+
 /// What a doorbell is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(pub u64);
@@ -23,13 +25,12 @@ impl Name {
     /// getrandom(2)
     fn random() -> io::Result<Self> {
         let mut bytes = [0; 8];
-        // SAFETY: the kernel writes at most 8 bytes into memory that is ours.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        if got == bytes.len() as isize {
-            Ok(Self(u64::from_ne_bytes(bytes)))
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        // So few bytes come at once or not at all.
+        call(Call::Getrandom, || {
+            // SAFETY: the kernel writes at most 8 bytes into memory that is ours.
+            unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) }
+        })?;
+        Ok(Self(u64::from_ne_bytes(bytes)))
     }
 
     /// The address and its length. Its first byte is 0, which makes it abstract.
@@ -48,15 +49,12 @@ impl Name {
 
 fn socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no memory is handed over; the descriptor returned is ours alone.
-    unsafe {
-        let fd = libc::socket(libc::AF_UNIX, kind, 0);
-        if fd < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(OwnedFd::from_raw_fd(fd))
-        }
-    }
+    // SAFETY: no memory is handed over.
+    let fd = call(Call::Socket, || unsafe {
+        libc::socket(libc::AF_UNIX, kind, 0)
+    })?;
+    // SAFETY: the descriptor is new, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A new doorbell, close-on-exec, and its name.
@@ -70,11 +68,11 @@ pub fn hang() -> io::Result<(OwnedFd, Name)> {
     let bell = socket()?;
     let name = Name::random()?;
     let (address, len) = name.address();
-    // SAFETY: `address` is a `sockaddr_un` of ours, of which `len` bytes are meant.
-    match unsafe { libc::bind(bell.as_raw_fd(), (&raw const address).cast(), len) } {
-        0 => Ok((bell, name)),
-        _ => Err(io::Error::last_os_error()),
-    }
+    call(Call::Bind, || {
+        // SAFETY: `address` is a `sockaddr_un` of ours, of which `len` bytes are meant.
+        unsafe { libc::bind(bell.as_raw_fd(), (&raw const address).cast(), len) }
+    })?;
+    Ok((bell, name))
 }
 
 /// Makes the doorbell readable. Never waits.
@@ -91,7 +89,7 @@ pub fn ring(name: Name) -> io::Result<()> {
     let socket = socket()?;
     let (address, len) = name.address();
     // SAFETY: one byte to read, and an address of which `len` bytes are meant.
-    let sent = unsafe {
+    let sent = call(Call::Sendto, || unsafe {
         libc::sendto(
             socket.as_raw_fd(),
             [0u8].as_ptr().cast(),
@@ -100,12 +98,11 @@ pub fn ring(name: Name) -> io::Result<()> {
             (&raw const address).cast(),
             len,
         )
-    };
-    let error = io::Error::last_os_error();
+    });
     match sent {
         // It is so full that it must be readable.
-        ..0 if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        sent => sent.map(drop),
     }
 }
 
@@ -118,15 +115,15 @@ pub fn silence(bell: BorrowedFd<'_>) {
     // A bound, so that somebody who rings without end does not keep us here.
     for _ in 0..64 {
         // SAFETY: the kernel writes at most one byte into memory that is ours.
-        let got = unsafe {
+        let got = call(Call::Recv, || unsafe {
             libc::recv(
                 bell.as_raw_fd(),
                 (&raw mut byte).cast(),
                 1,
                 libc::MSG_DONTWAIT,
             )
-        };
-        if got < 0 {
+        });
+        if got.is_err() {
             return;
         }
     }
@@ -140,15 +137,12 @@ pub fn silence(bell: BorrowedFd<'_>) {
 /// # References
 /// eventfd(2)
 pub fn always_writable() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is handed over; the descriptor returned is ours alone.
-    unsafe {
-        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-        if fd < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(OwnedFd::from_raw_fd(fd))
-        }
-    }
+    // SAFETY: no memory is handed over.
+    let fd = call(Call::Eventfd, || unsafe {
+        libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+    })?;
+    // SAFETY: the descriptor is new, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 use core::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use super::call::{Call, call};
+
 /// How a wait on a futex ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -31,7 +33,7 @@ pub fn wait(word: &AtomicU32, expected: u32, limit: Option<Duration>) -> Wake {
     let spec = spec.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: `word` is a live aligned u32, `spec` is null or a live timespec; the kernel keeps
     // neither after the call.
-    let done = unsafe {
+    let done = call(Call::FutexWait, || unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
@@ -39,16 +41,14 @@ pub fn wait(word: &AtomicU32, expected: u32, limit: Option<Duration>) -> Wake {
             expected,
             spec,
         )
-    };
-    if done == 0 {
-        return Wake::Woken;
-    }
-    match std::io::Error::last_os_error().raw_os_error() {
-        Some(libc::EAGAIN) => Wake::Changed,
-        Some(libc::ETIMEDOUT) => Wake::TimedOut,
-        Some(libc::EINTR) => Wake::Interrupted,
+    });
+    match done.map_err(|error| error.raw_os_error()) {
+        Ok(_) => Wake::Woken,
+        Err(Some(libc::EAGAIN)) => Wake::Changed,
+        Err(Some(libc::ETIMEDOUT)) => Wake::TimedOut,
+        Err(Some(libc::EINTR)) => Wake::Interrupted,
         // Nothing else is documented for a valid word: treat it as a spurious wake-up.
-        _ => Wake::Woken,
+        Err(_) => Wake::Woken,
     }
 }
 
@@ -58,6 +58,9 @@ pub fn wait(word: &AtomicU32, expected: u32, limit: Option<Duration>) -> Wake {
 /// futex(2), `FUTEX_WAKE`.
 pub fn wake(word: &AtomicU32, count: u32) {
     let count = count.min(i32::MAX as u32);
+    // A sleeper that is not woken looks again by itself.
     // SAFETY: the kernel only uses the address of `word` as a key.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
+    let _ = call(Call::FutexWake, || unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count)
+    });
 }

@@ -16,12 +16,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::call::{Call, call, call_std};
 use super::memory::{Identity, identify};
-use super::process;
+use super::{process, socket};
 
 /// The pipe that ends with this process.
 #[derive(Debug)]
@@ -35,14 +36,7 @@ static OWN: Mutex<Option<LifeLine>> = Mutex::new(None);
 
 impl LifeLine {
     fn new() -> io::Result<Self> {
-        let mut ends = [0; 2];
-        // SAFETY: room for two descriptors, which are then ours alone.
-        let (reader, writer) = unsafe {
-            if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
-        };
+        let (reader, writer) = socket::pipe()?;
         let identity = identify(reader.as_fd())?.0;
         Ok(Self {
             reader,
@@ -98,10 +92,12 @@ pub fn open() -> io::Result<OwnedFd> {
     };
     // Whom to signal is a property of the opening, and a duplicate is the same opening.
     let path = format!("/proc/self/fd/{}", line.reader.as_raw_fd());
-    let reader = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+    let reader = call_std(Call::OpenAgain, || {
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+    })?;
     Ok(reader.into())
 }
 
@@ -115,17 +111,16 @@ pub fn open() -> io::Result<OwnedFd> {
 /// fcntl(2), `F_SETSIG`, `F_SETOWN`, `O_ASYNC`.
 pub fn die_at_end_of(fd: i32) -> io::Result<()> {
     const F_SETSIG: libc::c_int = 10;
-    let check = |result| match result {
-        -1 => Err(io::Error::last_os_error()),
-        flags => Ok(flags),
+    let set = |command, value: libc::c_int| {
+        call(Call::AskForSignal, || {
+            // SAFETY: a system call without pointers.
+            unsafe { libc::fcntl(fd, command, value) }
+        })
     };
-    // SAFETY: system calls without pointers.
-    unsafe {
-        check(libc::fcntl(fd, libc::F_SETOWN, process::pid()))?;
-        check(libc::fcntl(fd, F_SETSIG, libc::SIGKILL))?;
-        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
-        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_ASYNC))?;
-    }
+    set(libc::F_SETOWN, process::pid().cast_signed())?;
+    set(F_SETSIG, libc::SIGKILL)?;
+    let flags = set(libc::F_GETFL, 0)?;
+    set(libc::F_SETFL, flags | libc::O_ASYNC)?;
     // SAFETY: open, as the calls above have shown, and borrowed for this look only.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     // From now on the kernel tells; what came before this it did not.

@@ -1,10 +1,12 @@
 //! Memory without a name: memfd, its mapping, and what the machine has left.
 #![allow(unsafe_code)]
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
+
+use super::call::{Call, call, call_std, text};
 
 /// Device and inode of an open file: what is behind a descriptor's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,20 +36,27 @@ impl Identity {
 /// `EBADF`: nothing is open there.
 pub fn identify(fd: BorrowedFd<'_>) -> io::Result<(Identity, u64)> {
     let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: `stat` is large enough, and initialised when the call succeeds.
-    unsafe {
-        if libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let stat = stat.assume_init();
-        Ok((
-            Identity {
-                device: stat.st_dev,
-                inode: stat.st_ino,
-            },
-            stat.st_size as u64,
-        ))
-    }
+    call(Call::Fstat, || {
+        // SAFETY: `stat` is large enough.
+        unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) }
+    })?;
+    // SAFETY: initialised, as the call has succeeded.
+    let stat = unsafe { stat.assume_init() };
+    Ok((
+        Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        },
+        stat.st_size as u64,
+    ))
+}
+
+/// Another descriptor for the same file, close-on-exec.
+///
+/// # Errors
+/// What fcntl(2), `F_DUPFD_CLOEXEC` says.
+pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    call_std(Call::Duplicate, || fd.try_clone_to_owned())
 }
 
 /// A new anonymous file, empty, close-on-exec, which can be sealed.
@@ -58,18 +67,18 @@ pub fn memfd(name: &core::ffi::CStr) -> io::Result<OwnedFd> {
     // Kernels before 6.3 do not know the no-exec flag; some settings refuse memfds without it.
     const NOEXEC_SEAL: libc::c_uint = 0x8;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: `name` is a C string; the descriptor returned is ours alone.
-    unsafe {
-        let mut fd = libc::memfd_create(name.as_ptr(), flags | NOEXEC_SEAL);
-        if fd < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
-            fd = libc::memfd_create(name.as_ptr(), flags);
-        }
-        if fd < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(OwnedFd::from_raw_fd(fd))
-        }
-    }
+    let make = |flags| {
+        // SAFETY: `name` is a C string.
+        call(Call::MemfdCreate, || unsafe {
+            libc::memfd_create(name.as_ptr(), flags)
+        })
+    };
+    let fd = match make(flags | NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => make(flags),
+        made => made,
+    }?;
+    // SAFETY: the descriptor is new, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Forbids for ever that the file shrinks: no member can turn the others' memory into SIGBUS.
@@ -77,11 +86,11 @@ pub fn memfd(name: &core::ffi::CStr) -> io::Result<OwnedFd> {
 /// # Errors
 /// What fcntl(2), `F_ADD_SEALS` says.
 pub fn seal_against_shrinking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: a system call without pointers.
-    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    call(Call::AddSeals, || {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) }
+    })
+    .map(drop)
 }
 
 /// Lets the file grow to `size` bytes; sparse, so no memory is taken yet.
@@ -89,10 +98,16 @@ pub fn seal_against_shrinking(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// What ftruncate(2) says.
 pub fn grow(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    // SAFETY: a system call without pointers.
-    match unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    loop {
+        let grown = call(Call::Ftruncate, || {
+            // SAFETY: a system call without pointers.
+            unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) }
+        });
+        match grown {
+            // It is no wait that a signal should end.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            grown => return grown.map(drop),
+        }
     }
 }
 
@@ -116,23 +131,30 @@ impl Mapping {
     /// `ENOMEM`: no room in the address space.
     pub fn shared(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice.
-        unsafe {
-            let base = libc::mmap(
+        let base = call(Call::Mmap, || unsafe {
+            libc::mmap(
                 core::ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_NORESERVE,
                 fd.as_raw_fd(),
                 0,
-            );
-            if base == libc::MAP_FAILED {
-                return Err(io::Error::last_os_error());
-            }
-            libc::madvise(base, len, libc::MADV_DONTDUMP);
-            NonNull::new(base.cast())
-                .map(|base| Self { base, len })
-                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
-        }
+            )
+        })?;
+        let mapping = NonNull::new(base.cast())
+            .map(|base| Self { base, len })
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        // Where that is refused, a core dump is large, and nothing else.
+        let _ = mapping.keep_out_of_dumps();
+        Ok(mapping)
+    }
+
+    pub(super) fn keep_out_of_dumps(&self) -> io::Result<()> {
+        // SAFETY: the range was mapped by `shared`.
+        call(Call::DontDump, || unsafe {
+            libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTDUMP)
+        })
+        .map(drop)
     }
 
     /// The same mapping once more. Whichever is dropped first unmaps it for both: drop both at once.
@@ -166,44 +188,40 @@ impl Mapping {
     /// # References
     /// madvise(2), `MADV_REMOVE`.
     pub fn give_back(&self, offset: usize, len: usize) -> bool {
+        self.try_give_back(offset, len).is_ok()
+    }
+
+    pub(super) fn try_give_back(&self, offset: usize, len: usize) -> io::Result<()> {
         const PAGE: usize = 4096;
         let start = offset.next_multiple_of(PAGE);
         let end = (offset + len).min(self.len) / PAGE * PAGE;
         if start >= end {
-            return false;
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // SAFETY: whole pages inside the mapping, which the caller owns.
-        unsafe {
+        call(Call::GiveBack, || unsafe {
             libc::madvise(
                 self.base.as_ptr().add(start).cast(),
                 end - start,
                 libc::MADV_REMOVE,
-            ) == 0
-        }
+            )
+        })
+        .map(drop)
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `shared`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        let _ = call(Call::Munmap, || unsafe {
+            libc::munmap(self.base.as_ptr().cast(), self.len)
+        });
     }
-}
-
-/// Soft limit of the address space in bytes, if there is one (`RLIMIT_AS`).
-pub fn address_space_limit() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is a live rlimit.
-    let done = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-    (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Memory of the machine and what is available of it, in bytes (`/proc/meminfo`).
 pub fn machine() -> (u64, u64) {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = text("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         let line = text.lines().find(|line| line.starts_with(name))?;
         line.split_ascii_whitespace()
@@ -216,37 +234,64 @@ pub fn machine() -> (u64, u64) {
     (total, field("MemAvailable:").unwrap_or(total))
 }
 
-/// Limit and use of the process's memory control group in bytes, version 2 or 1, if it has one.
-pub fn control_group() -> Option<(u64, u64)> {
-    let read = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    for line in groups.lines() {
+/// Memory that a process's control groups leave to it, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The lowest limit of the group and those that it lies in.
+    pub limit: u64,
+    /// What the fullest of them has left; files kept in memory make room when it is needed.
+    pub available: u64,
+}
+
+/// The process's memory control group, version 2 or 1, if it has a limit.
+///
+/// # References
+/// cgroups(7)
+pub fn control_group() -> Option<Group> {
+    let groups = text("/proc/self/cgroup").ok()?;
+    groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let found = if controllers.is_empty() {
-            // A container sees its own group as the root of the tree.
-            [path, ""].iter().find_map(|path| {
-                let dir = format!("/sys/fs/cgroup{path}");
-                Some((
-                    read(&format!("{dir}/memory.max"))?,
-                    read(&format!("{dir}/memory.current"))?,
-                ))
-            })
+        if controllers.is_empty() {
+            let files = ["memory.max", "memory.current", ""];
+            tightest("/sys/fs/cgroup", path, files)
         } else if controllers.split(',').any(|name| name == "memory") {
-            [path, ""].iter().find_map(|path| {
-                let dir = format!("/sys/fs/cgroup/memory{path}");
-                Some((
-                    read(&format!("{dir}/memory.limit_in_bytes"))?,
-                    read(&format!("{dir}/memory.usage_in_bytes"))?,
-                ))
-            })
+            let files = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_"];
+            tightest("/sys/fs/cgroup/memory", path, files)
         } else {
             None
-        };
-        // Version 1 says "no limit" by a number near 2^63.
-        if let Some((limit, used)) = found.filter(|&(limit, _)| limit < 1 << 60) {
-            return Some((limit, used));
         }
+    })
+}
+
+/// Limit and room of the group `path` under `root` and of those above it. A container sees its own
+/// group as the root, and a path that may not be there. `files` are the names of limit and use, and
+/// what a statistic begins with that counts the groups below, too.
+fn tightest(root: &str, path: &str, [limit, usage, whole]: [&str; 3]) -> Option<Group> {
+    let mut found: Option<Group> = None;
+    for group in Path::new(path).ancestors() {
+        let folder = format!("{root}{}", group.display());
+        let number = |file| text(&format!("{folder}/{file}")).ok()?.trim().parse().ok();
+        // Version 1 says "no limit" by a number near 2^63.
+        let Some(limit) = number(limit).filter(|&limit: &u64| limit < 1 << 60) else {
+            continue;
+        };
+        let Some(used) = number(usage) else {
+            continue;
+        };
+        let statistics = text(&format!("{folder}/memory.stat")).unwrap_or_default();
+        let files: u64 = statistics
+            .lines()
+            .filter_map(|line| line.strip_prefix(whole)?.split_once(' '))
+            .filter(|(name, _)| matches!(*name, "active_file" | "inactive_file"))
+            .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
+            .sum();
+        let available = limit.saturating_sub(used.saturating_sub(files));
+        let so_far = found.unwrap_or(Group { limit, available });
+        found = Some(Group {
+            limit: limit.min(so_far.limit),
+            available: available.min(so_far.available),
+        });
     }
-    None
+    found
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use super::call::{Call, call};
 use super::memory::{self, Mapping};
 use super::robust::{Locked, RobustWord};
 use super::{futex, process, socket};
@@ -73,13 +74,13 @@ pub fn features() -> Vec<Feature> {
             "MADV_DONTDUMP",
             false,
             "a core dump holds the whole arena",
-            advice(libc::MADV_DONTDUMP),
+            page().and_then(|page| page.keep_out_of_dumps()),
         ),
         feature(
             "MADV_REMOVE",
             false,
             "memory that became free is kept for later use and not given back to the machine",
-            advice(libc::MADV_REMOVE),
+            gives_back(),
         ),
         feature(
             "close_range",
@@ -164,13 +165,8 @@ fn descriptor_passing() -> io::Result<()> {
     }
 }
 
-fn advice(advice: i32) -> io::Result<()> {
-    let page = page()?;
-    // SAFETY: a page of our own, which nobody reads.
-    match unsafe { libc::madvise(page.base().as_ptr().cast(), PAGE, advice) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+fn gives_back() -> io::Result<()> {
+    page()?.try_give_back(0, PAGE)
 }
 
 fn close_range() -> io::Result<()> {
@@ -179,32 +175,29 @@ fn close_range() -> io::Result<()> {
     const MARK: libc::c_uint = 4;
     let number = fd.as_raw_fd();
     // SAFETY: a system call without pointers, about a descriptor of ours.
-    match unsafe { libc::syscall(libc::SYS_close_range, number, number, MARK) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    call(Call::CloseRange, || unsafe {
+        libc::syscall(libc::SYS_close_range, number, number, MARK)
+    })
+    .map(drop)
 }
 
 fn abstract_socket() -> io::Result<()> {
-    // SAFETY: the descriptor returned is ours alone.
-    let socket = unsafe {
-        match libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) {
-            -1 => return Err(io::Error::last_os_error()),
-            fd => OwnedFd::from_raw_fd(fd),
-        }
-    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is handed over.
+    let socket = call(Call::Socket, || unsafe {
+        libc::socket(libc::AF_UNIX, kind, 0)
+    })?;
+    // SAFETY: the descriptor is new, and ours alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     let family = libc::AF_UNIX as libc::sa_family_t;
     // An address of nothing but its family: the kernel chooses an abstract name.
     // SAFETY: the address is live, and its length is that of what is there.
-    let bound = unsafe {
+    call(Call::Bind, || unsafe {
         libc::bind(
             socket.as_raw_fd(),
             (&raw const family).cast(),
             size_of_val(&family) as libc::socklen_t,
         )
-    };
-    match bound {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    })
+    .map(drop)
 }

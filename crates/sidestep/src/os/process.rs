@@ -1,11 +1,11 @@
 //! Processes: identity, descriptors of processes, fork, reaping.
 #![allow(unsafe_code)]
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use super::call::{self, Call, call};
 use super::memory::Identity;
 
 /// The calling process's id, in its own pid namespace.
@@ -30,7 +30,21 @@ pub fn in_main_thread() -> bool {
 /// # Errors
 /// There is no `/proc`.
 pub fn threads() -> io::Result<usize> {
-    Ok(fs::read_dir("/proc/self/task")?.count())
+    Ok(call::names("/proc/self/task")?.len())
+}
+
+/// The number of the first field that [`fields_of`] returns.
+const FIRST: usize = 3;
+
+/// The fields of the line that describes a process, without the first two.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`.
+fn fields_of(pid: u32) -> Option<Vec<String>> {
+    let stat = call::text(&format!("/proc/{pid}/stat")).ok()?;
+    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some(fields.map(str::to_owned).collect())
 }
 
 /// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
@@ -38,14 +52,22 @@ pub fn threads() -> io::Result<usize> {
 /// # References
 /// proc(5), `/proc/[pid]/stat`, field 22.
 pub fn start_time(pid: u32) -> u64 {
-    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| {
-            let rest = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
-            rest.parse().ok()
-        })
+    fields_of(pid)
+        .and_then(|fields| fields.get(22 - FIRST)?.parse().ok())
         .unwrap_or(0)
+}
+
+/// How the process ended, if it has and waits to be reaped. A start time of 0 is not known.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`, fields 3 and 52.
+pub fn exit_of(pid: u32, start_time_then: u64) -> Option<Exit> {
+    let fields = fields_of(pid)?;
+    let number = |field: usize| fields.get(field - FIRST)?.parse::<u64>().ok();
+    let same = start_time_then == 0 || number(22)? == start_time_then;
+    let ended = matches!(fields.first()?.as_str(), "Z" | "X");
+    let status = number(52)? as i32;
+    (same && ended).then(|| Exit::of(status))
 }
 
 /// A descriptor that polls readable when the process has ended; close-on-exec.
@@ -57,13 +79,12 @@ pub fn start_time(pid: u32) -> u64 {
 /// # References
 /// `pidfd_open(2)`.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: a system call without pointers; a descriptor it returns is ours alone.
-    unsafe {
-        match libc::syscall(libc::SYS_pidfd_open, pid, 0) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd as i32)),
-        }
-    }
+    // SAFETY: a system call without pointers.
+    let fd = call(Call::PidfdOpen, || unsafe {
+        libc::syscall(libc::SYS_pidfd_open, pid, 0)
+    })?;
+    // SAFETY: the descriptor is new, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Whether `fd` becomes readable within `limit` (`None`: for ever).
@@ -77,42 +98,51 @@ pub fn poll_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<
         revents: 0,
     };
     let millis = limit.map_or(-1, |limit| limit.as_millis().min(i32::MAX as u128) as i32);
-    // SAFETY: one live pollfd.
-    match unsafe { libc::poll(&raw mut poll, 1, millis) } {
-        -1 => Err(io::Error::last_os_error()),
-        count => Ok(count > 0),
-    }
+    call(Call::Poll, || {
+        // SAFETY: one live pollfd.
+        unsafe { libc::poll(&raw mut poll, 1, millis) }
+    })
+    .map(|count| count > 0)
 }
 
-/// Whether every thread of the process is gone: by pidfd, else by its entry in /proc. A start time
-/// of 0 is not known.
+/// Whether every thread of the process is gone: by pidfd, else by its number. A start time of 0 is
+/// not known. In doubt it has not ended.
 pub fn has_ended(pid: u32, start_time_then: u64) -> bool {
-    let is_another = || start_time_then != 0 && start_time(pid) != start_time_then;
+    // What cannot be looked up (0) says nothing: descriptors may be short.
+    let is_another = || start_time_then != 0 && ![0, start_time_then].contains(&start_time(pid));
+    let is_no_process = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
     match pidfd_open(pid) {
         Ok(fd) => {
             use std::os::fd::AsFd;
             poll_readable(fd.as_fd(), Some(Duration::ZERO)).unwrap_or(false) || is_another()
         }
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => true,
-        Err(_) => start_time(pid) == 0 || is_another(),
+        Err(error) if is_no_process(&error) => true,
+        // A signal that is none asks whether there is somebody, and needs no descriptor.
+        Err(_) => kill(pid, 0).is_err_and(|error| is_no_process(&error)) || is_another(),
     }
 }
 
 /// Whether a process other than the calling one, and other than those that `known` tells, has
-/// `file` mapped. Processes that this one may not look into count as having not.
+/// `file` mapped. Processes that this one may not look into count as having not; where looking
+/// fails otherwise, as descriptors are short, there may be one.
 ///
 /// # References
 /// proc(5), `/proc/[pid]/maps`.
 pub fn others_map(file: Identity, known: impl Fn(u32) -> bool) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return false;
+    let Ok(processes) = call::names("/proc") else {
+        return true;
     };
     processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .iter()
+        .filter_map(|name| name.parse().ok())
         .filter(|&other| other != pid() && !known(other))
-        .filter_map(|other| fs::read_to_string(format!("/proc/{other}/maps")).ok())
-        .any(|maps| maps.lines().any(|line| file.is_in_map(line)))
+        .any(|other| match call::text(&format!("/proc/{other}/maps")) {
+            Ok(maps) => maps.lines().any(|line| file.is_in_map(line)),
+            Err(error) => matches!(
+                error.raw_os_error(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+            ),
+        })
 }
 
 /// How a child ended.
@@ -122,6 +152,25 @@ pub enum Exit {
     Code(i32),
     /// It was killed by this signal.
     Signal(i32),
+}
+
+impl Exit {
+    /// Of a status as waitpid(2) tells it.
+    fn of(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signal(libc::WTERMSIG(status))
+        } else {
+            Self::Code(libc::WEXITSTATUS(status))
+        }
+    }
+
+    /// The exit code, or minus the signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => -signal,
+        }
+    }
 }
 
 /// What [`fork`] returns.
@@ -142,8 +191,7 @@ pub enum Fork {
 /// another thread held (the allocator's aside, which libc resets) stays held in the child.
 pub unsafe fn fork() -> io::Result<Fork> {
     // SAFETY: the caller's promise.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+    match call(Call::Fork, || unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid as u32)),
     }
@@ -163,26 +211,44 @@ pub fn fork_alone() -> io::Result<Fork> {
     }
 }
 
+/// Whether the child `pid` has ended, or waits for that if `block`; it stays to be reaped.
+///
+/// # Errors
+/// `ECHILD`: not our child, or reaped already.
+pub fn wait_end(pid: u32, block: bool) -> io::Result<bool> {
+    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
+    loop {
+        let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let done = call(Call::Waitid, || {
+            // SAFETY: `info` has room for what the call writes.
+            unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) }
+        });
+        match done {
+            // SAFETY: zeros are a valid value of it, in which the process is nobody.
+            Ok(_) => return Ok(unsafe { info.assume_init().si_pid() } != 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Reaps the child `pid`: how it ended, or `None` if it runs and `block` is false.
 ///
 /// # Errors
 /// `ECHILD`: not our child, or reaped already.
 pub fn reap(pid: u32, block: bool) -> io::Result<Option<Exit>> {
+    let options = if block { 0 } else { libc::WNOHANG };
     let mut status = 0;
     loop {
         // SAFETY: `status` is a live int.
-        let done = unsafe {
-            let options = if block { 0 } else { libc::WNOHANG };
+        let done = call(Call::Waitpid, || unsafe {
             libc::waitpid(pid as libc::pid_t, &raw mut status, options)
-        };
+        });
         return match done {
-            0 => Ok(None),
-            -1 => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => continue,
-                error => Err(error),
-            },
-            _ if libc::WIFSIGNALED(status) => Ok(Some(Exit::Signal(libc::WTERMSIG(status)))),
-            _ => Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+            Ok(0) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+            Ok(_) => Ok(Some(Exit::of(status))),
         };
     }
 }
@@ -193,10 +259,10 @@ pub fn reap(pid: u32, block: bool) -> io::Result<Option<Exit>> {
 /// What kill(2) says.
 pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: a system call without pointers.
-    match unsafe { libc::kill(pid as libc::pid_t, signal) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    call(Call::Kill, || unsafe {
+        libc::kill(pid as libc::pid_t, signal)
+    })
+    .map(drop)
 }
 
 /// Leaves the process at once, without handlers of exit.

@@ -10,19 +10,13 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use super::call::{Call, call};
+
 /// Most descriptors that one message may carry (the kernel's own limit is 253).
 pub const MAX_DESCRIPTORS: usize = 64;
 
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-fn check_size(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+fn call_size(name: Call, make: impl FnOnce() -> isize) -> io::Result<usize> {
+    call(name, make).map(isize::cast_unsigned)
 }
 
 /// Two connected stream sockets: what is written to one is read from the other.
@@ -32,7 +26,7 @@ fn check_size(result: isize) -> io::Result<usize> {
 pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [-1; 2];
     // SAFETY: `pair` has room for the two descriptors that the call stores.
-    check(unsafe {
+    call(Call::Socketpair, || unsafe {
         libc::socketpair(
             libc::AF_UNIX,
             libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
@@ -50,7 +44,9 @@ pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [-1; 2];
     // SAFETY: `pair` has room for the two descriptors that the call stores.
-    check(unsafe { libc::pipe2(pair.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    call(Call::Pipe, || unsafe {
+        libc::pipe2(pair.as_mut_ptr(), libc::O_CLOEXEC)
+    })?;
     Ok(own_pair(pair))
 }
 
@@ -96,7 +92,10 @@ pub fn take_over(number: RawFd) -> io::Result<OwnedFd> {
 /// close(2)
 pub fn close(descriptor: OwnedFd) -> io::Result<()> {
     // SAFETY: the number was owned, and is given up here.
-    check(unsafe { libc::close(descriptor.into_raw_fd()) }).map(drop)
+    call(Call::Close, move || unsafe {
+        libc::close(descriptor.into_raw_fd())
+    })
+    .map(drop)
 }
 
 /// Reads what is there, up to the length of `buffer`. 0 is the end of the stream.
@@ -105,7 +104,7 @@ pub fn close(descriptor: OwnedFd) -> io::Result<()> {
 /// read(2)
 pub fn read(descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `len` bytes into memory that is ours.
-    check_size(unsafe {
+    call_size(Call::Read, || unsafe {
         libc::read(
             descriptor.as_raw_fd(),
             buffer.as_mut_ptr().cast(),
@@ -124,8 +123,9 @@ pub fn read_behind(
     let room = buffer.spare_capacity_mut();
     let len = room.len().min(limit);
     // SAFETY: the kernel writes at most `len` bytes into reserved memory of the vector.
-    let got =
-        check_size(unsafe { libc::read(descriptor.as_raw_fd(), room.as_mut_ptr().cast(), len) })?;
+    let got = call_size(Call::Read, || unsafe {
+        libc::read(descriptor.as_raw_fd(), room.as_mut_ptr().cast(), len)
+    })?;
     // SAFETY: `got` bytes behind the old length have just been written.
     unsafe { buffer.set_len(buffer.len() + got) };
     Ok(got)
@@ -139,7 +139,9 @@ pub fn write_pieces(descriptor: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> io::R
     let count = libc::c_int::try_from(pieces.len()).unwrap_or(libc::c_int::MAX);
     // SAFETY: `IoSlice` has the layout of `iovec` (std promises it), each for memory that is
     // borrowed during the call.
-    check_size(unsafe { libc::writev(descriptor.as_raw_fd(), pieces.as_ptr().cast(), count) })
+    call_size(Call::Writev, || unsafe {
+        libc::writev(descriptor.as_raw_fd(), pieces.as_ptr().cast(), count)
+    })
 }
 
 /// Shuts one direction, or both, of a socket; the other side sees the end of the stream.
@@ -153,7 +155,10 @@ pub fn shutdown(descriptor: BorrowedFd<'_>, how: std::net::Shutdown) -> io::Resu
         std::net::Shutdown::Both => libc::SHUT_RDWR,
     };
     // SAFETY: no memory is handed over.
-    check(unsafe { libc::shutdown(descriptor.as_raw_fd(), how) }).map(drop)
+    call(Call::Shutdown, || unsafe {
+        libc::shutdown(descriptor.as_raw_fd(), how)
+    })
+    .map(drop)
 }
 
 /// What identifies the file behind a descriptor, whatever its number: device and inode.
@@ -164,7 +169,9 @@ pub fn identity(descriptor: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     // SAFETY: all zeroes is a valid `stat`.
     let mut facts: libc::stat = unsafe { mem::zeroed() };
     // SAFETY: `facts` is a `stat` of ours.
-    check(unsafe { libc::fstat(descriptor.as_raw_fd(), &raw mut facts) })?;
+    call(Call::Fstat, || unsafe {
+        libc::fstat(descriptor.as_raw_fd(), &raw mut facts)
+    })?;
     Ok((facts.st_dev, facts.st_ino))
 }
 
@@ -258,7 +265,9 @@ fn poll_entries(entries: &mut [libc::pollfd], timeout: Option<Duration>) -> io::
     };
     let count = entries.len() as libc::nfds_t;
     // SAFETY: the entries are ours during the call, and as many as we say.
-    Ok(check(unsafe { libc::poll(entries.as_mut_ptr(), count, millis) })? > 0)
+    Ok(call(Call::Poll, || unsafe {
+        libc::poll(entries.as_mut_ptr(), count, millis)
+    })? > 0)
 }
 
 /// Room for the control message that carries descriptors, aligned as the kernel wants it.
@@ -331,12 +340,18 @@ pub fn send(
     let flags = libc::MSG_NOSIGNAL | wait.flag();
     // SAFETY: `message` points to `piece`, `bytes` and `control`, all alive; the kernel only
     // reads them.
-    check_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+    call_size(Call::Sendmsg, || unsafe {
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, flags)
+    })
 }
 
 /// Receives bytes and the descriptors that came with them (close-on-exec).
 ///
 /// Bytes that carry descriptors end a call: the next ones come with the next call.
+///
+/// # Errors
+/// `EMFILE`: there is no room for the descriptors that came. The bytes are taken, and all
+/// descriptors that came with them are closed. Else the kernel's errors.
 ///
 /// # References
 /// recvmsg(2), `SCM_RIGHTS` in unix(7)
@@ -358,7 +373,9 @@ pub fn receive(
     message.msg_controllen = control.0.len() as _;
     let flags = libc::MSG_CMSG_CLOEXEC | wait.flag();
     // SAFETY: `message` points to `piece`, `buffer` and `control`, all alive and ours to write.
-    let got = check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    let got = call_size(Call::Recvmsg, || unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags)
+    })?;
     let mut descriptors = Vec::new();
     // SAFETY: the kernel filled `control` and set `msg_controllen`; the macros walk within it.
     // Each number in an SCM_RIGHTS record is a new descriptor of this process.
@@ -375,6 +392,10 @@ pub fn receive(
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
+    // The room for control messages is enough for all that is ever sent: so it was this.
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     Ok((got, descriptors))
 }
 
@@ -384,7 +405,7 @@ pub fn receive(
 /// `MSG_PEEK` in recv(2)
 pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `len` bytes into memory that is ours.
-    check_size(unsafe {
+    call_size(Call::Recv, || unsafe {
         libc::recv(
             socket.as_raw_fd(),
             buffer.as_mut_ptr().cast(),

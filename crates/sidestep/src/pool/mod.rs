@@ -22,19 +22,16 @@ use crate::primitive::Ordering;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
 use crate::sync::{Population, Stamp, Wait};
 
-/// A note is set; its low half is the task's number.
-const NOTED: u64 = crate::channel::NOTED;
-
 /// Bytes of a worker's line on the board.
 ///
 /// | offset | field  | written by                  | meaning                                        |
 /// |-------:|--------|-----------------------------|------------------------------------------------|
-/// |      0 | `NOTE` | the worker; who replaces it | `NOTED` and the number of the task it runs; 0  |
-/// |      8 | `DONE` | the worker                  | tasks done by all workers of this line         |
-/// |     16 | `BEGUN`| the worker, once            | workers of this line that came to take tasks   |
+/// |      0 | note   | the worker; who replaces it | two words: the task that it runs (see `shm::note`) |
+/// |     16 | `DONE` | the worker                  | tasks done by all workers of this line         |
+/// |     24 | `BEGUN`| the worker, once            | workers of this line that came to take tasks   |
 const LINE: u64 = 64;
-const DONE: u64 = 8;
-const BEGUN: u64 = 16;
+const DONE: u64 = 16;
+const BEGUN: u64 = 24;
 
 /// The names of a pool's parts, for its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,8 +205,10 @@ impl Pool {
         let line = self.line(worker);
         let done = self.family().word(line + DONE);
         done.store(done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        crash::point("pool: task counted");
         // After the result has been committed: a worker that dies in between has lost nothing.
         self.family().word(line).store(0, Ordering::Release);
+        crash::point("pool: note cleared");
         Ok(())
     }
 
@@ -273,13 +272,9 @@ impl Pool {
     pub fn lost(&self, worker: u32) -> Option<u32> {
         // If the worker died while it held the queue's lock, this finishes what it had begun.
         let (_, taken) = self.tasks.counts();
-        let note = self
-            .family()
-            .word(self.line(worker))
-            .swap(0, Ordering::AcqRel);
-        let number = note as u32;
+        let noted = self.family().withdraw_note(self.line(worker));
         // The note comes first, so a task that was noted may be in the queue still.
-        (note & NOTED != 0 && (taken.wrapping_sub(number) as i32) > 0).then_some(number)
+        noted.filter(|number| taken.wrapping_sub(*number).cast_signed() > 0)
     }
 
     /// How many tasks the workers of this line have done.
@@ -293,6 +288,7 @@ impl Pool {
     pub fn begin(&self, worker: u32) {
         let begun = self.family().word(self.line(worker) + BEGUN);
         begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        crash::point("pool: worker has come");
     }
 
     /// How many workers of this line ever came to take tasks.

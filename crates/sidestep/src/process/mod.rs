@@ -76,7 +76,8 @@ impl Child {
     /// # Errors
     /// As [`Child::fork`]; no `/proc`.
     pub fn fork_linked(work: impl FnOnce() -> i32) -> Result<Self> {
-        let line = lifeline::open().map_err(Error::os("opening the parent's life line"))?;
+        let line = lifeline::open()
+            .map_err(Error::os("cannot make what ends the child with its parent"))?;
         Self::start(Some(line), work)
     }
 
@@ -86,6 +87,9 @@ impl Child {
         let _ = io::stdout().flush();
         match process::fork_alone() {
             Ok(Fork::Child) => {
+                if family.disinherited().is_err() {
+                    process::exit_now(PANICKED);
+                }
                 if let Some(line) = line {
                     // Open as long as the child lives.
                     if lifeline::die_at_end_of(line.into_raw_fd()).is_err() {
@@ -99,15 +103,23 @@ impl Child {
                 }
                 process::exit_now(code.unwrap_or(PANICKED))
             }
-            Ok(Fork::Parent(pid)) => Ok(Self {
-                pid,
-                stamp: family.forked(true),
-                sentinel: process::pidfd_open(pid).ok(),
-                exit: None,
-            }),
+            Ok(Fork::Parent(pid)) => {
+                let mut child = Self {
+                    pid,
+                    stamp: family.forked(true),
+                    sentinel: process::pidfd_open(pid).ok(),
+                    exit: None,
+                };
+                // Such a child leaves at once.
+                if let Err(reason) = family.disinherited() {
+                    child.wait()?;
+                    return Err(reason);
+                }
+                Ok(child)
+            }
             Err(error) => {
                 family.forked(false);
-                Err(Error::os("cannot fork this process")(error))
+                Err(Error::Fork(error))
             }
         }
     }
@@ -215,11 +227,16 @@ impl Child {
 
     fn reap(&mut self, block: bool) -> Result<Option<Exit>> {
         if self.exit.is_none() {
-            let reaped = process::reap(self.pid, block);
-            if let (Ok(Some(_)) | Err(_), Some(family)) = (&reaped, existing()) {
+            let ended = process::wait_end(self.pid, block);
+            if matches!(ended, Ok(false)) {
+                return Ok(None);
+            }
+            // Before the kernel forgets how it ended: waiters for its locks are told that.
+            if let Some(family) = existing() {
                 family.reaped(self.stamp);
             }
-            self.exit = reaped.map_err(Error::os("waiting for a child"))?;
+            let exit = ended.and_then(|_| process::reap(self.pid, true));
+            self.exit = exit.map_err(Error::os("waiting for a child"))?;
         }
         Ok(self.exit)
     }

@@ -195,6 +195,7 @@ impl Txn<'_> {
                 return Err(self.out_of_memory(size, hint));
             }
             self.family.grow_file(target)?;
+            crash::point("alloc: file grown");
             self.set(header::FILE_END, target);
         }
         self.set(header::TOP, end);
@@ -217,8 +218,8 @@ impl Txn<'_> {
             if size + margin > available.saturating_sub(total / 64) {
                 return Err(self.out_of_memory(size, " and the machine has hardly any memory left"));
             }
-            if let Some((limit, now)) = memory::control_group()
-                && size + margin > limit.saturating_sub(now).saturating_sub(limit / 64)
+            if let Some(group) = memory::control_group()
+                && size + margin > group.available.saturating_sub(group.limit / 64)
             {
                 return Err(self.out_of_memory(size, " and the control group hardly any memory"));
             }
@@ -347,7 +348,7 @@ impl Family {
     }
 
     /// Memory is short: takes back what the dead held, and gives back what is free.
-    fn relieve(&'static self) {
+    pub(super) fn relieve(&'static self) {
         self.clean_dead();
         self.trim(0);
     }
@@ -445,7 +446,6 @@ impl Family {
     }
 }
 
-#[cfg(feature = "crash-points")]
 impl Family {
     /// Whether the books agree with each other; to be asked while nobody changes them.
     ///

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::layout::{EXTENT, HEAP, header};
 use super::refs::Table;
 use crate::error::{Error, Result};
+use crate::os::limits;
 use crate::os::memory::{self, Identity, Mapping};
 use crate::os::robust::RobustWord;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
 
 /// Revision of the layout, and what else members must agree on: libc's robust mutex and the page
 /// size.
-const REVISION: u64 = 2 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
+const REVISION: u64 = 3 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
 /// Address space, in bytes, that a small arena takes as well: it costs nothing.
 const PLENTY: u64 = 64 << 30;
@@ -84,8 +85,8 @@ pub struct Ceiling {
 /// machine or the control group has, and at most an eighth of the address space.
 pub fn ceiling() -> Ceiling {
     let (machine, _) = memory::machine();
-    let group = memory::control_group().map(|(limit, _)| limit);
-    let space = memory::address_space_limit();
+    let group = memory::control_group().map(|group| group.limit);
+    let space = limits::limit(limits::Resource::AddressSpace);
     let asked = bytes_from_environment("SIDESTEP_ARENA_LIMIT");
     let half = machine.min(group.unwrap_or(u64::MAX)) / 2;
     Ceiling {
@@ -139,17 +140,25 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
         // SAFETY: only looked at during this call.
         let there = memory::identify(unsafe { BorrowedFd::borrow_raw(fd) });
         return match there {
-            Ok((identity, _)) if identity == family.identity => Ok(family),
+            Ok((identity, _)) if identity == family.identity => {
+                if fd != family.raw_fd() {
+                    // SAFETY: the caller hands the descriptor over.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+                Ok(family)
+            }
             _ => Err(Error::Foreign("this process has an arena already")),
         };
     }
     // SAFETY: only looked at until it is known to be an arena.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let (identity, size) = memory::identify(borrowed).map_err(Error::os("no open descriptor"))?;
+    let (identity, size) =
+        memory::identify(borrowed).map_err(Error::os("cannot look at the arena (fstat)"))?;
     if size < HEAP {
         return Err(Error::Foreign("the descriptor is no arena"));
     }
-    let head = Mapping::shared(borrowed, header::END as usize).map_err(Error::os("mmap"))?;
+    let head = Mapping::shared(borrowed, header::END as usize)
+        .map_err(Error::os("no address space for the arena (mmap)"))?;
     let head = Family::over(head, borrowed, identity)?;
     if head.word(header::MAGIC).load(Ordering::Acquire) != MAGIC {
         return Err(Error::Foreign("the descriptor is no arena"));
@@ -161,7 +170,7 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
     }
     let reserve = head.word(header::RESERVE).load(Ordering::Relaxed) as usize;
     let mapping = Mapping::shared(borrowed, reserve).map_err(Error::os(
-        "no address space to map the arena (is RLIMIT_AS lower here?)",
+        "no address space for the family's arena (mmap; is RLIMIT_AS lower here?)",
     ))?;
     let family = Family::over(mapping, borrowed, identity)?;
     // The arena's own duplicate is close-on-exec; the number that was handed over goes.
@@ -192,9 +201,8 @@ impl Family {
     fn over(mapping: Mapping, fd: BorrowedFd<'_>, identity: Identity) -> Result<Self> {
         Ok(Self {
             mapping,
-            fd: fd
-                .try_clone_to_owned()
-                .map_err(Error::os("duplicating the arena's descriptor"))?,
+            fd: memory::duplicate(fd)
+                .map_err(Error::os("cannot duplicate the arena's descriptor (fcntl)"))?,
             identity,
             me: AtomicU32::new(0),
             table: Mutex::new(Table::default()),
@@ -219,14 +227,17 @@ impl Family {
             .clamp(HEAP + 2 * EXTENT, 1 << 42)
             .next_multiple_of(EXTENT);
 
-        let fd = memory::memfd(c"sidestep").map_err(Error::os("memfd_create"))?;
-        memory::grow(fd.as_fd(), HEAP + EXTENT).map_err(Error::os("growing the arena"))?;
-        memory::seal_against_shrinking(fd.as_fd()).map_err(Error::os("sealing the arena"))?;
+        let fd = memory::memfd(c"sidestep")
+            .map_err(Error::os("cannot make the arena (memfd_create)"))?;
+        memory::grow(fd.as_fd(), HEAP + EXTENT)
+            .map_err(Error::os("cannot make the arena larger (ftruncate)"))?;
+        memory::seal_against_shrinking(fd.as_fd())
+            .map_err(Error::os("cannot seal the arena (fcntl)"))?;
         let mapping = loop {
             match Mapping::shared(fd.as_fd(), reserve as usize) {
                 Ok(mapping) => break mapping,
                 Err(error) if reserve <= HEAP + 2 * EXTENT => {
-                    return Err(Error::os("no address space for the arena")(error));
+                    return Err(Error::os("no address space for the arena (mmap)")(error));
                 }
                 Err(_) => {
                     reserve = (reserve / 2)
@@ -235,7 +246,8 @@ impl Family {
                 }
             }
         };
-        let (identity, _) = memory::identify(fd.as_fd()).map_err(Error::os("fstat"))?;
+        let (identity, _) =
+            memory::identify(fd.as_fd()).map_err(Error::os("cannot look at the arena (fstat)"))?;
         let family = Self::over(mapping, fd.as_fd(), identity)?;
         for (at, value) in [
             (header::REVISION, REVISION),
@@ -258,6 +270,9 @@ impl Family {
     pub fn fd(&self) -> Result<BorrowedFd<'_>> {
         match memory::identify(self.fd.as_fd()) {
             Ok((identity, _)) if identity == self.identity => Ok(self.fd.as_fd()),
+            Err(error) if error.raw_os_error() != Some(libc::EBADF) => {
+                Err(Error::os("cannot look at the arena (fstat)")(error))
+            }
             _ => Err(Error::Foreign(
                 "the arena's descriptor was closed by this program (a daemonising close-all?); \
                  start processes before that, or by fork",
@@ -338,7 +353,8 @@ impl Family {
 
     /// Lets the file grow to `size` bytes.
     pub(super) fn grow_file(&self, size: u64) -> Result<()> {
-        memory::grow(self.fd()?, size).map_err(Error::os("growing the arena"))
+        memory::grow(self.fd()?, size)
+            .map_err(Error::os("cannot make the arena larger (ftruncate)"))
     }
 
     /// Gives the pages of the range back to the machine.

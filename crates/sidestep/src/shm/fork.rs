@@ -21,7 +21,7 @@ use super::layout::{block, slot, slot_at};
 use super::refs::{CHUNK, ENTRIES, Table};
 use super::slots::FORKING;
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::os::lifeline::{self, LifeLine};
 use crate::primitive::Ordering;
 use crate::sync::Stamp;
@@ -32,16 +32,23 @@ struct Prepared {
     creation: MutexGuard<'static, ()>,
     /// So that none is making this process's life line, and the child can let go of it.
     lifeline: MutexGuard<'static, Option<LifeLine>>,
-    /// This process's table, if there is a family, and the child's slot and chunks, if there was
-    /// memory for them.
-    table: Option<(MutexGuard<'static, Table>, Option<NewChild>)>,
+    /// If there is a family.
+    inheritance: Option<Inheritance>,
 }
 
-type NewChild = (Stamp, Vec<u64>);
+struct Inheritance {
+    /// This process's table.
+    table: MutexGuard<'static, Table>,
+    /// The slot made for the child, if it came to that.
+    slot: Stamp,
+    /// The chunks of the child's table, or why it has none.
+    chunks: Result<Vec<u64>>,
+}
 
 thread_local! {
     static PREPARED: RefCell<Option<Prepared>> = const { RefCell::new(None) };
     static LAST_CHILD: Cell<Stamp> = const { Cell::new(Stamp::NOBODY) };
+    static DISINHERITED: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -52,70 +59,118 @@ pub(super) fn install() -> Result<()> {
         return Ok(());
     }
     crate::os::atfork::register(prepare, parent, child)
-        .map_err(crate::error::Error::os("pthread_atfork"))
+        .map_err(Error::os("cannot prepare for forks (pthread_atfork)"))
 }
 
 extern "C" fn prepare() {
     let creation = super::family::creation();
     let lifeline = lifeline::own();
-    let table = existing().map(|family| {
-        let table = family.table();
-        let child = family.make_child(&table).ok();
-        (table, child)
-    });
+    let inheritance = existing().map(Family::make_inheritance);
     PREPARED.with(|cell| {
         *cell.borrow_mut() = Some(Prepared {
             creation,
             lifeline,
-            table,
-        })
+            inheritance,
+        });
     });
+    crash::point("fork: prepared");
 }
 
 extern "C" fn parent() {
     let prepared = PREPARED.with(|cell| cell.borrow_mut().take());
-    let child = prepared
-        .and_then(|prepared| prepared.table)
-        .and_then(|(_, child)| child);
-    LAST_CHILD.with(|cell| cell.set(child.map_or(Stamp::NOBODY, |(stamp, _)| stamp)));
+    let (slot, refusal) = match prepared.and_then(|prepared| prepared.inheritance) {
+        Some(Inheritance {
+            slot,
+            chunks: Ok(_),
+            ..
+        }) => (slot, None),
+        Some(Inheritance {
+            table,
+            slot,
+            chunks: Err(refusal),
+        }) => {
+            drop(table);
+            if let Some(family) = existing() {
+                family.abandon(slot);
+            }
+            (Stamp::NOBODY, Some(refusal))
+        }
+        None => (Stamp::NOBODY, None),
+    };
+    crash::point("fork: parent goes on");
+    LAST_CHILD.with(|cell| cell.set(slot));
+    DISINHERITED.with(|cell| *cell.borrow_mut() = refusal);
 }
 
 extern "C" fn child() {
     let Some(mut prepared) = PREPARED.with(|cell| cell.borrow_mut().take()) else {
         return;
     };
+    crash::point("fork: child begins");
     lifeline::forget(&mut prepared.lifeline);
     let Prepared {
-        creation, table, ..
+        creation,
+        inheritance,
+        ..
     } = prepared;
     drop(creation);
-    let (Some(family), Some((mut table, child))) = (existing(), table) else {
+    let (Some(family), Some(inheritance)) = (existing(), inheritance) else {
         return;
     };
+    let Inheritance {
+        mut table,
+        slot,
+        chunks,
+    } = inheritance;
     family.me.store(0, Ordering::Relaxed);
-    match child {
-        Some((stamp, chunks)) if family.adopt(stamp) => table.chunks = chunks,
-        _ => {
-            family.me.store(0, Ordering::Relaxed);
+    let refusal = match chunks {
+        Ok(chunks) if family.adopt(slot) => {
+            table.chunks = chunks;
+            None
+        }
+        chunks => {
             table.void_below = table.chunks.len() as u32 * ENTRIES as u32;
             table.unused.clear();
+            Some(match chunks {
+                Ok(_) => Error::Foreign("the place that its parent made for it is gone"),
+                Err(refusal) => refusal,
+            })
         }
-    }
+    };
+    DISINHERITED.with(|cell| *cell.borrow_mut() = refusal);
 }
 
 impl Family {
-    /// A slot for a child of this process, with a copy of its table.
-    fn make_child(&'static self, table: &Table) -> Result<(Stamp, Vec<u64>)> {
-        let me = self.register()?;
-        let stamp = self.take_slot(FORKING, me.word())?;
-        crash::point("fork: slot made");
-        match self.copy_table(stamp, table) {
-            Ok(chunks) => Ok((stamp, chunks)),
-            Err(error) => {
-                self.abandon(stamp);
-                Err(error)
+    /// A slot for a child of this process, with a copy of its table. If there is no room, what the
+    /// dead hold goes first.
+    fn make_inheritance(&'static self) -> Inheritance {
+        let mut relieved = false;
+        loop {
+            let table = self.table();
+            let (slot, chunks) = match self.make_slot() {
+                Ok(slot) => (slot, self.copy_table(slot, &table)),
+                Err(error) => (Stamp::NOBODY, Err(error)),
+            };
+            if chunks.is_ok() || relieved {
+                return Inheritance {
+                    table,
+                    slot,
+                    chunks,
+                };
             }
+            // Cleaning up needs the table.
+            drop(table);
+            self.abandon(slot);
+            self.relieve();
+            relieved = true;
         }
+    }
+
+    fn make_slot(&self) -> Result<Stamp> {
+        let me = self.register()?;
+        let slot = self.take_slot(FORKING, me.word())?;
+        crash::point("fork: slot made");
+        Ok(slot)
     }
 
     fn copy_table(&self, child: Stamp, table: &Table) -> Result<Vec<u64>> {
@@ -130,6 +185,7 @@ impl Family {
                 Ok(new.at)
             })?;
             chunks.push(to);
+            crash::point("fork: table of the child grown");
             let mut next = 0;
             while next < ENTRIES {
                 next = self.transact(|txn| {
@@ -153,11 +209,17 @@ impl Family {
     /// After a fork by this thread: what became of it. `false`: it failed, or the child is known
     /// to have ended, so if it never took its slot, the slot is cleaned up.
     pub fn forked(&'static self, alive: bool) -> Stamp {
-        let stamp = LAST_CHILD.with(Cell::get);
+        let stamp = LAST_CHILD.with(|cell| cell.replace(Stamp::NOBODY));
         if !alive && stamp != Stamp::NOBODY {
             self.abandon(stamp);
         }
         stamp
+    }
+
+    /// After a fork by this thread, on both sides: why the child has got no reference to anything,
+    /// if so. A child that finds a reason here should end, and its parent say so.
+    pub fn disinherited(&self) -> Result<()> {
+        DISINHERITED.with(RefCell::take).map_or(Ok(()), Err)
     }
 
     /// A child of this process, made by the fork that `stamp` belongs to, has been reaped.

@@ -75,6 +75,7 @@ pub const JOURNAL_WORDS: usize = 96;
 /// |     48 | `ARMED`    | its process               | 1: its main thread holds `WITNESS`                |
 /// |     56 | `WITNESS_READY` | first user of the slot | 1: `WITNESS` is initialised, for ever            |
 /// |     64 | `WITNESS`  | libc, kernel              | robust word held for life by the main thread      |
+/// |    128 | `TOOK`     | its process; who takes a dead one's mutex over | what it took last: see `note` |
 pub mod slot {
     #![allow(missing_docs)]
     pub const BYTES: u64 = 256;
@@ -85,6 +86,8 @@ pub mod slot {
     pub const ARMED: u64 = 48;
     pub const WITNESS_READY: u64 = 56;
     pub const WITNESS: u64 = 64;
+    /// Two words, on a line of their own.
+    pub const TOOK: u64 = 128;
 }
 
 /// Offset of slot number `number`, from 1.
@@ -144,5 +147,6 @@ const _: () = {
     assert!(header::FREE_LISTS + class::COUNT * 8 <= header::COLD_LISTS);
     assert!(header::COLD_LISTS + class::COUNT * 8 <= header::END);
     assert!(header::END + SLOTS as u64 * slot::BYTES <= HEAP);
-    assert!(slot::WITNESS + size_of::<libc::pthread_mutex_t>() as u64 <= slot::BYTES);
+    assert!(slot::WITNESS + size_of::<libc::pthread_mutex_t>() as u64 <= slot::TOOK);
+    assert!(slot::TOOK + 16 <= slot::BYTES);
 };

@@ -104,6 +104,8 @@ impl Family {
         let Some(ledger) = self.ledger() else {
             return Err(crate::error::Error::Foreign("the arena has no header"));
         };
+        // Who is no member looks dead to the others, who would take the lock away.
+        self.register()?;
         if ledger.lock(self) == Acquired::OwnerDied {
             self.replay();
         }
@@ -134,6 +136,7 @@ impl Family {
             crash::point("ledger: replaying");
             self.word(at).store(value, Ordering::Release);
         }
+        crash::point("ledger: replayed");
         len.store(0, Ordering::Release);
     }
 

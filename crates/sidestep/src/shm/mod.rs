@@ -18,6 +18,7 @@ mod family;
 mod fork;
 mod layout;
 mod ledger;
+mod note;
 mod refs;
 #[cfg(shuttle)]
 pub mod simulated;
@@ -28,6 +29,8 @@ pub(crate) use family::Shared;
 #[cfg(not(shuttle))]
 pub use family::attach;
 pub use family::{Ceiling, Family, Usage, ceiling, existing, family};
+pub(crate) use note::Note;
+pub use note::{Source, Take};
 pub(crate) use refs::take_envelope_apart;
 pub use slots::Member;
 

@@ -209,6 +209,16 @@ impl std::fmt::Debug for Ref {
 impl Family {
     /// An empty entry of this process's table, which grows if it is full.
     pub(crate) fn reserve_entry(&'static self) -> Result<Entry> {
+        match self.try_reserve_entry() {
+            Err(Error::OutOfMemory { .. }) => {
+                self.relieve();
+                self.try_reserve_entry()
+            }
+            tried => tried,
+        }
+    }
+
+    fn try_reserve_entry(&self) -> Result<Entry> {
         let me = self.register()?;
         let mut table = self.table();
         if table.unused.is_empty() {
@@ -220,6 +230,7 @@ impl Family {
                 txn.set(home, new.at);
                 Ok(new.at)
             })?;
+            crash::point("table: grown");
             let first = table.chunks.len() as u32 * ENTRIES as u32;
             table.chunks.push(at);
             table.unused.extend((first..first + ENTRIES as u32).rev());
@@ -286,6 +297,7 @@ impl Envelope {
                 txn.set(entry, 0);
                 Ok(())
             })?;
+            crash::point("envelope: reference moved in");
             reference.moved();
         }
         Ok(Self(object))
@@ -301,8 +313,25 @@ impl Envelope {
         self.0
     }
 
-    pub(crate) fn as_ref(&self) -> &Ref {
+    /// The reference to the envelope itself.
+    #[allow(clippy::should_implement_trait)] // it is no view of the contents
+    pub fn as_ref(&self) -> &Ref {
         &self.0
+    }
+
+    /// The name by which other processes read the envelope in place, with
+    /// [`Envelope::from_handle`]: for what is written once and then only read, by any number of
+    /// processes, each of which keeps it alive.
+    pub fn handle(&self) -> Handle {
+        self.0.handle()
+    }
+
+    /// One more reference to the envelope that `handle` names.
+    ///
+    /// # Errors
+    /// It is gone, or is no envelope.
+    pub fn from_handle(handle: Handle) -> Result<Self> {
+        Ref::from_handle(handle, Kind::Envelope).map(Self)
     }
 
     fn body(&self) -> (u64, u64) {

@@ -22,9 +22,10 @@ use super::ledger::Txn;
 use super::refs::ENTRIES;
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::os::process::Exit;
 use crate::os::robust::Locked;
 use crate::primitive::{Ordering, nap, process};
-use crate::sync::{Population, Stamp};
+use crate::sync::{Departed, Population, Stamp};
 
 pub(super) const FREE: u64 = 0;
 pub(super) const LIVE: u64 = 1;
@@ -113,6 +114,7 @@ impl Family {
                     self.mark_dead(at, word);
                     crash::point("slot: marked dead");
                     witness.repair();
+                    crash::point("slot: witness repaired");
                     witness.release();
                     true
                 }
@@ -162,11 +164,15 @@ impl Family {
         }
         self.word(slot_at(stamp.slot()) + slot::STARTED)
             .store(process::start_time(pid), Ordering::Release);
+        crash::point("slot: start time known");
         self.hold_witness(stamp);
         Ok(stamp)
     }
 
-    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free.
+    /// A slot for a new process, taken by one swap. All its other words are 0 while it is free,
+    /// but for the note of what its last owner took.
+    ///
+    /// A process that has none cannot clean up after the dead; see [`Family::make_room`].
     pub(super) fn take_slot(&self, state: u64, who: u32) -> Result<Stamp> {
         let high = self.word(header::SLOTS_HIGH);
         for number in 1..=SLOTS {
@@ -185,11 +191,21 @@ impl Family {
                 self.word(at)
                     .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_ok() {
+                crash::point("slot: taken, not counted yet");
                 high.fetch_max(u64::from(number), Ordering::AcqRel);
                 return Ok(Stamp::new(number, generation));
             }
         }
         Err(Error::TooManyProcesses(SLOTS))
+    }
+
+    /// To be called before a process is started that takes its slot itself: if none is free, those
+    /// of the dead are.
+    pub fn make_room(&'static self) {
+        let high = self.word(header::SLOTS_HIGH).load(Ordering::Acquire);
+        if high >= u64::from(SLOTS) && self.processes() >= u64::from(SLOTS) {
+            self.clean_dead();
+        }
     }
 
     /// Number of slots in use.
@@ -239,6 +255,7 @@ impl Family {
             witness.hold();
             crash::point("slot: witness held");
             self.word(at + slot::ARMED).store(1, Ordering::Release);
+            crash::point("slot: armed");
         }
     }
 
@@ -248,15 +265,20 @@ impl Family {
         if me != Stamp::NOBODY {
             self.word(slot_at(me.slot()) + slot::ORDERLY)
                 .store(1, Ordering::Release);
+            crash::point("slot: leaving in order");
         }
     }
 
     /// In the parent: the fork that prepared `stamp` failed, or its child is known to be dead.
     pub(super) fn abandon(&'static self, stamp: Stamp) {
+        if stamp == Stamp::NOBODY {
+            return;
+        }
         let at = slot_at(stamp.slot());
         let word = self.word(at + slot::STATE).load(Ordering::Acquire);
         if state_of(word) == FORKING && generation_of(word) & 0x3fff == stamp.generation() {
             self.mark_dead(at, word);
+            crash::point("slot: abandoned");
             self.clean(stamp.slot());
         }
     }
@@ -297,6 +319,7 @@ impl Family {
                         self.is_dead(Stamp::of_word(who_of(word))) && !self.has_newcomers();
                     if orphan {
                         self.mark_dead(at, word);
+                        crash::point("slot: orphan marked dead");
                     }
                     orphan
                 }
@@ -329,8 +352,18 @@ impl Family {
         if state_of(word) != DEAD {
             return;
         }
-        let dead = Stamp::new(number, generation_of(word));
         let orderly = self.word(at + slot::ORDERLY).load(Ordering::Relaxed) == 1;
+        let started = self.word(at + slot::STARTED).load(Ordering::Relaxed);
+        let dead = Departed {
+            stamp: Stamp::new(number, generation_of(word)),
+            pid: who_of(word),
+            orderly,
+            // Known until it is reaped, and of interest only if something is amiss.
+            exitcode: (!orderly)
+                .then(|| process::exit_of(who_of(word), started))
+                .flatten()
+                .map(Exit::code),
+        };
         loop {
             let more = self.transact(|txn| {
                 if txn.get(at + slot::STATE) != word {
@@ -349,7 +382,8 @@ impl Family {
                         }
                         if let Some(kind) = Kind::from_word(txn.get(object + block::KIND)) {
                             let payload = object + block::HEADER;
-                            crate::objects::bereave(txn, kind, payload, dead, orderly);
+                            crate::objects::bereave(txn, kind, payload, dead);
+                            crash::point("slot: object bereaved");
                         }
                         txn.set(entry, 0);
                         txn.unref(object);

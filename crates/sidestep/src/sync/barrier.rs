@@ -103,11 +103,13 @@ impl Barrier {
     pub fn complete(&self, family: &impl Population) {
         self.locked(family, || {
             self.arrived.store(0, Relaxed);
+            crash::point("barrier: none counted any more");
             self.waiters.pass(family, usize::MAX);
             crash::point("barrier: all told");
             let _ = self
                 .state
                 .compare_exchange(ACTING, FILLING, SeqCst, Relaxed);
+            crash::point("barrier: next round open");
             // Last: whoever finds the actor dead before this breaks the barrier.
             self.actor.store(0, Relaxed);
         });
@@ -143,17 +145,20 @@ impl Barrier {
 
     fn break_now(&self) {
         self.state.store(BROKEN, SeqCst);
+        crash::point("barrier: broken, nobody told yet");
         self.actor.store(0, Relaxed);
         self.arrived.store(0, Relaxed);
         self.waiters.break_all();
     }
 
     /// Makes the barrier usable again; those who wait are told that it broke.
+    ///
+    /// A process that is killed in here leaves it broken, so that nobody waits for parties that
+    /// were told to give up.
     pub fn reset(&self, family: &impl Population) {
         self.locked(family, || {
-            self.waiters.break_all();
-            self.arrived.store(0, Relaxed);
-            self.actor.store(0, Relaxed);
+            self.break_now();
+            crash::point("barrier: all told before a reset");
             self.state.store(FILLING, SeqCst);
         });
     }
@@ -177,10 +182,13 @@ impl Barrier {
         }
     }
 
-    /// The process has ended: if it waited here or acted for all, the barrier breaks.
+    /// The process has ended: if it waited here or acted for all, the barrier breaks. May be
+    /// repeated, by whoever comes after a cleaner that was killed in here.
     pub fn bereave(&self, dead: Stamp) {
-        if self.waiters.bereave(dead) > 0 || self.actor.load(Relaxed) == dead.word() {
+        // First, while its places still say that it waited.
+        if self.waiters.has_waiting(dead) || self.actor.load(Relaxed) == dead.word() {
             self.break_now();
         }
+        self.waiters.bereave(dead);
     }
 }

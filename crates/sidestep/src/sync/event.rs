@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::gate::SLICE;
 use super::wait::Wait;
+use crate::crash;
 use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 const SET: u32 = 1;
@@ -51,6 +52,7 @@ impl Event {
             // [event-word]
             match self.word.compare_exchange(word, next, SeqCst, Relaxed) {
                 Ok(_) => {
+                    crash::point("event: set, nobody woken yet");
                     if word & SLEEPERS != 0 {
                         futex_wake(&self.word, u32::MAX);
                     }
@@ -64,6 +66,7 @@ impl Event {
     /// Clears the flag.
     pub fn clear(&self) {
         self.word.fetch_and(!SET, SeqCst);
+        crash::point("event: cleared");
     }
 
     /// Waits until the flag is set (or has been set meanwhile), for at most `left()` in all.
@@ -95,6 +98,7 @@ impl Event {
             {
                 continue;
             }
+            crash::point("event: about to sleep");
             match futex_wait(&self.word, word | SLEEPERS, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut if left().is_some() => return Wait::Interrupted,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::crash;
 use crate::primitive::{
     AtomicU32, Ordering, Wake, futex_wait, futex_wake, store_load_barrier_after_rmw,
 };
@@ -53,6 +54,7 @@ impl Gate {
         // A full barrier, so that a waker that missed the bit is seen to have changed the thing.
         let word = self.word.fetch_or(SLEEPERS, Ordering::SeqCst) | SLEEPERS;
         store_load_barrier_after_rmw();
+        crash::point("gate: sleeper announced");
         word
     }
 
@@ -99,7 +101,10 @@ impl Gate {
                 .word
                 .compare_exchange(word, next, Ordering::SeqCst, Ordering::SeqCst)
             {
-                Ok(_) => return futex_wake(&self.word, count),
+                Ok(_) => {
+                    crash::point("gate: counted, nobody woken yet");
+                    return futex_wake(&self.word, count);
+                }
                 Err(now) => word = now,
             }
         }

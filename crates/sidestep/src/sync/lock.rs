@@ -4,15 +4,17 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::gate::SLICE;
-use super::stamp::{Population, Stamp};
+use super::stamp::{Departed, Population, Stamp};
 use super::wait::{ReleaseError, Wait};
 use crate::crash;
-use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+use crate::primitive::{AtomicU32, AtomicU64, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 /// Somebody may sleep on the word.
 const SLEEPERS: u32 = 1 << 31;
 /// The owner was killed.
 const ABANDONED: u32 = 1 << 30;
+/// An exit code that nobody knows.
+const UNKNOWN: i32 = i32::MIN;
 
 /// A lock for users: any thread of any process may wait for it, and its owner may be killed.
 ///
@@ -23,11 +25,12 @@ const ABANDONED: u32 = 1 << 30;
 /// | stamp, `SLEEPERS`    | held, someone sleeps      | a waiter                | a wake for nobody        |
 /// | stamp, `ABANDONED`   | the owner was killed      | who cleans up after it  | the clean-up goes on     |
 ///
-/// `thread` and `depth` belong to the owner (of a recursive lock, then to the clean-up after it);
-/// `thread` is 0 whenever the word of a recursive lock is about to become 0, so a stale value never looks like the owner's. Acquire and release of the word pair up
+/// `thread` and `depth` belong to the owner; `thread` is 0 whenever the word is about to become 0,
+/// so a stale value never looks like the owner's. Acquire and release of the word pair up
 /// [lock-word]. Killed waiters leave `SLEEPERS` behind: one wake for nobody.
 ///
-/// `last_words` is the process id of a dead owner, written before `ABANDONED` is.
+/// `last_words` is the process id of a dead owner and, in the high half, its exit code (or minus a
+/// signal, or `UNKNOWN`), written before `ABANDONED` is.
 ///
 /// After `ABANDONED` every attempt to acquire says so, until someone releases or recovers the
 /// lock: what it guards may be half changed, and only the user can know.
@@ -38,7 +41,7 @@ pub struct Lock {
     thread: AtomicU32,
     depth: AtomicU32,
     recursive: AtomicU32,
-    last_words: AtomicU32,
+    last_words: AtomicU64,
 }
 
 /// Who holds a lock, as one process sees it.
@@ -62,7 +65,7 @@ impl Lock {
             thread: AtomicU32::new(0),
             depth: AtomicU32::new(0),
             recursive: AtomicU32::new(u32::from(recursive)),
-            last_words: AtomicU32::new(0),
+            last_words: AtomicU64::new(0),
         }
     }
 
@@ -94,6 +97,7 @@ impl Lock {
 
     fn own(&self, thread: u32) {
         self.thread.store(thread, Relaxed);
+        crash::point("lock: thread known");
         self.depth.store(1, Relaxed);
     }
 
@@ -102,6 +106,7 @@ impl Lock {
             self.is_recursive() && word & Stamp::MASK == me && self.thread.load(Relaxed) == thread;
         if ours {
             self.depth.store(self.depth.load(Relaxed) + 1, Relaxed);
+            crash::point("lock: one deeper");
         }
         ours
     }
@@ -135,6 +140,7 @@ impl Lock {
                     .compare_exchange(0, me | SLEEPERS, Acquire, Relaxed)
                     .is_ok()
                 {
+                    crash::point("lock: taken by one who slept");
                     self.own(thread);
                     return Wait::Ready;
                 }
@@ -157,6 +163,7 @@ impl Lock {
             let Some(limit) = left() else {
                 return Wait::TimedOut;
             };
+            crash::point("lock: about to sleep");
             match futex_wait(&self.word, marked, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut => {
@@ -185,6 +192,7 @@ impl Lock {
             let depth = self.depth.load(Relaxed);
             if depth > 1 {
                 self.depth.store(depth - 1, Relaxed);
+                crash::point("lock: one less deep");
                 return Ok(());
             }
         }
@@ -204,18 +212,29 @@ impl Lock {
             return Err(ReleaseError::NotHeld);
         }
         if word & SLEEPERS != 0 {
+            crash::point("lock: free, nobody woken yet");
             // After `ABANDONED` all sleepers were told; whoever sleeps now is a later one.
             futex_wake(&self.word, 1);
         }
         Ok(())
     }
 
-    /// Frees an abandoned lock. Whether it was one: of several who try, one succeeds, and nobody
-    /// frees it under its next owner.
+    /// Frees an abandoned lock. Whether it was one.
     pub fn recover(&self) -> bool {
-        let word = self.word.load(Relaxed);
-        // Nobody sleeps on it: all were told, and who comes is told at once.
-        word & ABANDONED != 0 && self.word.compare_exchange(word, 0, SeqCst, Relaxed).is_ok()
+        let mut word = self.word.load(Relaxed);
+        while word & ABANDONED != 0 {
+            // In one step: if somebody has recovered it before us, it may have a new owner.
+            match self.word.compare_exchange(word, 0, SeqCst, Relaxed) {
+                Ok(_) => {
+                    if word & SLEEPERS != 0 {
+                        futex_wake(&self.word, 1);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
     }
 
     /// Whether the owner was killed, and nobody has released or recovered the lock since.
@@ -223,10 +242,15 @@ impl Lock {
         self.word.load(Relaxed) & ABANDONED != 0
     }
 
-    /// The process id of the owner that abandoned the lock, in its own pid namespace; 0 where it
-    /// is not known.
-    pub fn abandoned_by(&self) -> u32 {
-        self.last_words.load(Relaxed)
+    /// Of an abandoned lock: the process id of its owner, in its own pid namespace, and the
+    /// owner's exit code (or minus the signal), as far as they are known.
+    pub fn abandoned_by(&self) -> (Option<u32>, Option<i32>) {
+        let words = self.last_words.load(Relaxed);
+        let (pid, exitcode) = (words as u32, (words >> 32) as i32);
+        (
+            Some(pid).filter(|pid| *pid != 0),
+            Some(exitcode).filter(|code| *code != UNKNOWN),
+        )
     }
 
     /// For a wait on a condition: lets go of all levels; how many there were.
@@ -245,6 +269,7 @@ impl Lock {
     /// After a wait on a condition: the lock was acquired once; now it is `depth` levels deep.
     pub fn restore_depth(&self, depth: u32) {
         self.depth.store(depth, Relaxed);
+        crash::point("lock: depth restored");
     }
 
     /// Who holds the lock just now.
@@ -269,24 +294,28 @@ impl Lock {
 
     /// The process `dead` has ended: if it held the lock and was killed (or the lock is
     /// recursive, so that nobody else could release it), all waiters are told. May be repeated.
-    pub fn bereave(&self, dead: Stamp, pid: Option<u32>, orderly: bool) {
-        if orderly && !self.is_recursive() {
+    pub fn bereave(&self, dead: Departed) {
+        if dead.orderly && !self.is_recursive() {
             return;
         }
+        let exitcode = dead.exitcode.unwrap_or(UNKNOWN);
+        let words = u64::from(exitcode.cast_unsigned()) << 32 | u64::from(dead.pid);
+        let dead = dead.stamp;
         let mut word = self.word.load(Relaxed);
         while word != 0 && Stamp::of_word(word) == dead && word & ABANDONED == 0 {
             // Written by nobody else meanwhile: the clean-up after the owner is a transaction.
-            self.last_words.store(pid.unwrap_or(0), Relaxed);
-            if self.is_recursive() {
-                // Nobody else can have released it.
-                self.depth.store(0, Relaxed);
-                self.thread.store(0, Relaxed);
-            }
+            self.last_words.store(words, Relaxed);
+            self.thread.store(0, Relaxed);
+            self.depth.store(0, Relaxed);
+            crash::point("lock: dead owner named");
             match self
                 .word
                 .compare_exchange(word, dead.word() | ABANDONED, SeqCst, Relaxed)
             {
-                Ok(_) => return futex_wake(&self.word, u32::MAX),
+                Ok(_) => {
+                    crash::point("lock: abandoned, nobody woken yet");
+                    return futex_wake(&self.word, u32::MAX);
+                }
                 Err(now) => word = now,
             }
         }

@@ -22,7 +22,7 @@ pub use lock::{Holder, Lock};
 pub use mutex::{Acquired, Mutex};
 pub use permits::Permits;
 pub use semaphore::{SEMAPHORE_MAX, Semaphore};
-pub use stamp::{Population, Stamp};
+pub use stamp::{Departed, Population, Stamp};
 pub use wait::{ReleaseError, Wait};
 pub use waiters::{Answer, Place, WAITERS, Waiters};
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::stamp::{Population, Stamp};
+use crate::crash;
 use crate::primitive::{AtomicU32, Ordering, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 /// Somebody may sleep on the word.
@@ -104,6 +105,7 @@ impl Mutex {
                     .compare_exchange(0, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
                 {
+                    crash::point("mutex: taken by one who slept");
                     return Acquired::Clean;
                 }
                 continue;
@@ -117,6 +119,7 @@ impl Mutex {
             {
                 continue;
             }
+            crash::point("mutex: about to sleep");
             let asleep = futex_wait(&self.word, marked, Some(PATIENCE));
             if asleep == Wake::TimedOut
                 && family.is_dead(Stamp::of_word(marked))
@@ -125,6 +128,7 @@ impl Mutex {
                     .compare_exchange(marked, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
             {
+                crash::point("mutex: taken over from a dead owner");
                 return Acquired::OwnerDied;
             }
         }
@@ -137,6 +141,7 @@ impl Mutex {
     pub fn unlock(&self) {
         // [mutex-word] SeqCst, since callers look for sleepers of another word right after.
         if self.word.swap(0, Ordering::SeqCst) & CONTENDED != 0 {
+            crash::point("mutex: free, nobody woken yet");
             futex_wake(&self.word, 1);
         }
     }

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::Stamp;
+use crate::crash;
 use crate::primitive::AtomicU64;
 
 /// How many processes are noted at a time; permits taken by more are nobody's.
@@ -55,7 +56,7 @@ impl Permits {
                     let held = count(seen).saturating_add(1);
                     let next = u64::from(me.word()) << 32 | u64::from(held);
                     match place.compare_exchange_weak(seen, next, AcqRel, Relaxed) {
-                        Ok(_) => return,
+                        Ok(_) => return crash::point("semaphore: permit noted"),
                         Err(now) => seen = now,
                     }
                 }
@@ -71,7 +72,7 @@ impl Permits {
             while holder(seen) == me && count(seen) > 0 {
                 let next = seen - u64::from(count(seen).min(given));
                 match place.compare_exchange_weak(seen, next, AcqRel, Relaxed) {
-                    Ok(_) => return,
+                    Ok(_) => return crash::point("semaphore: note taken back"),
                     Err(now) => seen = now,
                 }
             }

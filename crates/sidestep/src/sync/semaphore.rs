@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::gate::SLICE;
 use super::wait::{ReleaseError, Wait};
+use crate::crash;
 use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 const SLEEPERS: u32 = 1;
@@ -57,7 +58,10 @@ impl Semaphore {
                 .state
                 .compare_exchange_weak(state, state - ONE, Acquire, Relaxed)
             {
-                Ok(_) => return true,
+                Ok(_) => {
+                    crash::point("semaphore: permit taken");
+                    return true;
+                }
                 Err(now) => state = now,
             }
         }
@@ -83,6 +87,7 @@ impl Semaphore {
                     .compare_exchange(state, next, Acquire, Relaxed)
                     .is_ok()
                 {
+                    crash::point("semaphore: permit taken by one who waited");
                     if slept && next >= ONE {
                         self.wake(1);
                     }
@@ -103,6 +108,7 @@ impl Semaphore {
             let Some(limit) = left() else {
                 return Wait::TimedOut;
             };
+            crash::point("semaphore: about to sleep");
             match futex_wait(&self.state, state | SLEEPERS, Some(limit.min(SLICE))) {
                 Wake::Interrupted => return Wait::Interrupted,
                 Wake::TimedOut if left().is_some() => return Wait::Interrupted,
@@ -133,6 +139,7 @@ impl Semaphore {
                 .compare_exchange_weak(state, next, SeqCst, Relaxed)
             {
                 Ok(_) => {
+                    crash::point("semaphore: raised, nobody woken yet");
                     if state & SLEEPERS != 0 {
                         futex_wake(&self.state, count);
                     }

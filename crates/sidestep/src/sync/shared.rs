@@ -4,8 +4,8 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::Duration;
 
 use super::{
-    Answer, Barrier, Event, Lock, Permits, Place, Population, ReleaseError, SEMAPHORE_MAX, SLICE,
-    Semaphore, Stamp, Wait, Waiters,
+    Answer, Barrier, Departed, Event, Lock, Permits, Place, Population, ReleaseError,
+    SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 use crate::error::{Error, Result};
 use crate::primitive::{AtomicU32, Instant, Wake};
@@ -265,20 +265,18 @@ impl SharedBarrier {
 }
 
 /// The dead process held a reference to the lock.
-pub(crate) fn bereave_lock(txn: &Txn<'_>, payload: u64, dead: Stamp, orderly: bool) {
+pub(crate) fn bereave_lock(txn: &Txn<'_>, payload: u64, dead: Departed) {
     if let Some(lock) = txn.family.at::<Lock>(payload) {
-        lock.bereave(
-            dead,
-            txn.family.member(dead).map(|member| member.pid),
-            orderly,
-        );
+        lock.bereave(dead);
     }
 }
 
-/// The process was killed and held a reference to the semaphore.
-pub(crate) fn bereave_semaphore(txn: &Txn<'_>, payload: u64, dead: Stamp) {
-    if let Some(semaphore) = txn.family.at::<CountedSemaphore>(payload) {
-        let taken = semaphore.permits.bereave(dead);
+/// The dead process held a reference to the semaphore.
+pub(crate) fn bereave_semaphore(txn: &Txn<'_>, payload: u64, dead: Departed) {
+    if let Some(semaphore) = txn.family.at::<CountedSemaphore>(payload)
+        && !dead.orderly
+    {
+        let taken = semaphore.permits.bereave(dead.stamp);
         semaphore.lost.fetch_add(taken, AcqRel);
     }
 }

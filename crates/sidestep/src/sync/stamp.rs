@@ -42,6 +42,19 @@ impl Stamp {
     }
 }
 
+/// What is known of a process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Its process id, in its own pid namespace; 0 where it is not known.
+    pub pid: u32,
+    /// Whether it said that it was leaving in order.
+    pub orderly: bool,
+    /// Its exit code, or minus the signal that ended it; `None` where nobody could tell any more.
+    pub exitcode: Option<i32>,
+}
+
 /// Who lives: what the lock words need to know about the processes of the family.
 pub trait Population {
     /// The calling process.

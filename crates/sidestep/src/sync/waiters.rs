@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::gate::SLICE;
 use super::stamp::{Population, Stamp};
+use crate::crash;
 use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
 
 /// The wait has been answered: go on.
@@ -77,12 +78,18 @@ impl Waiters {
     pub fn enter(&self, family: &impl Population) -> Option<Place> {
         let me = family.me().word();
         let ticket = self.tickets.fetch_add(1, Relaxed);
-        let place = self.nodes.iter().position(|node| {
-            node.word.load(Relaxed) == 0
-                && node.word.compare_exchange(0, me, SeqCst, Relaxed).is_ok()
+        let place = (0..WAITERS).find(|&place| {
+            let word = &self.nodes[place].word;
+            if word.load(Relaxed) != 0 {
+                return false;
+            }
+            // Before the place is taken: the clean-up after a dead waiter looks no further.
+            self.high.fetch_max(place as u32 + 1, SeqCst);
+            word.compare_exchange(0, me, SeqCst, Relaxed).is_ok()
         })?;
+        crash::point("waiters: place taken");
         self.nodes[place].ticket.store(ticket, Relaxed);
-        self.high.fetch_max(place as u32 + 1, SeqCst);
+        crash::point("waiters: entered");
         Some(Place(place))
     }
 
@@ -96,6 +103,7 @@ impl Waiters {
             spin_loop();
         }
         let now = word.load(Acquire);
+        crash::point("waiters: about to sleep");
         if now & (PASSED | BROKEN) == 0
             && futex_wait(word, now, Some(limit.min(SLICE))) == Wake::Interrupted
         {
@@ -120,7 +128,9 @@ impl Waiters {
 
     /// Leaves the list; what the waiter was told at last.
     pub fn leave(&self, place: Place) -> Answer {
-        Self::read(self.nodes[place.0].word.swap(0, SeqCst))
+        let answer = Self::read(self.nodes[place.0].word.swap(0, SeqCst));
+        crash::point("waiters: left");
+        answer
     }
 
     fn used(&self) -> &[Node] {
@@ -160,6 +170,7 @@ impl Waiters {
         }
         if family.is_dead(Stamp::of_word(word)) {
             let _ = node.word.compare_exchange(word, 0, SeqCst, Relaxed);
+            crash::point("waiters: place of a dead one freed");
             return false;
         }
         let told = node
@@ -167,6 +178,7 @@ impl Waiters {
             .compare_exchange(word, word | what, SeqCst, Relaxed)
             .is_ok();
         if told {
+            crash::point("waiters: told to go on, not woken yet");
             futex_wake(&node.word, 1);
         }
         told
@@ -184,6 +196,7 @@ impl Waiters {
                     .compare_exchange(word, word | BROKEN, SeqCst, Relaxed)
                     .is_ok()
             {
+                crash::point("waiters: told to give up, not woken yet");
                 futex_wake(&node.word, 1);
             }
         }
@@ -201,19 +214,21 @@ impl Waiters {
         })
     }
 
-    /// Frees the nodes of a dead process; how many of its threads were waiting without an answer.
-    pub fn bereave(&self, dead: Stamp) -> usize {
-        let mut waiting = 0;
+    /// Whether a thread of that process waits without an answer.
+    pub fn has_waiting(&self, who: Stamp) -> bool {
+        self.used()
+            .iter()
+            .any(|node| node.word.load(Relaxed) == who.word())
+    }
+
+    /// Frees the nodes of a dead process.
+    pub fn bereave(&self, dead: Stamp) {
         for node in self.used() {
             let word = node.word.load(Relaxed);
-            if word != 0
-                && Stamp::of_word(word) == dead
-                && node.word.compare_exchange(word, 0, SeqCst, Relaxed).is_ok()
-                && word & (PASSED | BROKEN) == 0
-            {
-                waiting += 1;
+            if word != 0 && Stamp::of_word(word) == dead {
+                let _ = node.word.compare_exchange(word, 0, SeqCst, Relaxed);
+                crash::point("waiters: dead process's place freed");
             }
         }
-        waiting
     }
 }
