@@ -157,7 +157,7 @@ impl Mapping {
         .map(drop)
     }
 
-    /// The same mapping once more. Whichever is dropped first unmaps it for both: drop both at once.
+    /// The same mapping once more, to be forgotten and not dropped.
     #[cfg(shuttle)]
     pub(crate) fn alias(&self) -> Self {
         Self {

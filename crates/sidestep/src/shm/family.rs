@@ -216,6 +216,12 @@ impl Family {
         Self::over(self.mapping.alias(), self.fd.as_fd(), self.identity)
     }
 
+    /// Lets go of an [`alias`](Self::alias): the mapping is the first one's.
+    #[cfg(shuttle)]
+    pub(super) fn drop_alias(self) {
+        std::mem::forget(self.mapping);
+    }
+
     pub(super) fn found() -> Result<Self> {
         let Ceiling { limit, space, .. } = ceiling();
         // Blocks are recycled by size class only, so address space is spent freely where there is

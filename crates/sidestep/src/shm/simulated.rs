@@ -9,6 +9,9 @@ use super::family::Family;
 use crate::error::{Error, Result};
 use crate::primitive::{be_born, begin, end, is_ghost, live, process};
 
+/// The process that has made the arena; the others have aliases of its mapping.
+const FIRST: u32 = 1;
+
 thread_local! {
     /// The arena as each process sees it. They stay until the next world begins, since tasks that
     /// the scheduler gave up may still refer to them.
@@ -69,9 +72,12 @@ impl Process {
 pub fn world(scenario: impl FnOnce()) {
     end();
     FAMILIES.with_borrow_mut(|families| {
-        for (_, family) in std::mem::take(families) {
+        for (pid, family) in std::mem::take(families) {
             // SAFETY: made by `enter`, from a box; its world is over, and with it every user.
-            drop(unsafe { Box::from_raw(std::ptr::from_ref(family).cast_mut()) });
+            let family = unsafe { Box::from_raw(std::ptr::from_ref(family).cast_mut()) };
+            if pid != FIRST {
+                family.drop_alias();
+            }
         }
     });
     let arena = Family::found().expect("an arena");
