@@ -788,19 +788,17 @@ fn loom_watcher_hears_of_every_item() {
 fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
     model(Some(2), || {
         let (world, queue) = (World::new(), Watched::new());
-        let victim = {
+        let producers = {
             let (world, queue) = (world.clone(), queue.clone());
-            thread::spawn(move || queue.put(&world.process(2), true))
-        };
-        let producer = {
-            let (world, queue) = (world.clone(), queue.clone());
-            thread::spawn(move || queue.put(&world.process(3), false))
+            thread::spawn(move || {
+                queue.put(&world.process(2), true);
+                queue.put(&world.process(3), false);
+            })
         };
         let taken = queue.try_take(&world.process(1));
         let has_items = queue.settle(&world.process(1));
         assert!(!(taken && has_items));
-        victim.join().unwrap();
-        producer.join().unwrap();
+        producers.join().unwrap();
         // Whenever nobody holds the mutex: if there are items, the bell is rung.
         let _ = queue.put_lock.lock(&world.process(1));
         if queue.has_messages() {
