@@ -20,6 +20,8 @@
 # make soak     mixed work for ten minutes, in which no process may grow (SOAK="--minutes 10")
 # make churn    processes and blocks come and go, all killed; the arena stays as it was
 #               (CHURN="--seed 7 --processes 100000")
+# make thousands  a thousand processes of each kind, as many pools, 10^4 queues, 10^5 locks: nothing
+#               grows (some minutes)
 # make clean    remove everything that these have made
 #
 # Needs cargo, a C compiler, make, and Python 3.11 or newer with pip; PY=... chooses the Python.
@@ -42,12 +44,12 @@ CONFORMANCE ?=
 SCHEDULES ?=
 FUZZ ?=
 SANITIZE ?=
-COMPLAINTS ?=
-VERSIONS ?=
 STORM ?=
 SOAK ?=
 CHURN ?=
 MATRIX ?=
+COMPLAINTS ?=
+VERSIONS ?=
 export PYTEST
 
 VENV := .venv
@@ -63,8 +65,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check matrix complaints storm soak churn schedules fuzz sanitize conformance bench \
-        clean build preflight
+.PHONY: demo test check matrix storm soak churn thousands schedules fuzz sanitize conformance complaints \
+        bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -105,6 +107,9 @@ soak: $(VENV)/.installed
 
 churn: $(VENV)/.installed
 	@PYTHONPATH=tests $(BIN)/python -m storm.churn $(CHURN)
+
+thousands: $(VENV)/.with-test
+	@SIDESTEP_CHURN=100 $(BIN)/python -m pytest -q tests/limits/test_limits.py -k grows
 
 build: $(BUILT)
 

@@ -33,14 +33,13 @@ from .pool import (
     MaybeEncodingError,
     Pool,
     ThreadPool,
+    _end_all,
     _helper_reraises_exception,
     _lost,
     _Maker,
     _terminated,
     worker,
 )
-
-__all__ = ["ClassicPool", "work"]
 from .synchronize import AbandonedLockError
 
 __all__ = ["ClassicPool", "work"]
@@ -178,6 +177,7 @@ class _Crew:
     """What the calls of a `Pool` need of it: a way to send tasks, and its state."""
 
     exporter: _by_value.Exporter | None
+    task_timeout = None
 
     def __init__(self, pool: "ClassicPool") -> None:
         self.pid = os.getpid()
@@ -227,6 +227,12 @@ class _Crew:
         for gone in list(self.workers):
             gone.join()
 
+    def cancel(self, job: Any) -> None:
+        """Nobody knows where its tasks are."""
+        raise NotImplementedError(
+            "a pool that replaces parts of the original's cannot cancel a call: terminate() it"
+        )
+
     def fail(self, error: BaseException) -> None:
         """End every call that is open with an error."""
         _fail(self.jobs, error)
@@ -249,7 +255,15 @@ class ClassicPool(Pool):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
+        *,
+        retries: int = 0,
+        task_timeout: float | None = None,
     ) -> None:
+        if retries or task_timeout is not None:
+            raise ValueError(
+                f"{type(self).__name__} replaces parts of the pool, so nobody knows which worker "
+                "runs which task: it can have neither retries nor a task_timeout"
+            )
         self._pool: list[Any] = []
         self._state = INIT
         self._ctx = context or self._default_context()
@@ -569,12 +583,7 @@ def _is_lost(gone: Any, maxtasks: int | None) -> bool:
 
 def _end(workers: list[Any]) -> None:
     """End processes. Threads end by themselves, and nobody waits for their tasks."""
-    processes = [w for w in workers if hasattr(w, "terminate")]
-    for w in processes:
-        if w.exitcode is None:
-            w.terminate()
-    for w in processes:
-        w.join()
+    _end_all([w for w in workers if hasattr(w, "terminate")])
 
 
 def _discard_one(inqueue: Any) -> bool:

@@ -28,14 +28,25 @@ import fcntl
 import os
 import stat
 
-__all__ = ["FOLDER", "add", "begin", "forget", "forget_name", "inodes", "join", "share", "sweep"]
+__all__ = [
+    "FOLDER",
+    "add",
+    "begin",
+    "forget",
+    "forget_name",
+    "inodes",
+    "join",
+    "path",
+    "share",
+    "sweep",
+]
 
 FOLDER = "/dev/shm"
 _PREFIX = "sidestep-"
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _path(pipe: int) -> str:
+def path(pipe: int) -> str:
     """The folder of the family whose tracker reads from `pipe`; both ends have one inode."""
     return f"{FOLDER}/{_PREFIX}{os.fstat(pipe).st_ino}"
 
@@ -43,20 +54,20 @@ def _path(pipe: int) -> str:
 def begin(pipe: int) -> int | None:
     """Make a family's folder: a locked descriptor of it, None if there can be none."""
     with contextlib.suppress(OSError):
-        os.mkdir(_path(pipe), 0o700)
+        os.mkdir(path(pipe), 0o700)
         return join(pipe)
     return None
 
 
 def join(pipe: int) -> int | None:
     """Open and lock the folder of the family; None if there is none, or it is not ours."""
-    path = _path(pipe)
+    place = path(pipe)
     with contextlib.suppress(OSError):
-        fd = _open_own(path)
+        fd = _open_own(place)
         if fd is None:
             return None
         # Somebody may be sweeping it, since nobody has locked it yet: then it is lost.
-        if share(fd) and _names(path, fd):
+        if share(fd) and _names(place, fd):
             return fd
         os.close(fd)
     return None

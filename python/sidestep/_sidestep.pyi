@@ -649,6 +649,16 @@ class Queue(Generic[_T]):
 
 # --- pools -----------------------------------------------------------------------------------
 
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed since boot for want of memory.
+
+    Those of this process's memory control group, or where nobody counts them, of the machine.
+    """
+
+@final
+class PackedTask:
+    """A serialised task, see `PoolCore.pack`."""
+
 @final
 class PoolCore:
     """The shared parts of a pool: tasks, results, and a board that says who runs what.
@@ -672,10 +682,14 @@ class PoolCore:
         Raises:
             Exception: What serialising raised; nothing was submitted.
         """
-    def begin(self, worker: int) -> None:
-        """Say that a worker is ready to take tasks."""
-    def begun(self, worker: int) -> int:
-        """Return how many workers of this line ever came to take tasks."""
+    def pack(self, task: Any) -> PackedTask:
+        """Serialise a task that may have to be submitted more than once."""
+    def submit_packed(self, task: PackedTask, open: dict[int, Any], entry: Any) -> None:
+        """As `submit`, with a task that `pack` has made."""
+    def enter(self, worker: int, stage: int) -> None:
+        """Say how far a worker has come: 0 it is starting, 1 preparing, 2 ready to take tasks."""
+    def stage(self, worker: int) -> int:
+        """Return how far the worker of this line has come, see `enter`."""
     def take(self, worker: int) -> _Opened | None:
         """Take a task, waiting for one.
 
@@ -683,8 +697,11 @@ class PoolCore:
             Its number, whether it could be rebuilt, and the task or the exception that rebuilding
             raised; None when the pool is closed and nothing is left to do.
         """
-    def finish(self, worker: int, number: int, result: Any) -> None:
+    def finish(self, worker: int, number: int, result: Any) -> bool:
         """Report what came of task `number`.
+
+        Returns:
+            Whether the worker may take another task; False: it will be killed, see `doom`.
 
         Raises:
             Exception: What serialising the result raised; the task is still to be reported.
@@ -694,11 +711,27 @@ class PoolCore:
 
         Returns:
             For each the task's number, whether the result could be rebuilt, and the result or the
-            exception that rebuilding raised; nothing if `timeout` seconds (None: no limit) passed
+            exception that rebuilding raised; None in place of the number comes with the line of a
+            worker that called `retire`, or with a pair of the line and what it gave to
+            `last_words`; nothing if `timeout` seconds (None: no limit) passed
             without one, or if `nudge` or `retire` was called.
         """
     def retire(self, worker: int) -> None:
         """Say that a worker has done its share and is about to end; `collect` returns."""
+    def last_words(self, worker: int, words: Any) -> None:
+        """Send `collect` what a worker has to say about its end."""
+    def withdraw(self, numbers: set[int]) -> None:
+        """Take tasks back that nobody has taken: they will not be run."""
+    def running(self, worker: int) -> tuple[int, float | None] | None:
+        """Return which task a worker is running, and since when by `time.monotonic`.
+
+        None for the time: it has not come to say so. None: it runs none.
+        """
+    def doom(self, worker: int, number: int) -> bool:
+        """Have a worker take nothing more after task `number`; False if it has done that.
+
+        The caller then kills the worker, and no other task goes with it.
+        """
     def nudge(self) -> None:
         """Let `collect` return, in whichever process waits there."""
     def lost(self, worker: int) -> int | None:

@@ -181,11 +181,25 @@ class BaseContext(_original.Root):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        retries: int = 0,
+        task_timeout: float | None = None,
     ) -> PoolType:
-        """Return a pool of worker processes."""
+        """Return a pool of worker processes.
+
+        The arguments are explained with `pool.Pool`.
+        """
         from .pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        return Pool(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            context=self.get_context(),
+            retries=retries,
+            task_timeout=task_timeout,
+        )
 
     if TYPE_CHECKING:
 

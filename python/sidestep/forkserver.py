@@ -443,6 +443,8 @@ class _Server:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
+            # Until the child knows whether who asked for it has the signal blocked.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             util.close_fds(self._wake_r, self._wake_w)

@@ -22,7 +22,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from . import _original, _sidestep, context, reduction, util
@@ -48,8 +48,80 @@ job_counter = itertools.count()
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
 
-#: How often all workers of a pool may end before they can take a task, until it gives up.
+#: How often all workers of a pool may end before they can take a task, until it gives up: by
+#: their own fault, and by anybody's.
 _STILLBORN = 3
+_ILL_FATED = 30
+
+#: How long workers that were told to end may take for it, in seconds. Then they are killed.
+_GRACE = 2.0
+
+#: How far a worker has come, as the engine says it.
+_STARTING, _PREPARING, _READY = range(3)
+
+
+# --- waiting ----------------------------------------------------------------------------------
+
+
+class _Bell:
+    """Wakes those who wait for something to become true.
+
+    There is no lock that a signal handler, or what the garbage collector runs, could find held by
+    the very thread that it interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._sleepers: collections.deque[Any] = collections.deque()
+
+    def ring(self) -> None:
+        """Have all who wait look again."""
+        for sleeper in tuple(self._sleepers):
+            # It was woken already.
+            with contextlib.suppress(RuntimeError):
+                sleeper.release()
+
+    def wait(self, look: Callable[[], _T | None], timeout: float | None) -> _T | None:
+        """Return what `look` finds, or None if it finds nothing within `timeout` seconds."""
+        if (found := look()) is not None:
+            return found
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            sleeper = threading.Lock()
+            sleeper.acquire()
+            self._sleepers.append(sleeper)
+            try:
+                # What became true before this was in the row has not woken it.
+                if (found := look()) is not None:
+                    return found
+                left = -1.0 if end is None else end - time.monotonic()
+                if end is not None and left <= 0:
+                    return None
+                sleeper.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+            finally:
+                self._sleepers.remove(sleeper)
+            if (found := look()) is not None:
+                return found
+
+
+class _Latch:
+    """An event that happens once, see `_Bell`."""
+
+    def __init__(self) -> None:
+        self._happened: bool | None = None
+        self._bell = _Bell()
+
+    def set(self) -> None:
+        """Say that it has happened."""
+        self._happened = True
+        self._bell.ring()
+
+    def is_set(self) -> bool:
+        """Tell whether it has happened."""
+        return self._happened is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has happened, at most `timeout` seconds; tell whether it has."""
+        return self._bell.wait(lambda: self._happened, timeout) is not None
 
 
 # --- errors that cross the border -------------------------------------------------------------
@@ -87,17 +159,61 @@ class MaybeEncodingError(_original.ErrorRoot):
 class WorkerLostError(context.ProcessError):
     """The worker process ended while it was running the task; every other task goes on.
 
+    If the worker raised something that ended it, such as SystemExit, that is the `__cause__`.
+
     Attributes:
         pid: The worker's process id.
         exitcode: How it ended; negative is the number of a signal.
+        position: Where the task stands in its map: the index of its item, or the range of them
+            if it has several; None for a call that is no map, or for no task in particular.
+        out_of_memory: Whether the kernel has probably killed the worker for want of memory.
+        tries: How often the task was tried, see `retries` of `Pool`.
     """
 
-    def __init__(self, message: str, pid: int | None = None, exitcode: int | None = None) -> None:
-        super().__init__(message, pid, exitcode)
+    def __init__(
+        self,
+        message: str,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        position: int | range | None = None,
+        out_of_memory: bool = False,
+        tries: int = 1,
+    ) -> None:
+        super().__init__(message, pid, exitcode, position, out_of_memory, tries)
         self.message, self.pid, self.exitcode = message, pid, exitcode
+        self.position, self.out_of_memory, self.tries = position, out_of_memory, tries
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended the worker, such as "SIGSEGV", if one did."""
+        return None if self.exitcode is None or self.exitcode >= 0 else _signal_name(-self.exitcode)
 
     def __str__(self) -> str:
         return self.message
+
+
+class TaskTimeoutError(TimeoutError):
+    """The task ran longer than its pool's `task_timeout`, and was ended with its worker.
+
+    A wait for a result whose own `timeout` is over raises TimeoutError and not this.
+
+    Attributes:
+        position: As with `WorkerLostError`.
+        pid: The process id of the worker that was killed.
+    """
+
+    def __init__(
+        self, message: str, position: int | range | None = None, pid: int | None = None
+    ) -> None:
+        super().__init__(message, position, pid)
+        self.message, self.position, self.pid = message, position, pid
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TaskCancelledError(context.ProcessError):
+    """The call was ended by `cancel`."""
 
 
 #: Makes a task of a function: what to call, with which arguments and keywords.
@@ -159,7 +275,8 @@ def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str)
                 error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
                 return error
             reason = f"its class makes a {type(error).__name__} of it, which is no exception"
-        except Exception as failed:
+        except BaseException as failed:
+            # Even SystemExit: it comes out of the exception's own code, and says nothing to us.
             reason = _safe_repr(failed)
     error = MaybeEncodingError(reason, summary)
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
@@ -197,10 +314,16 @@ class _Core(Protocol):
     """The shared parts of a pool: the engine's, or those of a pool of threads."""
 
     def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
-    def begin(self, worker: int) -> None: ...
-    def begun(self, worker: int) -> int: ...
+    def pack(self, task: Any) -> Any: ...
+    def submit_packed(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
+    def enter(self, worker: int, stage: int) -> None: ...
+    def stage(self, worker: int) -> int: ...
     def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
-    def finish(self, worker: int, number: int, result: Any) -> None: ...
+    def finish(self, worker: int, number: int, result: Any) -> bool: ...
+    def last_words(self, worker: int, words: Any) -> None: ...
+    def withdraw(self, numbers: set[int]) -> None: ...
+    def running(self, worker: int) -> tuple[int, float | None] | None: ...
+    def doom(self, worker: int, number: int) -> bool: ...
     def collect(self, timeout: float | None) -> Sequence[tuple[int | None, bool, Any]]: ...
     def retire(self, worker: int) -> None: ...
     def nudge(self) -> None: ...
@@ -220,18 +343,86 @@ def starmapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
     return [function(*item) for item in items]
 
 
+class _Shield:
+    """A worker's answer to SIGINT: the task that it runs gets a KeyboardInterrupt, itself nothing.
+
+    Ctrl-C reaches all processes of a program, and it is for the parent to say what becomes of the
+    pool. What a task, an initializer or the parent of a fork has put in its place stays there.
+    """
+
+    def __init__(self) -> None:
+        self.is_lowered = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_lowered:
+            signal.default_int_handler(number, frame)
+
+    def raise_up(self, unblock: bool) -> None:
+        """Take over from the interpreter; let the signal through, which waits since the start."""
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is signal.default_int_handler or isinstance(handler, _Shield):
+            signal.signal(signal.SIGINT, self)
+        _unblock_interrupts(unblock)
+
+
+def _unblock_interrupts(unblock: bool) -> None:
+    """Undo what `_Starter` has done, in the worker; not if the signal was blocked before."""
+    if unblock:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
+def _be_worker(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
+    """The life of a worker process."""
+    shield = _Shield()
+    shield.raise_up(unblock)
+    try:
+        _work(core, line, Exception, shield, *arguments)
+    except KeyboardInterrupt:
+        # The parent knows the traceback, and shows its own; the shell's code for it will do.
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _be_thread(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
+    """The life of a worker thread. It survives everything that a task may raise."""
+    # What its tasks start shall hear of a Ctrl-C.
+    _unblock_interrupts(unblock)
+    _work(core, line, BaseException, _Shield(), *arguments)
+
+
 def _work(
     core: _Core,
     line: int,
+    survived: type[BaseException],
+    shield: _Shield,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
     maxtasks: int | None = None,
     failure: Callable[[BaseException], Any] = _Failure,
 ) -> None:
     """Run tasks until the pool is closed, or `maxtasks` of them."""
-    if initializer is not None:
-        initializer(*initargs)
-    core.begin(line)
+    try:
+        if initializer is not None:
+            core.enter(line, _PREPARING)
+            initializer(*initargs)
+        core.enter(line, _READY)
+        _run_tasks(core, line, survived, shield, maxtasks, failure)
+    except BaseException as error:
+        shield.is_lowered = False
+        trace = error.__traceback__
+        with contextlib.suppress(Exception):
+            core.last_words(line, failure(error))
+        error.__traceback__ = trace
+        raise
+
+
+def _run_tasks(
+    core: _Core,
+    line: int,
+    survived: type[BaseException],
+    shield: _Shield,
+    maxtasks: int | None,
+    failure: Callable[[BaseException], Any],
+) -> None:
     for _ in itertools.count() if maxtasks is None else range(maxtasks):
         taken = core.take(line)
         if taken is None:
@@ -243,18 +434,28 @@ def _work(
             if not rebuilt:
                 raise task
             function, args, kwargs = task
-            result = (True, function(*args, **kwargs))
-        except Exception as error:
+            shield.is_lowered = True
+            try:
+                result = (True, function(*args, **kwargs))
+            finally:
+                shield.is_lowered = False
+        except survived as error:
             result = (False, failure(error))
         # Neither arguments nor results live longer than their task.
         task = function = args = kwargs = None
         try:
-            core.finish(line, number, result)
+            may_go_on = core.finish(line, number, result)
         except MemoryError as error:
-            core.finish(line, number, (False, failure(error)))
+            may_go_on = core.finish(line, number, (False, failure(error)))
         except Exception as error:
-            core.finish(line, number, (False, failure(MaybeEncodingError(error, result[1]))))
+            refused = MaybeEncodingError(error, result[1])
+            refused.__cause__ = error
+            may_go_on = core.finish(line, number, (False, failure(refused)))
+            del refused
         result = None
+        if not may_go_on:
+            # About to be killed: the parent has given the task up, too late.
+            break
     else:
         core.retire(line)
 
@@ -300,7 +501,7 @@ class ApplyResult(_original.Root, Generic[_T]):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._pool: Pool | None = pool
-        self._event = threading.Event()
+        self._event = _Latch()
         self._job = next(job_counter)
         self._cache = pool._cache
         self._callback = callback
@@ -345,26 +546,51 @@ class ApplyResult(_original.Root, Generic[_T]):
         finally:
             del self
 
+    def cancel(self) -> bool:
+        """End the call with `TaskCancelledError`, if it has not ended.
+
+        What nobody has begun to run is never run. A worker that is running a task of the call is
+        killed and replaced, its children with it; the tasks of other calls are not harmed. (In a
+        pool of threads the task goes on, and what comes of it is dropped.)
+
+        Returns:
+            Whether that has ended it. The `error_callback` was called then, in this thread.
+
+        Raises:
+            NotImplementedError: The pool has the workings of the standard library's.
+        """
+        pool = self._pool
+        if pool is None:
+            return False
+        pool._crew.cancel(self)
+        return self._finish(False, _cancelled())
+
+    def _position(self, index: int) -> int | range | None:
+        """Where task `index` stands among the items of a map."""
+        return None
+
     def _set(self, i: int, obj: tuple[bool, Any]) -> None:
         """Take what came of task `i`: success and value."""
         self._finish(*obj)
 
-    def _finish(self, success: bool, value: Any) -> None:
-        if self._event.is_set():
-            return
+    def _finish(self, success: bool, value: Any) -> bool:
+        """End the call; False if it has ended before."""
+        if self._cache.pop(self._job, None) is None:
+            # Popping decides: several threads may come here at once.
+            return False
         self._success, self._value = success, value
         callback: Callable[[Any], object] | None
         callback = self._callback if success else self._error_callback
         # The pool may end when the last reference to it goes: not before all is told.
         pool, self._pool = self._pool, None
         self._function = self._callback = self._error_callback = None
-        self._cache.pop(self._job, None)
         try:
             if callback is not None:
                 callback(value)
         finally:
             self._event.set()
             del pool
+        return True
 
 
 AsyncResult = ApplyResult
@@ -385,11 +611,16 @@ class MapResult(ApplyResult[list[_T]]):
         super().__init__(pool, callback, error_callback)
         self._chunksize = chunksize
         self._values: list[Any] = [None] * length
-        self._left = -(-length // chunksize) if length else 0
+        self._tasks = -(-length // chunksize) if length else 0
+        # Counts in one step, whichever threads come at once.
+        self._ended = itertools.count(1)
         self._error: BaseException | None = None
         if not length:
             self._callback = None
             self._finish(True, [])
+
+    def _position(self, index: int) -> int | range | None:
+        return _items(index, self._chunksize, len(self._values))
 
     def _set(self, i: int, obj: tuple[bool, Any]) -> None:
         success, value = obj
@@ -398,8 +629,7 @@ class MapResult(ApplyResult[list[_T]]):
             self._values[start : start + self._chunksize] = value
         elif self._error is None:
             self._error = value
-        self._left -= 1
-        if self._left == 0:
+        if next(self._ended) == self._tasks:
             if self._error is None:
                 self._finish(True, self._values)
             else:
@@ -412,15 +642,23 @@ class IMapIterator(_original.Root, Generic[_T]):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool: Pool | None = pool
-        self._cond = threading.Condition(threading.Lock())
+        self._bell = _Bell()
+        # Whoever ends the map early does without: it may be a signal handler.
+        self._lock = threading.RLock()
         self._job = next(job_counter)
         self._cache = pool._cache
-        self._items: collections.deque[tuple[bool, Any]] = collections.deque()
-        self._unsorted: dict[int, tuple[bool, Any]] = {}
+        self._arrived: Any = self._make_store()
+        #: How many results have arrived, and how many were handed out.
+        self._count = 0
         self._index = 0
         self._length: int | None = None
         self._ended = False
+        #: What comes after the results: an error, that is.
+        self._ending: tuple[bool, Any] | None = None
         self._function: Any = None
+        #: Items in a task, and items that were taken so far.
+        self._chunksize = 1
+        self._taken = [0]
         #: How many more tasks may be taken from the input, if that is limited.
         self._room: queue.SimpleQueue[None] | None = None
         self._cache[self._job] = self
@@ -435,94 +673,124 @@ class IMapIterator(_original.Root, Generic[_T]):
             StopIteration: There are no more.
             TimeoutError: It has not come within `timeout` seconds.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        with self._cond:
-            while not self._items:
-                if self._index == self._length:
-                    self._pool = None
-                    raise StopIteration
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"no result has come within {timeout} seconds")
-                self._cond.wait(left)
-            success, value = self._items.popleft()
+        found = self._bell.wait(self._take, timeout)
+        if found is None:
+            raise TimeoutError(f"no result has come within {timeout} seconds")
         if self._room is not None:
             self._room.put(None)
+        success, value = found
+        del found
         if not success:
-            raise value
+            try:
+                raise value
+            finally:
+                del self, value
         result: _T = value
         return result
 
     __next__ = next
 
+    def cancel(self) -> bool:
+        """As `ApplyResult.cancel`: what has arrived in its turn is still handed out before.
+
+        Where `chunksize` is above 1 the iterator is a generator, and has no such method.
+        """
+        pool = self._pool
+        if pool is None:
+            return False
+        pool._crew.cancel(self)
+        return self._finish(False, _cancelled())
+
+    def _take(self) -> tuple[bool, Any] | None:
+        """Return what is to be handed out next, or None if it has not arrived."""
+        with self._lock:
+            # First: what arrives in between comes before the end.
+            ended = self._ended
+            found = self._pop()
+            if found is not None:
+                self._index += 1
+                return found
+            if not ended and self._index != self._length:
+                return None
+            found, self._ending = self._ending, None
+            if found is None:
+                self._pool = None
+                raise StopIteration
+            return found
+
+    def _make_store(self) -> Any:
+        return {}
+
+    def _store(self, index: int, obj: tuple[bool, Any]) -> None:
+        self._arrived[index] = obj
+
+    def _pop(self) -> tuple[bool, Any] | None:
+        found: tuple[bool, Any] | None = self._arrived.pop(self._index, None)
+        return found
+
+    def _position(self, index: int) -> int | range | None:
+        return _items(index, self._chunksize, self._taken[0])
+
     def _set(self, i: int, obj: tuple[bool, Any]) -> None:
         """Take what came of task `i`: success and value."""
-        with self._cond:
+        with self._lock:
             if self._ended:
                 return
-            self._unsorted[i] = obj
-            while self._index in self._unsorted:
-                self._items.append(self._unsorted.pop(self._index))
-                self._index += 1
+            self._store(i, obj)
+            self._count += 1
             self._settle()
 
     def _set_length(self, length: int) -> None:
-        with self._cond:
-            if self._ended:
-                return
+        with self._lock:
             self._length = length
             self._settle()
 
     def _set_last(self, index: int, error: BaseException) -> None:
         """There are `index` results, and after them this error."""
-        self._set(index, (False, error))
-        self._set_length(index + 1)
+        with self._lock:
+            if not self._ended:
+                self._ending = (False, error)
+            self._set_length(index)
 
     def _settle(self) -> None:
-        if self._index == self._length and self._pool is not None:
+        if self._count == self._length and self._pool is not None:
             # Dropping the pool may end it, and all jobs that are still known with it.
             self._cache.pop(self._job, None)
             self._pool = self._function = None
-        self._cond.notify_all()
+        self._bell.ring()
 
-    def _finish(self, success: bool, value: Any) -> None:
-        """End early, with an error."""
-        with self._cond:
-            self._ended = True
-            self._unsorted.clear()
-            self._items.append((success, value))
-            self._length = self._index = max(self._index, self._length or 0)
-            self._settle()
+    def _finish(self, success: bool, value: Any) -> bool:
+        """End early, with an error; False if all results are there, or an error was."""
+        if self._cache.pop(self._job, None) is None:
+            return False
+        self._ending = (success, value)
+        self._ended = True
+        self._pool = self._function = None
+        self._bell.ring()
         if self._room is not None:
             self._room.put(None)
+        return True
 
 
 @_original.descend("pool")
 class IMapUnorderedIterator(IMapIterator[_T]):
     """The results of a lazy map as they come, in any order."""
 
-    _last_error: BaseException | None = None
+    def _make_store(self) -> Any:
+        return collections.deque()
 
-    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
-        with self._cond:
-            if self._ended:
-                return
-            self._items.append(obj)
-            self._index += 1
-            self._settle()
+    def _store(self, index: int, obj: tuple[bool, Any]) -> None:
+        self._arrived.append(obj)
 
-    def _set_last(self, index: int, error: BaseException) -> None:
-        with self._cond:
-            self._last_error = error
-        self._set_length(index)
+    def _pop(self) -> tuple[bool, Any] | None:
+        found: tuple[bool, Any] | None = self._arrived.popleft() if self._arrived else None
+        return found
 
-    def _settle(self) -> None:
-        if self._last_error is not None and self._index == self._length:
-            # All that came before is there.
-            self._items.append((False, self._last_error))
-            self._last_error = None
-            self._index = self._length = self._index + 1
-        super()._settle()
+
+def _items(index: int, chunksize: int, length: int) -> int | range:
+    """Return which items make task `index` of a map: one, or a range."""
+    items = range(index * chunksize, min((index + 1) * chunksize, length))
+    return items if len(items) > 1 else index * chunksize
 
 
 # --- the workers and who looks after them -----------------------------------------------------
@@ -537,23 +805,36 @@ class _Crew:
         lines: int,
         start: Callable[[int], Any],
         exporter: "Exporter | None",
+        retries: int = 0,
+        task_timeout: float | None = None,
     ) -> None:
         self.core = core
         self.exporter = exporter
         self.size = lines
         self.start = start
+        self.retries, self.task_timeout = retries, task_timeout
         self.workers: list[Any] = []
         self.lines: dict[int, Any] = {}
         self.state = INIT
         self.jobs: dict[int, Any] = {}
-        #: The task behind each number that was submitted and not yet reported.
-        self.open: dict[int, tuple[Any, int]] = {}
+        #: Behind each number that was submitted and not yet reported: the job, the task's index in
+        #: it, the task itself if it may be needed again, and how often it was submitted.
+        self.open: dict[int, tuple[Any, int, Any, int]] = {}
         self.pid = os.getpid()
-        #: How many workers of each line had come to take tasks when its present one was started.
-        self.begun: dict[int, int] = {}
-        #: Workers in a row that ended before they came to that, while no other had.
-        self.stillborn = 0
+        #: Workers in a row that ended before they came to take tasks, while no other had: all, and
+        #: those that have nobody else to blame.
+        self.stillborn = self.at_fault = 0
+        #: What workers had to say about their end.
+        self.words: dict[int, BaseException] = {}
+        self.oom_kills = _sidestep.oom_kills()
+        #: Tasks that were cancelled after somebody had taken them.
+        self.condemned: collections.deque[set[int]] = collections.deque()
+        #: Which task each line was seen with, and since when it runs there.
+        self.seen: dict[int, tuple[int, float]] = {}
+        #: When to look next whether a task has run too long.
+        self.due = 0.0
         self.broken: WorkerLostError | None = None
+        # Not for `terminate`, which may come from anywhere.
         self.repairing = threading.RLock()
         self.feeding = 0
         self.retiring: set[int] = set()
@@ -596,7 +877,11 @@ class _Crew:
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
-        self.core.submit(task, self.open, (job, index))
+        if self.retries:
+            packed = self.core.pack(task)
+            self.core.submit_packed(packed, self.open, (job, index, packed, 1))
+        else:
+            self.core.submit(task, self.open, (job, index, None, 1))
         # Who ended all jobs did so before or after; in neither case may this one be left over.
         if self.state == TERMINATE:
             self.fail(_terminated())
@@ -606,19 +891,27 @@ class _Crew:
     def deliver(self, number: int | None, rebuilt: bool, result: Any) -> None:
         """Hand a result to its job. Callbacks run here."""
         if number is None:
-            # Not a result: the worker with this line is ending, having done its share.
-            self.retiring.add(result)
+            # Not a result: the worker with this line is ending, with its share done or its words.
+            if isinstance(result, int):
+                self.retiring.add(result)
+            else:
+                line, words = result
+                self.words[line] = words
             return
         entry = self.open.pop(number, None)
         if entry is None:
             return
-        job, index = entry
         if rebuilt:
             success, value = result
         else:
             success, value = False, result
             if not isinstance(result, MemoryError):
                 value = MaybeEncodingError(result, "the result of a task")
+                value.__cause__ = result
+        self.hand_over(entry[0], entry[1], success, value)
+
+    def hand_over(self, job: Any, index: int, success: bool, value: Any) -> None:
+        """Give a job what came of one of its tasks."""
         try:
             job._set(index, (success, value))
         except BaseException:
@@ -642,10 +935,14 @@ class _Crew:
         with self.repairing:
             for line in range(self.size):
                 if self.state != TERMINATE and line not in self.lines:
-                    self.begun[line] = self.core.begun(line)
+                    self.core.enter(line, _STARTING)
+                    self.words.pop(line, None)
                     fresh = self.start(line)
                     self.lines[line] = fresh
                     self.workers.append(fresh)
+                    if self.state == TERMINATE:
+                        # Who ended the others may not have seen it.
+                        _end_all([fresh])
 
     def dismiss_dead(self) -> bool:
         """Forget workers that have ended, and report the tasks that they took along."""
@@ -656,30 +953,147 @@ class _Crew:
             # What they reported before they died comes first.
             while self.deliver_all(0):
                 pass
+            kills = self.oom_kills
+            if any(gone.exitcode == -signal.SIGKILL for _, gone in dead):
+                self.oom_kills = _sidestep.oom_kills()
             for line, gone in dead:
+                starved = gone.exitcode == -signal.SIGKILL and self.oom_kills > kills
                 lost = self.core.lost(line)
                 del self.lines[line]
                 self.workers.remove(gone)
                 gone.join()
+                self.count_stillborn(line, gone.exitcode, starved)
                 if lost is not None:
-                    self.deliver(lost, True, (False, _lost(gone)))
-                # Whoever ends workers with SIGTERM is no initializer that fails.
-                self.stillborn += gone.exitcode != -signal.SIGTERM
-                if self.has_begun(line) or any(map(self.has_begun, self.lines)):
-                    self.stillborn = 0
+                    self.report_lost(lost, gone, starved, self.words.get(line))
+                self.give_up_if_hopeless(line, gone, starved)
             return True
+
+    def report_lost(
+        self, number: int, gone: Any, starved: bool, words: BaseException | None
+    ) -> None:
+        """Run a task once more whose worker has died, or report it as lost."""
+        entry = self.open.pop(number, None)
+        if entry is None:
+            return
+        job, index, packed, tries = entry
+        error: Exception
+        if tries <= self.retries and not self.has_stopped:
+            try:
+                self.core.submit_packed(packed, self.open, (job, index, packed, tries + 1))
+                return
+            except Exception as failed:
+                error = failed
+        else:
+            position = job._position(index)
+            what = f"while it ran {_name_of(position)}"
+            error = _lost(gone, what, position, starved, tries)
+            error.__cause__ = words
+        self.hand_over(job, index, False, error)
+
+    def count_stillborn(self, line: int, exitcode: int, starved: bool) -> None:
+        """Take note if the dead worker of this line never came to take tasks."""
+        if any(map(self.has_begun, (line, *self.lines))):
+            self.stillborn = self.at_fault = 0
+            return
+        self.stillborn += 1
+        # Whoever kills workers from outside is no initializer that fails.
+        from_outside = exitcode == -signal.SIGTERM or (
+            exitcode == -signal.SIGKILL and not starved and self.core.stage(line) != _PREPARING
+        )
+        self.at_fault += not from_outside
+
+    def give_up_if_hopeless(self, line: int, gone: Any, starved: bool) -> None:
+        """Let the pool end if workers do nothing but end."""
+        if self.at_fault < _STILLBORN * self.size and self.stillborn < _ILL_FATED * self.size:
+            return
+        words = self.words.get(line)
+        why = f"the last one {_how(gone.exitcode, starved)}"
+        if words is not None:
+            why += f", as the initializer raised {_safe_repr(words)}"
+        elif self.core.stage(line) == _PREPARING:
+            why += ", in the initializer"
+        self.broken = WorkerLostError(
+            f"the pool's workers cannot start: {self.stillborn} in a row ended before they "
+            f"could take a task, {why}",
+            getattr(gone, "pid", None),
+            gone.exitcode,
+            None,
+            starved,
+        )
+        self.broken.__cause__ = words
 
     def has_begun(self, line: int) -> bool:
         """Tell whether the worker last started for this line has come to take tasks."""
-        return self.core.begun(line) != self.begun[line]
+        return self.core.stage(line) == _READY
+
+    def cancel(self, job: Any) -> None:
+        """Have no task of the job run any more."""
+        numbers = {number for number, entry in list(self.open.items()) if entry[0] is job}
+        for number in numbers:
+            self.open.pop(number, None)
+        # From here on each of them will never be taken, or is on the board, or is done.
+        self.core.withdraw(numbers)
+        self.condemned.append(numbers)
+        self.core.nudge()
+
+    def end_tasks(self) -> None:
+        """Kill the workers whose task was cancelled, or runs for too long."""
+        condemned: set[int] = set()
+        while self.condemned:
+            condemned |= self.condemned.popleft()
+        now = time.monotonic()
+        self.due = now + (self.task_timeout or 0)
+        with self.repairing:
+            for line, at_it in list(self.lines.items()):
+                running = self.core.running(line)
+                if running is None:
+                    continue
+                number, since = running
+                if number in condemned:
+                    self.end_task(line, at_it, number)
+                elif self.task_timeout is not None:
+                    if self.seen.get(line, (None,))[0] != number:
+                        self.seen[line] = (number, now if since is None else since)
+                    end = self.seen[line][1] + self.task_timeout
+                    if now < end:
+                        self.due = min(self.due, end)
+                    elif self.end_task(line, at_it, number):
+                        self.report_overrun(number, at_it)
+
+    def end_task(self, line: int, at_it: Any, number: int) -> bool:
+        """Kill the worker of this line if it is still at this task."""
+        if not self.core.doom(line, number):
+            return False
+        at_it.kill()
+        self.retiring.add(line)
+        return True
+
+    def report_overrun(self, number: int, killed: Any) -> None:
+        """Report a task that ran for too long."""
+        entry = self.open.pop(number, None)
+        if entry is not None:
+            job, index, *_ = entry
+            position = job._position(index)
+            error = TaskTimeoutError(
+                f"{_name_of(position)} ran longer than {self.task_timeout} seconds: its worker "
+                f"{killed.name} (process {killed.pid}) was killed",
+                position,
+                killed.pid,
+            )
+            self.hand_over(job, index, False, error)
 
     def handle(self) -> None:
         """The handler's life: results, callbacks, workers."""
         looked = time.monotonic()
         while self.state != TERMINATE:
-            self.deliver_all(_LOOK_EVERY)
+            patience = _LOOK_EVERY
+            if self.task_timeout is not None:
+                patience = min(patience, max(self.due - time.monotonic(), 0))
+            self.deliver_all(patience)
             done = self.state == CLOSE and not self.open and not self.feeding
-            if done:
+            if self.condemned or (self.task_timeout is not None and time.monotonic() >= self.due):
+                self.end_tasks()
+            if done and not self.retiring:
                 self.core.close()
                 break
             if self.retiring:
@@ -691,6 +1105,8 @@ class _Crew:
                 looked = time.monotonic()
                 self.look_after()
         while self.state == CLOSE and self.lines:
+            if self.condemned:
+                self.end_tasks()
             for gone in list(self.lines.values()):
                 gone.join(_LOOK_EVERY)
             self.dismiss_dead()
@@ -701,11 +1117,6 @@ class _Crew:
             return
         if self.state == CLOSE and not self.open and not self.feeding:
             return
-        if self.stillborn >= _STILLBORN * self.size:
-            self.broken = WorkerLostError(
-                f"the pool's workers cannot start: {self.stillborn} in a row ended before they "
-                "could take a task; their errors are on stderr (is it the initializer?)"
-            )
         if self.broken is not None:
             self.fail(self.broken)
             return
@@ -737,29 +1148,75 @@ class _Crew:
             gone.join()
 
     def terminate(self) -> None:
-        """End the workers at once, and all jobs with an error."""
+        """End the workers at once, and all jobs with an error.
+
+        Takes no lock that anybody may hold for long, so it may be called from anywhere.
+        """
         self.state = TERMINATE
         self.core.close()
+        # A worker that is started just now is ended by whoever starts it.
+        _end_all(list(self.lines.values()))
         self.core.nudge()
-        with self.repairing:
-            for gone in self.workers:
-                if gone.exitcode is None:
-                    gone.terminate()
-            for gone in self.workers:
-                gone.join()
         self.fail(_terminated())
+
+
+def _end_all(processes: Iterable[Any]) -> None:
+    """End processes, which may be stopped, or deaf."""
+    left = [each for each in processes if each.exitcode is None]
+    for each in left:
+        each.terminate()
+    end = time.monotonic() + _GRACE
+    for each in left:
+        each.join(max(0.0, end - time.monotonic()))
+    for each in left:
+        if each.exitcode is None:
+            each.kill()
+    for each in left:
+        each.join()
 
 
 def _terminated() -> context.ProcessError:
     return context.ProcessError("the pool was terminated before the task was done")
 
 
-def _lost(gone: Any, what: str = "while it ran this task") -> WorkerLostError:
-    code = gone.exitcode
-    how = f"killed by signal {-code}" if code < 0 else f"with exit code {code}"
-    return WorkerLostError(
-        f"worker {gone.name} (process {gone.pid}) ended {what}, {how}", gone.pid, code
-    )
+def _cancelled() -> TaskCancelledError:
+    return TaskCancelledError("the call was cancelled before it was done")
+
+
+def _name_of(position: int | range | None) -> str:
+    if position is None:
+        return "this task"
+    if isinstance(position, int):
+        return f"task {position} of this map"
+    return f"items {position[0]} to {position[-1]} of this map"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"number {number}"
+
+
+def _how(exitcode: int, starved: bool = False) -> str:
+    """Say how a process has ended."""
+    if exitcode >= 0:
+        return f"with exit code {exitcode}"
+    how = f"killed by signal {_signal_name(-exitcode)}"
+    return f"{how} (probably out of memory)" if starved else how
+
+
+def _lost(
+    gone: Any,
+    what: str,
+    position: int | range | None = None,
+    starved: bool = False,
+    tries: int = 1,
+) -> WorkerLostError:
+    text = f"worker {gone.name} (process {gone.pid}) ended {what}, {_how(gone.exitcode, starved)}"
+    if tries > 1:
+        text += f"; so did the workers of all {tries - 1} tries before"
+    return WorkerLostError(text, gone.pid, gone.exitcode, position, starved, tries)
 
 
 def _drop(crew: _Crew) -> None:
@@ -796,13 +1253,28 @@ class Pool(_original.Root):
     closures, and what was typed in at a prompt: what workers would not find under its name goes
     to them by value, once for each call of a method. Arguments and results are pickled.
 
-    If a worker dies, the task that it was running ends with `WorkerLostError`; the worker is
-    replaced and all other tasks go on. If the parent dies, so do the workers.
+    If a worker dies, the task that it was running ends with `WorkerLostError`, or is run again if
+    there are `retries`; the worker is replaced and all other tasks go on. If the parent dies, so
+    do the workers, and with them their children.
+
+    Args:
+        processes: How many workers; None for as many as there are processors.
+        initializer: Called in each worker first, with `initargs`. If it fails in every worker
+            again and again, all calls end with `WorkerLostError`, whose cause is its exception.
+        initargs: The arguments of the initializer.
+        maxtasksperchild: A worker is replaced after so many tasks.
+        context: Makes the processes.
+        retries: How often a task is run again whose worker was lost. Only for tasks that do no
+            harm when they have been run in part before.
+        task_timeout: How many seconds a task may run. One that takes longer has its worker killed
+            and replaced, and ends with `TaskTimeoutError`. What a map calls a chunk is one task,
+            so here it holds one item unless `chunksize` says otherwise.
     """
 
     _wrap_exception = True
     _classic = False
     _crew_type = _Crew
+    _life: Callable[..., None] = staticmethod(_be_worker)
     _failure: Callable[[BaseException], Any] = _Failure
 
     # The workings of the standard library's pool, which only a ClassicPool uses.
@@ -843,25 +1315,42 @@ class Pool(_original.Root):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
+        *,
+        retries: int = 0,
+        task_timeout: float | None = None,
     ) -> None:
         if self._classic:
             # The class was called by its name, and not by way of super().
             from ._classic_pool import ClassicPool
 
             assert isinstance(self, ClassicPool)
-            ClassicPool.__init__(self, processes, initializer, initargs, maxtasksperchild, context)
+            ClassicPool.__init__(
+                self,
+                processes,
+                initializer,
+                initargs,
+                maxtasksperchild,
+                context,
+                retries=retries,
+                task_timeout=task_timeout,
+            )
             return
         self._state = INIT
         self._ctx = context or self._default_context()
         self._check_arguments(processes, initializer, initargs, maxtasksperchild)
+        self._check_limits(retries, task_timeout)
         core = self._make_core()
         arguments = (initializer, self._initargs, maxtasksperchild, self._failure)
         starter = _Starter(type(self), self._ctx, core, arguments)
-        self._crew = self._crew_type(core, self._processes, starter, self._make_exporter())
+        exporter = self._make_exporter()
+        self._crew = self._crew_type(
+            core, self._processes, starter, exporter, retries, task_timeout
+        )
         self._pool, self._cache = self._crew.workers, self._crew.jobs
         try:
             self._repopulate_pool()
         except BaseException:
+            # Those that are deaf to it end as soon as they find the pool closed.
             self._crew.core.close()
             for started in self._pool:
                 if started.exitcode is None:
@@ -896,6 +1385,15 @@ class Pool(_original.Root):
             )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+
+    @staticmethod
+    def _check_limits(retries: int, task_timeout: float | None) -> None:
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries must be an int of 0 or more, not {retries!r}")
+        if task_timeout is not None and not task_timeout > 0:
+            raise ValueError(
+                f"task_timeout must be a number of seconds above 0 or None, not {task_timeout!r}"
+            )
 
     def _default_context(self) -> Any:
         return context._default_context.get_context()
@@ -1059,6 +1557,9 @@ class Pool(_original.Root):
         self._check_running()
         items = iterable if hasattr(iterable, "__len__") else list(iterable)
         length = len(items)  # type: ignore[arg-type]
+        if chunksize is None and self._crew.task_timeout is not None:
+            # A task may take so long, and not as many of them as come to share a chunk.
+            chunksize = 1
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4))
         if chunksize < 1:
@@ -1095,8 +1596,11 @@ class Pool(_original.Root):
             raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         results = kind(self)
         self._start(results, func)
+        results._chunksize = chunksize
         makers = (
-            _single_tasks(iterable) if chunksize == 1 else self._chunk_tasks(iterable, chunksize)
+            _single_tasks(iterable, results._taken)
+            if chunksize == 1
+            else self._chunk_tasks(iterable, chunksize, results._taken)
         )
         if buffersize is None:
             feed = _Feed(self._crew, results, makers)
@@ -1108,8 +1612,11 @@ class Pool(_original.Root):
             return results
         return (item for chunk in results for item in chunk)
 
-    def _chunk_tasks(self, iterable: Iterable[Any], chunksize: int) -> Iterator[_Maker]:
+    def _chunk_tasks(
+        self, iterable: Iterable[Any], chunksize: int, taken: list[int]
+    ) -> Iterator[_Maker]:
         for _, chunk in self._get_tasks(None, iterable, chunksize):
+            taken[0] += len(chunk)
             yield _of_chunk(mapstar, chunk)
 
     def _feed(self, feed: "_Feed") -> None:
@@ -1174,10 +1681,20 @@ class _Starter:
         self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
 
     def __call__(self, line: int) -> Any:
-        fresh = self.pool.Process(self.ctx, target=_work, args=(self.core, line, *self.arguments))
-        fresh.name = fresh.name.replace("Process", "PoolWorker")
-        fresh.daemon = True
-        fresh.start()
+        # A worker inherits it, and lets the signal through once it is ready for it: on its way
+        # there a Ctrl-C would end in a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            fresh = self.pool.Process(
+                self.ctx,
+                target=self.pool._life,
+                args=(self.core, line, signal.SIGINT not in before, *self.arguments),
+            )
+            fresh.name = fresh.name.replace("Process", "PoolWorker")
+            fresh.daemon = True
+            fresh.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return fresh
 
 
@@ -1216,7 +1733,8 @@ class _Feed:
             self._crew.feeding -= 1
 
     def _may_go_on(self) -> bool:
-        return not self._crew.has_stopped
+        results = self._results()
+        return results is not None and not results._ended and not self._crew.has_stopped
 
 
 class _BoundedFeed(_Feed):
@@ -1245,11 +1763,12 @@ class _BoundedFeed(_Feed):
 
     def _may_go_on(self) -> bool:
         self._room.get()
-        return self._results() is not None and super()._may_go_on()
+        return super()._may_go_on()
 
 
-def _single_tasks(iterable: Iterable[Any]) -> Iterator[_Maker]:
+def _single_tasks(iterable: Iterable[Any], taken: list[int]) -> Iterator[_Maker]:
     for item in iterable:
+        taken[0] += 1
         yield _of_call((item,), {})
 
 
@@ -1274,29 +1793,51 @@ class _LocalCore:
         self._tasks: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[int | None, bool, Any] | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
-        self._begun: collections.Counter[int] = collections.Counter()
+        self._stages: dict[int, int] = {}
+        self._withdrawn: set[int] = set()
 
     def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None:
         number = next(self._numbers)
         open[number] = entry
         self._tasks.put((number, task))
 
-    def begin(self, worker: int) -> None:
-        self._begun[worker] += 1
+    def pack(self, task: Any) -> Any:
+        return task
 
-    def begun(self, worker: int) -> int:
-        return self._begun[worker]
+    submit_packed = submit
+
+    def enter(self, worker: int, stage: int) -> None:
+        self._stages[worker] = stage
+
+    def stage(self, worker: int) -> int:
+        return self._stages[worker]
 
     def take(self, worker: int) -> tuple[int, bool, Any] | None:
-        taken = self._tasks.get()
-        if taken is None:
-            # The word for all: pass it on.
-            self._tasks.put(None)
-            return None
-        return taken[0], True, taken[1]
+        while (taken := self._tasks.get()) is not None:
+            if taken[0] not in self._withdrawn:
+                return taken[0], True, taken[1]
+            self._withdrawn.discard(taken[0])
+        # The word for all: pass it on.
+        self._tasks.put(None)
+        return None
 
-    def finish(self, worker: int, number: int, result: Any) -> None:
+    def finish(self, worker: int, number: int, result: Any) -> bool:
+        # If it was cancelled in the meantime nobody asks for it.
+        self._withdrawn.discard(number)
         self._results.put((number, True, result))
+        return True
+
+    def last_words(self, worker: int, words: Any) -> None:
+        self._results.put((None, True, (worker, words)))
+
+    def withdraw(self, numbers: set[int]) -> None:
+        self._withdrawn |= numbers
+
+    def running(self, worker: int) -> tuple[int, float | None] | None:
+        return None
+
+    def doom(self, worker: int, number: int) -> bool:
+        return False
 
     def collect(self, timeout: float | None) -> list[tuple[int | None, bool, Any]]:
         found: list[tuple[int | None, bool, Any]] = []
@@ -1354,6 +1895,7 @@ class ThreadPool(Pool):
 
     _wrap_exception = False
     _crew_type = _ThreadCrew
+    _life = staticmethod(_be_thread)
     _failure = staticmethod(_as_it_is)
 
     def __init__(

@@ -25,9 +25,11 @@ from __future__ import annotations
 import _posixshmem
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
+import time
 import warnings
 
 from . import _notes, process, util
@@ -35,13 +37,17 @@ from . import _notes, process, util
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ["ensure_running", "getfd", "register", "unregister"]
 
 # A write of up to this many bytes to a pipe is atomic on every POSIX system, so that the lines
 # of several processes cannot be mixed.
 _LONGEST_LINE = 512
+
+# How often, at most, a tracker tries to remove its family's notes at the end.
+_MOST_SWEEPS = 100
+_BETWEEN_SWEEPS_S = 0.01
 
 _SHIELDED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -63,6 +69,9 @@ class ReentrantCallError(RuntimeError):
 class ResourceTracker:
     """This process's end of a tracker process: starts it when needed and sends it names."""
 
+    # How long the end of a process waits for that of its tracker.
+    _patience_ms = 1000
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._starting = False
@@ -71,6 +80,7 @@ class ResourceTracker:
         # None also where another member of the family has started the tracker.
         self._pid: int | None = None
         self._exitcode: int | None = None
+        self._starter: int | None = None
         # The inode of the tracker's pipe, and the folder of the family's notes, locked.
         self._folder: tuple[int, int | None] = (0, None)
         util.register_after_fork(self, ResourceTracker._after_fork)
@@ -79,6 +89,32 @@ class ResourceTracker:
         # Another thread of the parent may have held the lock, and that thread is not here.
         self._lock = threading.RLock()
         self._starting = False
+
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        close: Callable[[int], None] = os.close,
+        pidfd_open: Callable[[int], int] = os.pidfd_open,
+        make_poll: Callable[[], Any] = select.poll,
+        waitpid: Callable[[int, int], object] = os.waitpid,
+    ) -> None:
+        # At the end of the interpreter, when modules are empty already. Nobody else may ever reap
+        # our child: not every container has a process for that. Not waited for long, as others
+        # may hold the pipe: then it stays.
+        if self._pid is None or self._fd is None or self._starter != getpid():
+            return
+        try:
+            if self._folder[1] is not None:
+                close(self._folder[1])  # or the tracker could not remove it
+            close(self._fd)
+            pidfd = pidfd_open(self._pid)
+            poll = make_poll()
+            poll.register(pidfd)
+            if poll.poll(self._patience_ms):
+                waitpid(self._pid, 0)
+            close(pidfd)
+        except OSError:
+            pass  # somebody has reaped it
 
     def getfd(self) -> int:
         """The descriptor to write to, for a child that shall share this tracker; starts it."""
@@ -224,7 +260,7 @@ class ResourceTracker:
             raise
         finally:
             os.close(reader)
-        self._fd = writer
+        self._fd, self._starter = writer, os.getpid()
         self._folder = (os.fstat(writer).st_ino, folder)
 
     def _send(self, command: str, name: str, rtype: str) -> None:
@@ -354,6 +390,7 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
         with contextlib.suppress(Exception):
             stream.close()
     ledger = _Ledger()
+    notes = _notes.path(fd)
     try:
         with open(fd, "rb") as lines:
             for line in lines:
@@ -371,6 +408,11 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
         ledger.settle()
     if folder is not None:
         os.close(folder)
-    # The notes of this family, and what a killed predecessor of this tracker knew.
-    _notes.sweep()
+    # The notes of this family, and what a killed predecessor of this tracker knew. The last member
+    # may be in the middle of its exit, with the pipe closed and the folder not yet.
+    for _ in range(_MOST_SWEEPS):
+        _notes.sweep()
+        if not os.path.lexists(notes):
+            break
+        time.sleep(_BETWEEN_SWEEPS_S)
     sys.exit(ledger.exit_code)

@@ -151,3 +151,126 @@ class Submits:
     def __reduce__(self) -> Any:
         self.results.append(self.pool.apply_async(square, (self.number + 1,)))
         return int, (self.number,)
+
+
+def announce(queue: Any, what: object) -> object:
+    """Say which process does it."""
+    queue.put((what, os.getpid()))
+    return what
+
+
+def announce_and_stay(queue: Any, what: object = None) -> NoReturn:
+    """Say which process does it, and stay there until a signal handler raises."""
+    announce(queue, what)
+    while True:
+        signal.pause()
+
+
+def announce_and_die(queue: Any, what: object = None) -> NoReturn:
+    announce(queue, what)
+    kill_myself(what)
+
+
+def be_deaf(*signals: signal.Signals) -> None:
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def note_and_die_at_first(folder: Path, item: int, dying: frozenset[int], times: int) -> int:
+    """Note each run of an item; those that are dying kill their worker the first few times."""
+    name = f"{item}-{len(list(folder.glob(f'{item}-*')))}"
+    (folder / name).touch(exist_ok=False)
+    if item in dying and not name.endswith(f"-{times}"):
+        kill_myself(item)
+    return item * item
+
+
+def give_up() -> NoReturn:
+    raise GeneratorExit("given up")
+
+
+class QuitsWhenPickled:
+    def __reduce__(self) -> Any:
+        sys.exit("not to be pickled")
+
+
+def make_quitter() -> QuitsWhenPickled:
+    return QuitsWhenPickled()
+
+
+class QuitsWhenRebuilt:
+    def __reduce__(self) -> Any:
+        return sys.exit, ("not to be rebuilt",)
+
+
+def make_late_quitter() -> QuitsWhenRebuilt:
+    return QuitsWhenRebuilt()
+
+
+class QuittingError(Exception):
+    def __reduce__(self) -> Any:
+        return sys.exit, ("no such error",)
+
+
+def fail_and_quit_when_rebuilt() -> NoReturn:
+    raise QuittingError("the text")
+
+
+def wait_for_interrupt(queue: Any) -> str:
+    """Have a Ctrl-C end the work, not the worker."""
+    try:
+        announce_and_stay(queue)
+    except KeyboardInterrupt:
+        return "interrupted"
+
+
+def squares_in_a_pool(count: int) -> list[int]:
+    """Use a pool within a worker."""
+    import sidestep
+
+    with sidestep.get_context("fork").Pool(2) as inner:
+        return inner.map(square, range(count))
+
+
+def stay_in_a_pool(queue: Any) -> None:
+    """Have workers of a worker stay at their tasks."""
+    import sidestep
+
+    with sidestep.get_context("fork").Pool(2) as inner:
+        inner.starmap(announce_and_stay, [(queue,), (queue,)], 1)
+
+
+def call(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+def stay_on_three(n: int) -> int:
+    if n == 3:
+        signal.sigwait([signal.SIGUSR1])
+    return n
+
+
+def note_and_die_with(item: Any) -> int:
+    return note_and_die_at_first(*item)
+
+
+def end_by(number: signal.Signals) -> None:
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def die_first_then_measure(folder: Path, data: bytes) -> int:
+    """Kill the first process that comes here."""
+    try:
+        (folder / "first").touch(exist_ok=False)
+    except FileExistsError:
+        return len(data)
+    kill_myself(data)
+
+
+def announce_and_stay_until(queue: Any, number: signal.Signals) -> str:
+    """Say which process does it, once the signal can be waited for."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    announce(queue, None)
+    return signal.Signals(signal.sigwait([number])).name

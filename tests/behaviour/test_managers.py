@@ -391,9 +391,11 @@ def test_inner_proxies_keep_their_referents_and_let_go(manager: Any) -> None:
     assert outer[0][1] == 2
     assert manager._number_of_objects() == 2
     del again
+    assert manager._number_of_objects() == 1
     taken = outer.pop()
     assert str(taken) == "[1, 2]"
     del taken
+    assert manager._number_of_objects() == 1
     outer.append(outer)
     assert outer[0][0]._id == outer._id
 

@@ -273,6 +273,74 @@ def test_no_tracker_where_no_name_was_made() -> None:
     assert (done.stdout, done.stderr) == ("None\n", "")
 
 
+NOTHING_NAMED = """
+import sys
+import sidestep
+
+def work(queue, lock, value):
+    with lock:
+        value.value += 1
+    queue.put(value.value)
+
+if __name__ == "__main__":
+    ctx = sidestep.get_context(sys.argv[1])
+    queue, lock, value = ctx.Queue(), ctx.Lock(), ctx.Value("i")
+    child = ctx.Process(target=work, args=(queue, lock, value))
+    child.start()
+    queue.get()
+    child.join()
+    with ctx.Pool(1) as pool, ctx.Manager() as manager:
+        pool.map(abs, manager.list([1]))
+    for name in ("sidestep", "multiprocessing"):
+        module = sys.modules.get(f"{name}.resource_tracker")
+        print(module and module._resource_tracker._fd)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_no_tracker_for_anything_without_a_name(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(NOTHING_NAMED)
+    done = subprocess.run(
+        [sys.executable, str(script), method], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\nNone\n", "")
+
+
+def test_the_tracker_is_reaped_by_the_program_that_started_it() -> None:
+    done = run("""
+        import ctypes, subprocess
+        # What a program leaves becomes this one's child.
+        ctypes.CDLL(None).prctl(36, 1)
+        source = "from sidestep.shared_memory import SharedMemory, resource_tracker;"
+        source += "resource_tracker._resource_tracker._patience_ms = 60_000;"
+        source += "m = SharedMemory(create=True, size=8); m.close(); m.unlink()"
+        print(subprocess.run([sys.executable, "-c", source]).returncode)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            print("nobody")
+    """)
+    assert (done.stdout, done.stderr) == ("0\nnobody\n", "")
+
+
+def test_a_raw_fork_that_holds_the_pipe_does_not_keep_its_parent() -> None:
+    program = Family(
+        FAMILY
+        + """
+memory = SharedMemory(create=True, size=8)
+memory.unlink()
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+print(memory.name, tracker._pid, tracker._folder[0], flush=True)
+sys.exit()
+"""
+    ).program
+    assert program.wait() == 0  # the child still reads
+    assert program.communicate("")[1] == ""
+
+
 # --- no room ----------------------------------------------------------------------------------
 
 

@@ -38,6 +38,9 @@ PATIENCE_SIDESTEP = 100.0
 #: How many seconds what a program leaves running may take to notice that it has ended.
 LEAVING = 5.0
 
+#: Written down for a face that is a race, and goes either way with the standard library.
+VARIES = "varies"
+
 #: The exit status of a face that cannot be tried on this machine.
 IMPOSSIBLE = 77
 
@@ -174,6 +177,8 @@ def record(exact: str, verdicts: Mapping[Face, str]) -> None:
     version = exact.rpartition(".")[0]
     known = faces()
     kept = {face: it for face, it in recorded(version)[1].items() if face in known}
+    # That a race goes either way is something that a person finds out.
+    verdicts = {face: VARIES if kept.get(face) == VARIES else it for face, it in verdicts.items()}
     lines = [
         "# What the standard library of this version does: written by columns.py --record.",
         f'python = "{exact}"',
@@ -262,7 +267,15 @@ def judge(python: str, chosen: list[Face], arguments: argparse.Namespace) -> boo
                 print(f"   with sidestep: {mine.said}")
             if arguments.verbose and theirs.said:
                 print(f"   with the standard library: {theirs.said}")
-            if arguments.record or theirs is nobody or written.get(face) == theirs.verdict:
+            if (
+                arguments.record
+                or theirs is nobody
+                or written.get(face)
+                in (
+                    theirs.verdict,
+                    VARIES,
+                )
+            ):
                 continue
             # Another release of the same version may well have mended something.
             good = good and exact != written_for

@@ -682,10 +682,15 @@ def run_worker_cell(cell: Cell, choose: Choice, result: Result) -> None:
             try:
                 worker = pool._pool[0].pid
                 lost = run(point, nth)
-                # Whatever the worker has died of, the pool goes on, with another one.
-                if pool.apply_async(abs, (-1,)).get(PATIENCE_S) != 1 or lost > 1:
-                    raise Bad(f"{lost} tasks were lost")
-                pool.apply(arm, ("", 0))
+                # The pool goes on, with another worker; unless this is where the first one dies.
+                try:
+                    pool.apply_async(arm, ("", 0)).get(PATIENCE_S)
+                except WorkerLostError:
+                    lost += 1
+                if lost > 1:
+                    raise Bad(f"{lost} tasks were lost to one death")
+                if pool.apply_async(abs, (-1,)).get(PATIENCE_S) != 1:
+                    raise Bad("a wrong result")
                 result.killed += pool._pool[0].pid != worker
                 await_holdings(before, memory=False)
             except Bad as bad:

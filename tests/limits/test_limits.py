@@ -2,7 +2,7 @@
 limit and a way out, and the program goes on.
 
 Each test is a program of `programs.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
-much the tests of churn make and drop (`make churn` does).
+much the tests of churn make and drop (`make thousands` does).
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def test_no_descriptors_for_a_channel(what: str) -> None:
     run("descriptors", what, "fork")
 
 
-# --- address space and processes -----------------------------------------------------------------
+# --- address space and processes ---------------------------------------------------------------
 
 
 def test_no_address_space_for_the_arena() -> None:
@@ -77,7 +77,7 @@ def test_no_more_processes_for_this_user(method: str) -> None:
     run("too_many_processes", method)
 
 
-# --- the arena and the machine's memory ------------------------------------------------------------
+# --- the arena and the memory of the machine ---------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,7 +119,7 @@ def test_queue_that_nobody_reads_in_a_small_control_group() -> None:
         assert "limit of" in told
 
 
-# --- /dev/shm -----------------------------------------------------------------------------------
+# --- /dev/shm ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
@@ -137,18 +137,18 @@ def test_dev_shm_does_not_matter(method: str, full: bool) -> None:
     run("small_shm", method, prefix=("unshare", "-m", "sh", "-c", shell, "sh"))
 
 
-# --- churn -----------------------------------------------------------------------------------------
+# --- churn -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("what", "method", "count"),
     [
-        ("processes", "fork", 20),
-        ("processes", "spawn", 5),
+        ("processes", "fork", 10),
+        ("processes", "spawn", 10),
         ("processes", "forkserver", 10),
-        ("pools", "fork", 5),
-        ("queues", "fork", 1000),
-        ("locks", "fork", 10_000),
+        ("pools", "fork", 10),
+        ("queues", "fork", 100),
+        ("locks", "fork", 1000),
     ],
 )
 def test_nothing_grows(what: str, method: str, count: int) -> None:

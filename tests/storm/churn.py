@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -46,6 +47,8 @@ def main() -> int:
         highest = max(highest, run_round(chance, options.children, life))
         processes += 1 + options.children
         sizes.append(arena_bytes())
+        if len(sizes) % 100 == 0:
+            print(f"{processes} processes, {time.monotonic() - began:.0f} s", file=sys.stderr)
         usage = settled_usage()
         before = before or usage
         if usage != before:
@@ -127,28 +130,29 @@ def be_root(
         pid = os.fork()
         if pid == 0:
             os.close(report)
-            be_child(random.Random(seed + number), [*inherited, *own])
+            be_child(random.Random(seed + number), [*inherited, *own], life[0])
         os.write(report, f"{pid} {_sidestep.forked()}\n".encode())
     os.read(life[0], 1)
     os.killpg(0, signal.SIGKILL)
     raise RuntimeError("a process has outlived its own SIGKILL")
 
 
-def be_child(chance: random.Random, inherited: list[Any]) -> NoReturn:
+def be_child(chance: random.Random, inherited: list[Any], life: int) -> NoReturn:
     """Make and drop, take and leave, until killed."""
     # Those who fork and kill must get their turn.
     os.nice(15)
     try:
-        work(chance, inherited)
+        work(chance, inherited, life)
     except BaseException:
         traceback.print_exc()
     # Nobody ends but by a kill: the root's group is told to end, and the round is a failure.
     os._exit(1)
 
 
-def work(chance: random.Random, inherited: list[Any]) -> NoReturn:
+def work(chance: random.Random, inherited: list[Any], life: int) -> None:
     kept: list[Any] = []
-    while True:
+    # The root may be dead already when the watcher ends.
+    while not select.select([life], [], [], 0)[0]:
         queue = sidestep.Queue()
         queue.put((chance.random(), sidestep.Semaphore(3), bytes(chance.choice((10, 50_000)))))
         kept.append(chance.choice((queue, sidestep.RawArray("Q", chance.randrange(1, 5000)))))

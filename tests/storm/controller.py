@@ -16,7 +16,7 @@ from sidestep import _sidestep
 from storm.notes import PROGRESS, TOKEN, Notes, Row, live
 
 # Who has not moved for so long hangs. Much more than anything takes on a busy machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class Hang(Exception):

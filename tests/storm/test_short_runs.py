@@ -9,10 +9,11 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 # Nothing takes that long unless it hangs.
-PATIENCE_S = 600
+PATIENCE_S = 1200
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(PATIENCE_S + 60)
 @pytest.mark.parametrize(
     "command",
     [

@@ -149,6 +149,16 @@ def pools() -> None:
         for item in workers.imap_unordered(work, range(10)):
             print(item)
         print(workers.starmap(divmod, [(1, 2)]))
+        assert_type(later.cancel(), bool)
+    with sidestep.get_context("spawn").Pool(2, retries=1, task_timeout=2.5) as workers:
+        try:
+            workers.map(work, [1])
+        except pool.TaskTimeoutError as late:
+            assert_type(late.position, int | range | None)
+        except pool.WorkerLostError as lost:
+            assert_type(lost.position, int | range | None)
+            assert_type(lost.signal, str | None)
+            assert_type(lost.out_of_memory, bool)
     with pool.ThreadPool(2) as threads:
         threads.map(work, [1])
 

@@ -34,7 +34,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
     m.add_class::<queue::Queue>()?;
-    m.add_class::<pool::PoolCore>()?;
+    pool::register(m)?;
     connection::register(m)?;
     porch::register(m)?;
     codec::register(m)

@@ -1,12 +1,15 @@
 //! `PoolCore`: the shared parts of a pool, with objects as tasks and results.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyList};
+use pyo3::types::{PyDict, PyInt, PyList, PySet};
 use sidestep::os::clock::Deadline;
-use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle};
+use sidestep::os::oom;
+use sidestep::pool::{Delivery, Parcel, Pool, PoolHandle, Stage};
+use sidestep::shm::Envelope;
 use sidestep::sync::{SLICE, Stamp, Wait};
 
 use crate::codec;
@@ -43,6 +46,11 @@ fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> Option<Opene
         Delivery::Short { number } => (Some(number), codec::loads(py, buffer, Vec::new())),
         Delivery::Long { number, envelope } => (Some(number), unpack(py, &envelope)),
         Delivery::Retired { worker } => (None, Ok(PyInt::new(py, worker).into_any())),
+        Delivery::LastWords { worker, envelope } => {
+            let words = unpack(py, &envelope)
+                .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
+            (None, (worker, words).into_pyobject(py).map(Bound::into_any))
+        }
         Delivery::Nudge => return None,
     };
     Some(match object {
@@ -56,11 +64,22 @@ fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> Option<Opene
 }
 
 /// A task's number, whether what came could be rebuilt, and it, or the exception. Without a number:
-/// the line of a worker that is about to end.
+/// the line of a worker that is about to end, or this line and its last words.
 type Names = PoolName;
 type PoolName = (Name, Name, Name, u32, u32);
 
 type Opened<'py> = (Option<u32>, bool, Bound<'py, PyAny>);
+
+/// A serialised task that can be submitted more than once.
+#[pyclass(module = "sidestep._sidestep", frozen)]
+pub struct PackedTask {
+    bytes: Packed,
+}
+
+enum Packed {
+    Short(Vec<u8>),
+    Long(Envelope),
+}
 
 impl PoolCore {
     fn pool(&self) -> PyResult<&Pool> {
@@ -128,6 +147,31 @@ impl PoolCore {
         open.set_item(number, entry)
     }
 
+    /// Serialises a task that may have to be submitted again.
+    fn pack(&self, task: &Bound<'_, PyAny>) -> PyResult<PackedTask> {
+        Ok(PackedTask {
+            bytes: match pack(task, Pool::SHORT)? {
+                Outgoing::Short(message) => Packed::Short(message.head.to_vec()),
+                Outgoing::Long(envelope) => Packed::Long(envelope),
+            },
+        })
+    }
+
+    /// As `submit`, with a task that `pack` has made.
+    fn submit_packed(
+        &self,
+        task: &PackedTask,
+        open: &Bound<'_, PyDict>,
+        entry: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let parcel = match &task.bytes {
+            Packed::Short(bytes) => Parcel::Short(bytes),
+            Packed::Long(envelope) => Parcel::Long(envelope.try_clone().map_err(to_py)?),
+        };
+        let number = self.pool()?.submit(parcel).map_err(to_py)?;
+        open.set_item(number, entry)
+    }
+
     /// Takes a task for `worker`, waiting for one: its number, whether it could be rebuilt, and
     /// the task or the exception. None when the pool is closed and nothing is left.
     fn take<'py>(&self, py: Python<'py>, worker: u32) -> PyResult<Option<Opened<'py>>> {
@@ -150,8 +194,8 @@ impl PoolCore {
         }
     }
 
-    /// Reports what came of task `number`.
-    fn finish(&self, worker: u32, number: u32, result: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Reports what came of task `number`: whether `worker` may take another one.
+    fn finish(&self, worker: u32, number: u32, result: &Bound<'_, PyAny>) -> PyResult<bool> {
         let pool = self.pool()?;
         send(result, |parcel| pool.finish(worker, number, parcel))
     }
@@ -203,15 +247,48 @@ impl PoolCore {
         Ok(self.pool()?.lost(worker))
     }
 
-    /// Says that `worker` is ready to take tasks.
-    fn begin(&self, worker: u32) -> PyResult<()> {
-        self.pool()?.begin(worker);
+    /// Tells the collector what `worker` has to say about its end.
+    fn last_words(&self, worker: u32, words: &Bound<'_, PyAny>) -> PyResult<()> {
+        // No message is that short, so it is an envelope.
+        match pack(words, 0)? {
+            Outgoing::Long(envelope) => self.pool()?.last_words(worker, envelope).map_err(to_py),
+            Outgoing::Short(_) => Ok(()),
+        }
+    }
+
+    /// Takes tasks back that nobody has taken.
+    fn withdraw(&self, numbers: &Bound<'_, PySet>) -> PyResult<()> {
+        let numbers: HashSet<u32> = numbers.extract()?;
+        self.pool()?.withdraw(|number| numbers.contains(&number));
         Ok(())
     }
 
-    /// How many workers of this line ever came to take tasks.
-    fn begun(&self, worker: u32) -> PyResult<u64> {
-        Ok(self.pool()?.begun(worker))
+    /// The number of the task that `worker` is running and since when, on the monotonic clock in
+    /// seconds, if it has come to say so; or None.
+    fn running(&self, worker: u32) -> PyResult<Option<(u32, Option<f64>)>> {
+        let running = self.pool()?.running(worker);
+        Ok(running.map(|(number, since)| (number, since.map(|time| time.as_secs_f64()))))
+    }
+
+    /// Has `worker` take nothing more after task `number`; false if it has done that.
+    fn doom(&self, worker: u32, number: u32) -> PyResult<bool> {
+        Ok(self.pool()?.doom(worker, number))
+    }
+
+    /// Says how far `worker` has come.
+    fn enter(&self, worker: u32, stage: u32) -> PyResult<()> {
+        let stage = match stage {
+            0 => Stage::Starting,
+            1 => Stage::Preparing,
+            _ => Stage::Ready,
+        };
+        self.pool()?.enter(worker, stage);
+        Ok(())
+    }
+
+    /// How far `worker` has come.
+    fn stage(&self, worker: u32) -> PyResult<u32> {
+        Ok(self.pool()?.stage(worker) as u32)
     }
 
     /// How many tasks the workers of this line have done.
@@ -224,4 +301,20 @@ impl PoolCore {
         self.pool()?.close();
         Ok(())
     }
+}
+
+/// How many processes the kernel has killed for want of memory, here or on the whole machine.
+#[pyfunction]
+fn oom_kills(py: Python<'_>) -> u64 {
+    py.detach(oom::kills)
+}
+
+/// Adds this file's part of the module.
+///
+/// # Errors
+/// Out of memory.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PoolCore>()?;
+    m.add_class::<PackedTask>()?;
+    m.add_function(wrap_pyfunction!(oom_kills, m)?)
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidestep::channel::{Put, Queue, QueueOptions, Taken};
-use sidestep::os::clock::Deadline;
+use sidestep::os::clock::{self, Deadline};
+use sidestep::pool::{Delivery, Parcel, Pool, Stage};
 use sidestep::shm::{Envelope, Kind, Ref, family};
 use sidestep::sync::{Holder, SharedCondition, SharedEvent, SharedLock, SharedSemaphore, Wait};
 
@@ -291,4 +292,93 @@ fn join_waits_for_every_task() {
     assert!(queue.task_done());
     assert!(!queue.task_done());
     assert_eq!(queue.wait_all_done(Deadline::NEVER), Wait::Ready);
+}
+
+/// Takes a task and answers it with its own bytes: its number, and whether the worker may go on.
+fn echo(pool: &Pool, line: u32) -> Option<(u32, bool)> {
+    let mut task = Vec::new();
+    match pool.take(line, &mut task).unwrap()? {
+        Delivery::Short { number } => {
+            let goes_on = pool.finish(line, number, Parcel::Short(&task)).unwrap();
+            Some((number, goes_on))
+        }
+        Delivery::Long { number, envelope } => {
+            let goes_on = pool.finish(line, number, Parcel::Long(envelope)).unwrap();
+            Some((number, goes_on))
+        }
+        _ => panic!("only tasks are taken"),
+    }
+}
+
+#[test]
+fn tasks_that_are_taken_back_are_taken_by_nobody() {
+    let pool = Pool::new(1).unwrap();
+    let family = family().unwrap();
+    // Enough to lie in several segments.
+    let numbers: Vec<u32> = (0..3000u32)
+        .map(|id| {
+            if id % 7 == 0 {
+                let envelope = Envelope::new(family, 100, Vec::new()).unwrap();
+                pool.submit(Parcel::Long(envelope)).unwrap()
+            } else {
+                pool.submit(Parcel::Short(&id.to_le_bytes())).unwrap()
+            }
+        })
+        .collect();
+    let first = echo(&pool, 0).unwrap().0;
+    // The one that was taken is beyond reach.
+    pool.withdraw(|number| number % 3 == 0 || number == first);
+    pool.withdraw(|number| number % 5 == 0);
+    let rest: Vec<u32> = std::iter::from_fn(|| echo(&pool, 0).map(|(number, _)| number)).collect();
+    let kept: Vec<u32> = numbers
+        .into_iter()
+        .filter(|number| number % 3 != 0 && number % 5 != 0 && *number != first)
+        .collect();
+    assert_eq!(rest, kept);
+    assert_eq!(pool.waiting(), 0);
+    assert_eq!(pool.running(0), None);
+    assert_eq!(pool.lost(0), None);
+}
+
+#[test]
+fn a_doomed_worker_takes_nothing_more() {
+    let pool = Pool::new(2).unwrap();
+    let number = pool.submit(Parcel::Short(b"task")).unwrap();
+    assert!(!pool.doom(0, number), "nobody has taken it");
+    let before = clock::now();
+    let mut task = Vec::new();
+    assert!(pool.take(0, &mut task).unwrap().is_some());
+    let (running, since) = pool.running(0).unwrap();
+    assert_eq!(running, number);
+    assert!(since.unwrap() >= before && since.unwrap() <= clock::now());
+    assert!(!pool.doom(0, number.wrapping_add(1)) && !pool.doom(1, number));
+    assert!(pool.doom(0, number) && !pool.doom(0, number));
+    assert!(!pool.finish(0, number, Parcel::Short(b"too late")).unwrap());
+    assert_eq!(pool.lost(0), Some(number));
+    assert_eq!(pool.running(0), None);
+    // The next worker of this line is as good as any.
+    let number = pool.submit(Parcel::Short(b"task")).unwrap();
+    assert_eq!(echo(&pool, 0), Some((number, true)));
+    assert!(!pool.doom(0, number), "it is done");
+}
+
+#[test]
+fn last_words_and_stages_of_workers() {
+    let pool = Pool::new(3).unwrap();
+    assert_eq!(pool.stage(2), Stage::Starting);
+    for stage in [Stage::Preparing, Stage::Ready, Stage::Starting] {
+        pool.enter(2, stage);
+        assert_eq!(pool.stage(2), stage);
+    }
+    let words = Envelope::new(family().unwrap(), 4, Vec::new()).unwrap();
+    words.write(0, b"alas");
+    pool.last_words(2, words).unwrap();
+    match pool.collect(&mut Vec::new()).unwrap() {
+        Some(Delivery::LastWords { worker, envelope }) => {
+            let mut text = Vec::new();
+            envelope.read(0, 4, &mut text);
+            assert_eq!((worker, &text[..]), (2, &b"alas"[..]));
+        }
+        _ => panic!("there were words"),
+    }
 }

@@ -625,7 +625,7 @@ mod everywhere {
     use sidestep::channel::{EnvelopeBox, Queue, Taken, Watch};
     use sidestep::crash;
     use sidestep::shm::{Envelope, Family, Kind, Ref};
-    use sidestep::sync::Population;
+    use sidestep::sync::{Population, Stamp};
 
     pub const TESTS: [Test; 20] = [
         ("death_anywhere_in_put", put),
@@ -1012,29 +1012,46 @@ mod everywhere {
 
     fn record_of_the_last_take() {
         // Whatever step the taker died at, its record names what is not in the queue any more.
-        let check = |queue: &Queue, _| {
-            let family = family().unwrap();
-            // The victim is the last child that this thread has forked; its slot is free by now.
+        type Things = (Queue, Ref);
+        let with_a_note_of_the_victim = |queue: Queue| -> Things {
+            (queue, family().unwrap().create(Kind::Memory, 8).unwrap())
+        };
+        let victim_is_me = |(_, victim): &Things| {
+            let me = u64::from(victim.family().me().word());
+            let word = victim.family().word(victim.payload());
+            word.store(me, std::sync::atomic::Ordering::Relaxed);
+        };
+        let last_taken = |(_, victim): &Things| {
+            let word = victim.family().word(victim.payload());
+            let stamp = word.load(std::sync::atomic::Ordering::Relaxed) as u32;
+            victim.family().last_taken(Stamp::of_word(stamp))
+        };
+        let check = |things: &Things, _| {
+            let queue = &things.0;
             let gone = 3 - queue.len();
-            let taken = family.last_taken(family.forked(true));
+            let taken = last_taken(things);
             assert_eq!(taken.map_or(0, |take| take.last + 1), gone);
             assert!(taken.is_none_or(|take| take.source == queue.source()));
             drain(queue);
         };
         at_each_step(
-            || queue_with(3),
-            |queue| drop(queue.get(None).unwrap()),
+            || with_a_note_of_the_victim(queue_with(3)),
+            |things| {
+                victim_is_me(things);
+                drop(things.0.get(None).unwrap());
+            },
             check,
         );
         at_each_step(
-            || queue_with(3),
-            |queue| queue.try_take_many(3, &mut Vec::new(), &mut Vec::new()),
-            |queue, died| {
-                let family = family().unwrap();
-                let gone = 3 - queue.len();
-                let taken = family.last_taken(family.forked(true));
-                assert_eq!(taken.map_or(0, |take| take.count), gone);
-                check(queue, died);
+            || with_a_note_of_the_victim(queue_with(3)),
+            |things| {
+                victim_is_me(things);
+                things.0.try_take_many(3, &mut Vec::new(), &mut Vec::new());
+            },
+            |things, died| {
+                let gone = 3 - things.0.len();
+                assert_eq!(last_taken(things).map_or(0, |take| take.count), gone);
+                check(things, died);
             },
         );
         at_each_step(
@@ -1044,9 +1061,12 @@ mod everywhere {
                     let put = queue.try_put_envelope(0, 0, envelope(number)).unwrap();
                     assert_eq!(put.ok(), Some(number));
                 }
-                queue
+                with_a_note_of_the_victim(queue)
             },
-            |queue| drop(queue.get(None).unwrap()),
+            |things| {
+                victim_is_me(things);
+                drop(things.0.get(None).unwrap());
+            },
             check,
         );
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libc::{
@@ -30,7 +30,7 @@ use sidestep::os::process::{
     Exit, Fork, exit_now, fork_alone, kill, pidfd_open, poll_readable, reap,
 };
 use sidestep::os::socket::{self, Interest, Wait as Blocking, poll};
-use sidestep::os::{doorbell, probe};
+use sidestep::os::{doorbell, lifeline, probe};
 use sidestep::pool::{Parcel, Pool};
 use sidestep::process::Child;
 use sidestep::shm::{Kind, attach, existing, family};
@@ -318,6 +318,9 @@ fn descriptors() -> Outcome {
     socket::send(a.as_fd(), b"x", &[], Blocking::Never)?;
     socket::peek(b.as_fd(), &mut [0])?;
     socket::shutdown(a.as_fd(), Shutdown::Write)?;
+    // A process may well ask to die with itself.
+    let line = lifeline::open()?;
+    lifeline::die_at_end_of(line.as_raw_fd())?;
     Ok(socket::close(a)?)
 }
 

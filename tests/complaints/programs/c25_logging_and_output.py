@@ -1,5 +1,6 @@
 """Logging, output, paths and views of memory: deadlocks and noise in odd places."""
 
+import contextlib
 import logging
 import logging.handlers
 import multiprocessing
@@ -82,6 +83,27 @@ def face_log_records_that_nobody_reads_yet() -> None:
     for child in children:
         child.join()
     assert sum(1 for _ in range(4000) if queue.get()) == 4000
+
+
+def log_once(text: str) -> None:
+    logging.getLogger("child").warning(text)
+
+
+def face_records_of_children_reach_the_parent() -> None:
+    """The handlers of the parent get what its children log, whatever started them."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    methods = multiprocessing.get_all_start_methods()
+    # The option that the standard library does not have.
+    with getattr(multiprocessing, "relay_logging", contextlib.nullcontext)():
+        for method in methods:
+            context: Any = multiprocessing.get_context(method)
+            child = context.Process(target=log_once, args=(method,))
+            child.start()
+            child.join()
+    assert sorted(said) == sorted(methods), said
 
 
 def long_path() -> None:

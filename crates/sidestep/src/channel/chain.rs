@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
-    position, publish, tag_of, take, waiting,
+    position, publish, retagged, tag_of, take, waiting,
 };
 use super::watch;
 use crate::crash;
@@ -257,12 +257,16 @@ impl Chain {
     }
 
     /// A consumer died: if it had left the note but not moved `head`, it took nothing, and the
-    /// note must be gone before somebody else takes the message.
+    /// note must be gone before somebody else takes the message. May be repeated, should this
+    /// process be killed in here.
     fn retract_note(&self, family: &Family, source: Source) {
-        let place = self.consumer.noting.swap(0, Ordering::Relaxed);
+        let place = self.consumer.noting.load(Ordering::Relaxed);
         if place != 0 {
+            crash::point("take: note of a dead taker found");
             let number = count(self.consumer.head.load(Ordering::Relaxed));
             family.retract_note(place, source, number);
+            crash::point("take: note of a dead taker gone");
+            self.consumer.noting.store(0, Ordering::Relaxed);
         }
     }
 
@@ -626,6 +630,43 @@ impl Chain {
                 self.waiting.space.wake_all()
             }
         }
+    }
+
+    /// Gives another tag to those messages that wait here whose number is `wanted`. One that was
+    /// taken before stays as it was.
+    pub(crate) fn retag(
+        &self,
+        family: &'static Family,
+        source: Source,
+        tag: u8,
+        wanted: impl Fn(u32) -> bool,
+    ) {
+        self.lock_consumers(family, source);
+        let mut at = self.consumer.head_block.load(Ordering::Relaxed);
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        let (mut place, mut number) = (position(head), count(head));
+        while at != 0 {
+            let start = at + block::HEADER + place;
+            let header = look(family.word(start));
+            match form_of(header) {
+                0 => break,
+                LINK => {
+                    at = family.word(start + 8).load(Ordering::Relaxed);
+                    place = 0;
+                }
+                _ => {
+                    if wanted(number) {
+                        // Its length and form stay, so those who look without the lock see no change.
+                        family
+                            .word(start)
+                            .store(retagged(header, tag), Ordering::Release);
+                    }
+                    place += footprint(len_of(header));
+                    number = number.wrapping_add(1);
+                }
+            }
+        }
+        self.consumer.get_lock.unlock();
     }
 
     /// A look without lock, which may be wrong either way for a moment; `false` is only said when

@@ -29,6 +29,11 @@ pub fn tag_of(header: u64) -> u8 {
     (header >> 40) as u8
 }
 
+/// The header with another tag.
+pub fn retagged(header: u64, tag: u8) -> u64 {
+    header & !(0xff << 40) | u64::from(tag) << 40
+}
+
 pub fn position(cursor: u64) -> u64 {
     cursor >> 32
 }

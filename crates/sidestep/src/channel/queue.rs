@@ -182,6 +182,11 @@ impl Queue {
         self.source
     }
 
+    /// Gives another tag to those waiting messages whose number is `wanted`.
+    pub(crate) fn retag(&self, tag: u8, wanted: impl Fn(u32) -> bool) {
+        self.chain.retag(self.family(), self.source, tag, wanted);
+    }
+
     /// Takes at most `limit` short messages; `ends` tells where each ends in `buffer`.
     pub fn try_take_many(&self, limit: usize, buffer: &mut Vec<u8>, ends: &mut Vec<usize>) {
         let note = Note::in_slot(self.family(), self.source);

@@ -8,6 +8,7 @@ pub mod futex;
 pub mod lifeline;
 pub mod limits;
 pub mod memory;
+pub mod oom;
 pub mod probe;
 pub mod process;
 pub mod robust;

@@ -12,12 +12,20 @@
 //! the collector first takes the results that are there, then looks at the board: a note that is
 //! left names the one task that the worker was running.
 //!
+//! A worker can be made to end with its task ([`Pool::doom`]): its note gets a mark, unless it has
+//! cleared the note, and so done the task, before. A worker whose note is marked takes nothing more,
+//! so whoever marked it can kill it, and knows that no other task goes with it. A task that
+//! nobody has taken is taken back in the queue itself ([`Pool::withdraw`]): it gets another tag
+//! there, and who takes it drops it.
+//!
 //! Numbers count the tasks ever submitted, wrapping; a result carries its task's number.
+
+use std::time::Duration;
 
 use crate::channel::{EnvelopeBox, Put, Queue, QueueOptions, Taken};
 use crate::crash;
 use crate::error::Result;
-use crate::os::clock::Deadline;
+use crate::os::clock::{self, Deadline};
 use crate::primitive::Ordering;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
 use crate::sync::{Population, Stamp, Wait};
@@ -27,11 +35,26 @@ use crate::sync::{Population, Stamp, Wait};
 /// | offset | field  | written by                  | meaning                                        |
 /// |-------:|--------|-----------------------------|------------------------------------------------|
 /// |      0 | note   | the worker; who replaces it | two words: the task that it runs (see `shm::note`) |
+/// |        |        | who dooms it                | a mark on the note: it must not take another       |
 /// |     16 | `DONE` | the worker                  | tasks done by all workers of this line         |
-/// |     24 | `BEGUN`| the worker, once            | workers of this line that came to take tasks   |
+/// |     24 | `STAGE`| the worker; who replaces it | see [`Stage`]                                  |
+/// |     32 | `SINCE`| the worker                  | when it took its task, on the clock; 0: unset  |
 const LINE: u64 = 64;
 const DONE: u64 = 16;
-const BEGUN: u64 = 24;
+const STAGE: u64 = 24;
+const SINCE: u64 = 32;
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u64)]
+pub enum Stage {
+    /// It was started, or is about to be.
+    Starting = 0,
+    /// It is making ready, by what its pool has told it to do first.
+    Preparing = 1,
+    /// It has come to take tasks.
+    Ready = 2,
+}
 
 /// The names of a pool's parts, for its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +107,13 @@ pub enum Delivery {
         /// Its line.
         worker: u32,
     },
+    /// What the worker with this line has to say about its end, which is near.
+    LastWords {
+        /// Its line.
+        worker: u32,
+        /// What was sent.
+        envelope: Envelope,
+    },
     /// Somebody wants the collector to look around.
     Nudge,
 }
@@ -92,6 +122,11 @@ pub enum Delivery {
 const RESULT: u8 = 0;
 const RETIRED: u8 = 1;
 const NUDGE: u8 = 2;
+const WORDS: u8 = 3;
+
+/// Tags of what lies in the queue of tasks.
+const TASK: u8 = 0;
+const WITHDRAWN: u8 = 1;
 
 impl Pool {
     /// Longest message that needs no envelope, in bytes.
@@ -155,7 +190,7 @@ impl Pool {
     /// # Errors
     /// The arena is at its ceiling: nothing was submitted.
     pub fn submit(&self, task: Parcel<'_>) -> Result<u32> {
-        send(&self.tasks, 0, task)
+        send(&self.tasks, TASK, 0, task)
     }
 
     /// Takes a task for the worker with this line, if there is one; short ones go into `buffer`.
@@ -164,8 +199,15 @@ impl Pool {
     /// No memory to hold the task: it stays.
     pub fn take(&self, worker: u32, buffer: &mut Vec<u8>) -> Result<Option<Delivery>> {
         let start = buffer.len();
-        Ok(
-            match self.tasks.try_take_noted(buffer, self.line(worker))? {
+        let line = self.line(worker);
+        loop {
+            let delivery = match self.tasks.try_take_noted(buffer, line)? {
+                Taken::Empty => return Ok(None),
+                Taken::Bytes { tag: WITHDRAWN, .. } => {
+                    buffer.truncate(start);
+                    None
+                }
+                Taken::Envelope { tag: WITHDRAWN, .. } => None,
                 Taken::Bytes { number, .. } => {
                     buffer.drain(start..buffer.len().min(start + 8));
                     Some(Delivery::Short { number })
@@ -175,9 +217,17 @@ impl Pool {
                     envelope: EnvelopeBox(envelope),
                     ..
                 } => Some(Delivery::Long { number, envelope }),
-                Taken::Empty => None,
-            },
-        )
+            };
+            if delivery.is_some() {
+                let now = clock::now().as_nanos() as u64;
+                self.family()
+                    .word(line + SINCE)
+                    .store(now, Ordering::Relaxed);
+                return Ok(delivery);
+            }
+            // Of one that was withdrawn.
+            let _ = self.family().withdraw_note(line);
+        }
     }
 
     /// Waits until there may be a task, or the pool is closed.
@@ -195,21 +245,52 @@ impl Pool {
         self.tasks.pass_on();
     }
 
-    /// Reports the result of task `number`, which the worker with this line has run.
+    /// Reports the result of task `number`, which the worker with this line has run: whether it may
+    /// take another one.
     ///
     /// # Errors
     /// The arena is at its ceiling: nothing was reported, and the note stands.
-    pub fn finish(&self, worker: u32, number: u32, result: Parcel<'_>) -> Result<()> {
-        send(&self.results, number, result)?;
+    pub fn finish(&self, worker: u32, number: u32, result: Parcel<'_>) -> Result<bool> {
+        send(&self.results, RESULT, number, result)?;
         crash::point("pool: result put");
         let line = self.line(worker);
         let done = self.family().word(line + DONE);
         done.store(done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         crash::point("pool: task counted");
+        // Before the note: it must not be taken for the next task's.
+        self.family().word(line + SINCE).store(0, Ordering::Relaxed);
         // After the result has been committed: a worker that dies in between has lost nothing.
-        self.family().word(line).store(0, Ordering::Release);
+        let may_go_on = self.family().clear_note(line, number);
         crash::point("pool: note cleared");
-        Ok(())
+        Ok(may_go_on)
+    }
+
+    /// Takes back the tasks whose number is `wanted`, as far as nobody has taken them: nobody will
+    /// run them. The others are running, or done.
+    pub fn withdraw(&self, wanted: impl Fn(u32) -> bool) {
+        self.tasks.retag(WITHDRAWN, wanted);
+    }
+
+    /// The task that the worker with this line is running, and since when on the clock
+    /// ([`clock::now`]), if it has come to write that down.
+    pub fn running(&self, worker: u32) -> Option<(u32, Option<Duration>)> {
+        let line = self.line(worker);
+        loop {
+            let before = self.family().noted(line);
+            let time = self.family().word(line + SINCE).load(Ordering::Acquire);
+            if self.family().noted(line) == before {
+                let known = (time != 0).then(|| Duration::from_nanos(time));
+                return before.map(|number| (number, known));
+            }
+        }
+    }
+
+    /// Has the worker with this line take nothing more after task `number`. `false`: it has done
+    /// the task, or never got it. After `true` the caller kills the worker.
+    pub fn doom(&self, worker: u32, number: u32) -> bool {
+        // No worker is in the middle of taking a task then, so a note means what it says.
+        let _ = self.tasks.counts();
+        self.family().mark_note(self.line(worker), number)
     }
 
     /// Takes a result, if there is one.
@@ -233,6 +314,15 @@ impl Pool {
                 })
             }
             Taken::Envelope {
+                tag: WORDS,
+                word,
+                envelope: EnvelopeBox(envelope),
+                ..
+            } => Some(Delivery::LastWords {
+                worker: word as u32,
+                envelope,
+            }),
+            Taken::Envelope {
                 word,
                 envelope: EnvelopeBox(envelope),
                 ..
@@ -242,6 +332,14 @@ impl Pool {
             }),
             Taken::Empty => None,
         })
+    }
+
+    /// Tells the collector what the worker with this line has to say about its end.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: nothing was said.
+    pub fn last_words(&self, worker: u32, words: Envelope) -> Result<()> {
+        send(&self.results, WORDS, worker, Parcel::Long(words)).map(|_| ())
     }
 
     /// Says that the worker with this line is about to end in order.
@@ -272,7 +370,9 @@ impl Pool {
     pub fn lost(&self, worker: u32) -> Option<u32> {
         // If the worker died while it held the queue's lock, this finishes what it had begun.
         let (_, taken) = self.tasks.counts();
-        let noted = self.family().withdraw_note(self.line(worker));
+        let line = self.line(worker);
+        self.family().word(line + SINCE).store(0, Ordering::Relaxed);
+        let noted = self.family().withdraw_note(line);
         // The note comes first, so a task that was noted may be in the queue still.
         noted.filter(|number| taken.wrapping_sub(*number).cast_signed() > 0)
     }
@@ -284,18 +384,25 @@ impl Pool {
             .load(Ordering::Relaxed)
     }
 
-    /// Says that the worker with this line is ready to take tasks.
-    pub fn begin(&self, worker: u32) {
-        let begun = self.family().word(self.line(worker) + BEGUN);
-        begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    /// Says how far the worker with this line has come.
+    pub fn enter(&self, worker: u32, stage: Stage) {
+        self.family()
+            .word(self.line(worker) + STAGE)
+            .store(stage as u64, Ordering::Release);
         crash::point("pool: worker has come");
     }
 
-    /// How many workers of this line ever came to take tasks.
-    pub fn begun(&self, worker: u32) -> u64 {
-        self.family()
-            .word(self.line(worker) + BEGUN)
-            .load(Ordering::Relaxed)
+    /// How far the worker with this line has come.
+    pub fn stage(&self, worker: u32) -> Stage {
+        match self
+            .family()
+            .word(self.line(worker) + STAGE)
+            .load(Ordering::Acquire)
+        {
+            0 => Stage::Starting,
+            1 => Stage::Preparing,
+            _ => Stage::Ready,
+        }
     }
 
     /// Number of tasks that nobody has taken yet.
@@ -314,9 +421,9 @@ impl Pool {
     }
 }
 
-/// Puts a message with a task's number in front of it (for a task, which the queue itself counts,
+/// Puts a message with a number in front of it (for a task, which the queue itself counts,
 /// the number says nothing).
-fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
+fn send(queue: &Queue, tag: u8, number: u32, parcel: Parcel<'_>) -> Result<u32> {
     let word = u64::from(number);
     let mut parcel = parcel;
     let len = match &parcel {
@@ -327,12 +434,12 @@ fn send(queue: &Queue, number: u32, parcel: Parcel<'_>) -> Result<u32> {
         parcel = match parcel {
             Parcel::Short(bytes) => {
                 let prefix = word.to_le_bytes();
-                match queue.try_put(RESULT, &[&prefix, bytes])? {
+                match queue.try_put(tag, &[&prefix, bytes])? {
                     Put::Done(number) => return Ok(number),
                     Put::Full => Parcel::Short(bytes),
                 }
             }
-            Parcel::Long(envelope) => match queue.try_put_envelope(RESULT, word, envelope)? {
+            Parcel::Long(envelope) => match queue.try_put_envelope(tag, word, envelope)? {
                 Ok(number) => return Ok(number),
                 Err(envelope) => Parcel::Long(envelope),
             },

@@ -28,6 +28,8 @@ use crate::sync::{Population, Stamp};
 const SET: u64 = 1 << 63;
 const SOURCE: u64 = 8;
 const COUNT_MAX: u32 = (1 << 17) - 1;
+/// On the note of a taker that is to take nothing more. Only where the generation is 0.
+const MARK: u64 = 1 << 62;
 /// The arena ends below 1 << 42, and blocks begin at multiples of 64.
 const GENERATION_AT: u32 = 42;
 
@@ -134,6 +136,28 @@ impl Family {
     pub(crate) fn withdraw_note(&self, place: u64) -> Option<u32> {
         let what = self.word(place).swap(0, Ordering::AcqRel);
         (what & SET != 0).then_some(what as u32)
+    }
+
+    /// The number that is noted at `place`, a place of the taker's own, if any.
+    pub(crate) fn noted(&self, place: u64) -> Option<u32> {
+        let what = self.word(place).load(Ordering::Acquire);
+        (what & SET != 0).then_some(what as u32)
+    }
+
+    /// Marks the note of message `number` at `place`; `false`: there is none, or it was marked.
+    pub(crate) fn mark_note(&self, place: u64, number: u32) -> bool {
+        let what = word(0, number, 1);
+        self.word(place)
+            .compare_exchange(what, what | MARK, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Clears the taker's own note of message `number` at `place`; `false`: it was marked, and stays.
+    pub(crate) fn clear_note(&self, place: u64, number: u32) -> bool {
+        let what = word(0, number, 1);
+        self.word(place)
+            .compare_exchange(what, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Takes a note of message `number` back: its taker died before the message was its own. What

@@ -303,6 +303,14 @@ impl Envelope {
         Ok(Self(object))
     }
 
+    /// One more reference to the envelope, whose body nobody writes to any more.
+    ///
+    /// # Errors
+    /// No memory for the reference.
+    pub fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// The envelope that a queue handed over.
     pub(crate) fn arrived(object: Ref) -> Self {
         Self(object)

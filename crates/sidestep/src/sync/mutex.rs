@@ -1,8 +1,9 @@
 //! The engine's own mutex: one word, and a successor for every owner that was killed.
 //!
 //! It guards the few instructions inside a queue or the arena's books, never anything of the
-//! user's. While it is held there is no system call (two exceptions: growing the arena, and ringing
-//! who watches a queue), no Python, no other wait than for the ledger, which comes last in the order.
+//! user's. While it is held there is no system call that waits (and but two at all: growing the
+//! arena, and a byte for who watches a queue or receives from a pipe), no Python, no other wait than
+//! for the ledger, which comes last in the order.
 
 use std::time::Duration;
 

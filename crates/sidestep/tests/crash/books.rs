@@ -19,9 +19,10 @@ use super::everywhere::{
 };
 use super::{forever, party, sleep_for_ever};
 
-pub const TESTS: [Test; 11] = [
+pub const TESTS: [Test; 12] = [
     ("death_anywhere_in_repairing_the_books", repairing_the_books),
     ("death_anywhere_in_taking_a_queue_over", taking_a_queue_over),
+    ("death_anywhere_in_taking_a_note_back", taking_a_note_back),
     (
         "death_anywhere_in_cleaning_up_after_a_waiter",
         cleaning_up_after_a_waiter,
@@ -106,7 +107,12 @@ fn taking_a_queue_over() {
             },
         );
     }
-    for point in ["take: locked", "take: copied", "take: head moved"] {
+    for point in [
+        "take: locked",
+        "take: noted",
+        "take: copied",
+        "take: head moved",
+    ] {
         at_each_step(
             || {
                 let queue = queue_with(5);
@@ -124,6 +130,30 @@ fn taking_a_queue_over() {
             },
         );
     }
+}
+
+fn taking_a_note_back() {
+    // The first victim has noted a task and not taken it. Nobody may blame it for the task.
+    at_each_step_after(
+        || {
+            let pool = Pool::new(3).unwrap();
+            let number = pool.submit(Parcel::Short(&message(7, 0))).unwrap();
+            (pool, number, RefCell::new(None))
+        },
+        |(pool, _, corpse)| {
+            corpse.replace(Some(corpse_at("take: noted", || {
+                drop(pool.take(0, &mut Vec::new()).unwrap());
+            })));
+        },
+        |(pool, ..)| assert!(pool.take(1, &mut Vec::new()).unwrap().is_some()),
+        |(pool, number, corpse), died| {
+            let other = pool.take(2, &mut Vec::new()).unwrap().is_some();
+            assert!(died || !other);
+            assert_eq!(pool.lost(0), None);
+            assert_eq!(pool.lost(1), (!other).then_some(*number));
+            bury(&corpse.take().unwrap());
+        },
+    );
 }
 
 fn cleaning_up_after_a_waiter() {
@@ -382,7 +412,7 @@ fn errands_of_a_pool() {
     at_each_step(
         || Pool::new(2).unwrap(),
         |pool| {
-            pool.begin(0);
+            pool.enter(0, sidestep::pool::Stage::Ready);
             pool.nudge().unwrap();
             let number = pool.submit(Parcel::Short(&message(7, 0))).unwrap();
             assert!(pool.take(0, &mut Vec::new()).unwrap().is_some());
