@@ -9,6 +9,12 @@
 # make complaints  25 public complaints, as programs: the standard library beside the package
 #               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make schedules  scenarios of the engine in random orders, with deaths (SCHEDULES=0..100000 runs
+#               more, SCHEDULES=4522 repeats the one that failed)
+# make fuzz     bytes from elsewhere: frames, handshakes, handles, messages, a manager's requests
+#               (FUZZ="--seconds 60 frames porch" picks some; needs a C++ compiler)
+# make sanitize the engine's tests with many threads and processes under the address and the thread
+#               sanitizer (SANITIZE=address picks one)
 # make storm    thousands of processes are killed at random while all others work at full speed;
 #               an exact account at the end (STORM="--seed 7 --kills 10000")
 # make soak     mixed work for ten minutes, in which no process may grow (SOAK="--minutes 10")
@@ -35,6 +41,9 @@ PHOTOS ?=
 BENCH ?=
 PYTEST ?=
 CONFORMANCE ?=
+SCHEDULES ?=
+FUZZ ?=
+SANITIZE ?=
 STORM ?=
 SOAK ?=
 CHURN ?=
@@ -56,8 +65,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE-MIT LICENSE-AP
 OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])'),\
                       3.11 3.12 3.13)
 
-.PHONY: demo test check matrix storm soak churn thousands conformance complaints bench clean build \
-        preflight
+.PHONY: demo test check matrix storm soak churn thousands schedules fuzz sanitize conformance complaints \
+        bench clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -80,6 +89,15 @@ complaints: $(VENV)/.installed
 
 bench: $(VENV)/.with-bench
 	@$(BIN)/python benches/run.py $(BENCH)
+
+schedules: | preflight
+	@scripts/schedules $(SCHEDULES)
+
+fuzz: $(VENV)/.installed
+	@scripts/fuzz $(BIN)/python $(FUZZ)
+
+sanitize: | preflight
+	@scripts/sanitize $(SANITIZE)
 
 storm: $(VENV)/.installed
 	@PYTHONPATH=tests $(BIN)/python -m storm $(STORM)

@@ -77,5 +77,8 @@ pub mod process;
 #[cfg(not(loom))]
 pub mod shm;
 
+#[cfg(shuttle)]
+pub use shm::simulated;
+
 #[cfg(not(loom))]
 pub use error::{Error, Result};

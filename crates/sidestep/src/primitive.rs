@@ -1,14 +1,23 @@
-//! The only door to atomics and futexes: the real ones, or loom's models of them.
+//! The only door to atomics and futexes: the real ones, or those of the checkers.
 //!
-//! Code that a loom model runs (`sync` and the cursors of `channel`) takes its atomics, its
-//! fence and its futex from here, so that one text is both shipped and model-checked.
+//! Code that a loom model runs (`sync`, and the words of `channel` and `shm`) takes its atomics, its
+//! fence and its futex from here, so that one text is both shipped and model-checked. The rest of
+//! the engine takes what may wait or may be killed from here, too: under `shuttle` whole scenarios
+//! run in random orders.
 
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub(crate) mod simulated;
+
+#[cfg(not(any(loom, shuttle)))]
 mod real {
     pub use core::hint::spin_loop;
     pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+    pub use std::thread::sleep as nap;
+    pub use std::time::Instant;
+
     pub use crate::os::futex::{Wake, wait as futex_wait, wake as futex_wake};
+    pub use crate::os::{doorbell, process, socket};
 
     /// The store-load barrier between "I published" and "does anybody sleep?".
     ///
@@ -151,5 +160,7 @@ mod modelled {
 
 #[cfg(loom)]
 pub use modelled::*;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use real::*;
+#[cfg(shuttle)]
+pub use simulated::*;

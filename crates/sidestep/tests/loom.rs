@@ -9,14 +9,14 @@
 use std::time::Duration;
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use loom::sync::{Arc, Condvar};
 use loom::thread;
 use sidestep::cursor;
 use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
 use sidestep::sync::{
-    Acquired, Answer, Departed, Event, Gate, Lock, Mutex, Population, SLICE, Semaphore, Stamp,
-    Wait, Waiters,
+    Acquired, Answer, Arrival, Barrier, Departed, Event, Gate, Lock, Mutex, Population,
+    ReleaseError, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 
 /// Runs a model; the number of times that a thread is interrupted where it need not be is bounded
@@ -639,5 +639,339 @@ fn loom_chain_keeps_what_a_killed_producer_published() {
         );
         assert_eq!(tail, head);
         assert_eq!(cursor::count(tail), 2);
+    });
+}
+
+/// Bytes in a socket, as far as a bell needs them.
+struct Socket {
+    bytes: loom::sync::Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Socket {
+    fn write(&self) {
+        *self.bytes.lock().unwrap() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is readable.
+    fn poll(&self) {
+        let mut bytes = self.bytes.lock().unwrap();
+        while *bytes == 0 {
+            bytes = self.changed.wait(bytes).unwrap();
+        }
+    }
+
+    fn drain(&self) {
+        *self.bytes.lock().unwrap() = 0;
+    }
+
+    fn len(&self) -> u32 {
+        *self.bytes.lock().unwrap()
+    }
+}
+
+/// The rule of bells, of a pipe's and of who watches a queue: both ring, publish and settle under
+/// the producers' mutex. Mutexes and cursors are the real ones.
+struct Watched {
+    words: [AtomicU64; 4],
+    head: AtomicU64,
+    get_lock: Mutex,
+    put_lock: Mutex,
+    tail: AtomicU32,
+    rung: AtomicU32,
+    socket: Socket,
+}
+
+impl Watched {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
+            head: AtomicU64::new(0),
+            get_lock: Mutex::new(),
+            put_lock: Mutex::new(),
+            tail: AtomicU32::new(0),
+            rung: AtomicU32::new(0),
+            socket: Socket {
+                bytes: loom::sync::Mutex::new(0),
+                changed: Condvar::new(),
+            },
+        })
+    }
+
+    /// Holding the producers' mutex.
+    fn ring(&self) {
+        if self.rung.load(Ordering::Relaxed) == 0 {
+            self.socket.write();
+            self.rung.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts a message; its producer may be killed between the ring and the message.
+    fn put(&self, process: &Process<'_>, dies: bool) {
+        let _ = self.put_lock.lock(process);
+        self.ring();
+        if dies {
+            return process.world.die(process.number);
+        }
+        let index = self.tail.load(Ordering::Relaxed);
+        self.tail.store(index + 1, Ordering::Relaxed);
+        let header = cursor::header(cursor::INLINE, 8, 0);
+        let nowhere = AtomicU64::new(0);
+        cursor::publish(&self.words[index as usize], header, &nowhere, 0);
+        self.put_lock.unlock();
+    }
+
+    fn has_messages(&self) -> bool {
+        let head = self.head.load(Ordering::Acquire);
+        cursor::look(&self.words[Segment::index(head)]) != 0
+            || self.head.load(Ordering::Acquire) != head
+    }
+
+    fn try_take(&self, process: &Process<'_>) -> bool {
+        let _ = self.get_lock.lock(process);
+        let head = self.head.load(Ordering::Relaxed);
+        let header = cursor::look(&self.words[Segment::index(head)]);
+        if header != 0 {
+            cursor::take(&self.head, cursor::behind(head, header));
+        }
+        self.get_lock.unlock();
+        header != 0
+    }
+
+    /// As `Chain::settle`: whether there are items.
+    fn settle(&self, process: &Process<'_>) -> bool {
+        let _ = self.put_lock.lock(process);
+        let has_items = self.has_messages();
+        if has_items {
+            self.ring();
+        } else {
+            self.socket.drain();
+            self.rung.store(0, Ordering::Relaxed);
+        }
+        self.put_lock.unlock();
+        has_items
+    }
+
+    /// As an event loop does: sleeps on the descriptor first.
+    fn take_by_descriptor(&self, process: &Process<'_>) {
+        loop {
+            self.socket.poll();
+            if self.try_take(process) {
+                return;
+            }
+            self.settle(process);
+        }
+    }
+}
+
+#[test]
+fn loom_watcher_hears_of_every_item() {
+    model(Some(2), || {
+        let (world, queue) = (World::new(), Watched::new());
+        let producer = {
+            let (world, queue) = (world.clone(), queue.clone());
+            thread::spawn(move || {
+                queue.put(&world.process(2), false);
+                queue.put(&world.process(2), false);
+            })
+        };
+        queue.take_by_descriptor(&world.process(1));
+        queue.take_by_descriptor(&world.process(1));
+        producer.join().unwrap();
+        assert!(!queue.settle(&world.process(1)));
+        assert_eq!(queue.socket.len(), 0);
+    });
+}
+
+#[test]
+fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
+    model(Some(2), || {
+        let (world, queue) = (World::new(), Watched::new());
+        let producers = {
+            let (world, queue) = (world.clone(), queue.clone());
+            thread::spawn(move || {
+                queue.put(&world.process(2), true);
+                queue.put(&world.process(3), false);
+            })
+        };
+        let taken = queue.try_take(&world.process(1));
+        let has_items = queue.settle(&world.process(1));
+        assert!(!(taken && has_items));
+        producers.join().unwrap();
+        // Whenever nobody holds the mutex: if there are items, the bell is rung.
+        let _ = queue.put_lock.lock(&world.process(1));
+        if queue.has_messages() {
+            assert!(queue.socket.len() > 0);
+        }
+    });
+}
+
+#[test]
+fn loom_recursive_lock_is_its_owners_alone() {
+    model(Some(3), || {
+        let lock = Arc::new(Lock::new(true));
+        let world = World::new();
+        let visit = |lock: &Lock, world: &World, number| {
+            let process = world.process(number);
+            assert_eq!(lock.acquire(&process, 7, forever), Wait::Ready);
+            // The same thread number in another process is another thread.
+            assert_eq!(lock.try_acquire(&process, 7), Some(Wait::Ready));
+            world.count();
+            lock.release(&process, 7).unwrap();
+            world.count();
+            lock.release(&process, 7).unwrap();
+        };
+        let other = {
+            let (lock, world) = (lock.clone(), world.clone());
+            thread::spawn(move || visit(&lock, &world, 2))
+        };
+        visit(&lock, &world, 1);
+        let stranger = lock.release(&world.process(3), 7);
+        assert_eq!(stranger, Err(ReleaseError::NotOwner));
+        other.join().unwrap();
+        assert_eq!(world.count(), 5);
+        assert_eq!(lock.depth(), 0);
+    });
+}
+
+#[test]
+fn loom_lock_released_by_another_wakes_the_next() {
+    model(Some(3), || {
+        let world = World::new();
+        let _ = world.lock.try_acquire(&world.process(1), 1);
+        let waiter = {
+            let world = world.clone();
+            thread::spawn(move || {
+                let process = world.process(2);
+                assert_eq!(world.lock.acquire(&process, 1, forever), Wait::Ready);
+                world.count();
+                world.lock.release(&process, 1).unwrap();
+            })
+        };
+        let other = {
+            let world = world.clone();
+            thread::spawn(move || {
+                world.count();
+                world.lock.release(&world.process(3), 1).unwrap();
+            })
+        };
+        waiter.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(world.count(), 3);
+        let once_more = world.lock.release(&world.process(1), 1);
+        assert_eq!(once_more, Err(ReleaseError::NotHeld));
+    });
+}
+
+#[test]
+fn loom_abandoned_lock_is_recovered_once_and_never_under_its_next_owner() {
+    model(Some(3), || {
+        let world = World::new();
+        let _ = world.lock.try_acquire(&world.process(1), 1);
+        world.die(1);
+        world.process(2).bury();
+        let heir = |number| {
+            let world = world.clone();
+            thread::spawn(move || {
+                let process = world.process(number);
+                world.lock.recover();
+                if world.lock.acquire(&process, 1, forever) == Wait::Ready {
+                    world.count();
+                    world.lock.release(&process, 1).unwrap();
+                }
+            })
+        };
+        let heirs = [heir(2), heir(3)];
+        for heir in heirs {
+            heir.join().unwrap();
+        }
+        assert_eq!(world.count(), 3);
+    });
+}
+
+#[test]
+fn loom_notify_is_not_spent_on_the_dead() {
+    model(Some(2), || {
+        let world = World::new();
+        let waiters = Arc::new(Waiters::default());
+        // The first in the list is killed at some moment, and cleaned up after.
+        let _ = waiters.enter(&world.process(2)).unwrap();
+        let place = waiters.enter(&world.process(3)).unwrap();
+        world.die(2);
+        let cleaner = {
+            let waiters = waiters.clone();
+            thread::spawn(move || waiters.bereave(Stamp::new(2, 1)))
+        };
+        let waiter = {
+            let waiters = waiters.clone();
+            thread::spawn(move || {
+                while waiters.sleep(place, SLICE) == Ok(Answer::None) {}
+                assert_eq!(waiters.leave(place), Answer::Passed);
+            })
+        };
+        assert_eq!(waiters.pass(&world.process(1), 1), 1);
+        waiter.join().unwrap();
+        cleaner.join().unwrap();
+        assert_eq!(waiters.count(), (0, 0));
+    });
+}
+
+/// Comes to the barrier: whether all came.
+fn meet(barrier: &Barrier, process: &Process<'_>) -> bool {
+    loop {
+        match barrier.arrive(process) {
+            Arrival::Last(_) => {
+                barrier.complete(process);
+                return true;
+            }
+            Arrival::Broken => return false,
+            Arrival::Busy => thread::yield_now(),
+            Arrival::Wait(place, _) => loop {
+                match barrier.sleep(place, SLICE) {
+                    Ok(Answer::None) | Err(_) => {}
+                    Ok(_) => return barrier.leave(place) == Answer::Passed,
+                }
+            },
+        }
+    }
+}
+
+#[test]
+fn loom_barrier_lets_all_go_on() {
+    model(Some(2), || {
+        let world = World::new();
+        let barrier = Arc::new(Barrier::default());
+        barrier.init(2);
+        let other = {
+            let (world, barrier) = (world.clone(), barrier.clone());
+            thread::spawn(move || meet(&barrier, &world.process(2)))
+        };
+        assert!(meet(&barrier, &world.process(1)));
+        assert!(other.join().unwrap());
+        assert_eq!(barrier.waiting(), 0);
+        assert!(!barrier.is_broken());
+    });
+}
+
+#[test]
+fn loom_barrier_broken_tells_who_waits_and_who_comes() {
+    model(Some(2), || {
+        let world = World::new();
+        let barrier = Arc::new(Barrier::default());
+        barrier.init(3);
+        // One waits, and is killed there.
+        let _ = barrier.arrive(&world.process(2));
+        let waiter = {
+            let (world, barrier) = (world.clone(), barrier.clone());
+            thread::spawn(move || meet(&barrier, &world.process(3)))
+        };
+        world.die(2);
+        barrier.bereave(Stamp::new(2, 1));
+        assert!(!waiter.join().unwrap());
+        assert!(barrier.is_broken());
+        barrier.reset(&world.process(1));
+        assert!(!barrier.is_broken());
+        assert_eq!(barrier.waiting(), 0);
     });
 }

@@ -18,7 +18,6 @@
 //! Lock order: the chain's mutex, then the ledger.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
@@ -28,6 +27,7 @@ use super::watch;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::doorbell::Name;
+use crate::primitive::{AtomicU64, Ordering};
 use crate::shm::{Entry, Envelope, Family, Kind, Note, Ref, Shared, Source, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 

@@ -43,18 +43,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, Put, Taken, take_apart as take_chain_apart};
 use super::stream::Step;
 use crate::crash;
 use crate::error::Error;
 use crate::os::clock::Deadline;
-use crate::os::process;
-use crate::os::socket::{self, Interest, Wait};
-use crate::primitive::{Wake, spin_loop};
+use crate::os::socket::{Interest, Wait};
+use crate::primitive::{AtomicU64, Instant, Ordering, Wake, fence, process, socket, spin_loop};
 use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, Txn, family};
 use crate::sync::SLICE;
 

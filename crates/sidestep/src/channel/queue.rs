@@ -1,16 +1,14 @@
 //! The queue: any number of producers and consumers, in any processes of the family.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Taken};
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
-use crate::os::process;
-use crate::primitive::{Wake, spin_loop};
+use crate::primitive::{AtomicU32, Instant, Ordering, Wake, process, spin_loop};
 use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, family};
-use crate::sync::{SLICE, Wait};
+use crate::sync::{Gate, SLICE, Wait};
 
 /// What a queue is to be like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -219,8 +217,17 @@ impl Queue {
         }
         let ready = || self.chain.may_have_items(self.family()) || self.chain.is_closed();
         let wait = sleep_until(self.chain.items(), deadline, ready);
+        self.pass_on_closing(self.chain.items());
         self.note_wait(started);
         wait
+    }
+
+    /// Who closes sees no sleepers in the moment between a wake of one and that one's `rearm`: so
+    /// whoever finds the queue closed wakes the others.
+    fn pass_on_closing(&self, gate: &Gate) {
+        if self.is_closed() {
+            gate.wake_all();
+        }
     }
 
     fn note_wait(&self, started: Instant) {
@@ -252,9 +259,11 @@ impl Queue {
     /// Waits until there may be room for a message of `len` bytes; the caller then tries to put
     /// it again.
     pub fn wait_space(&self, len: u64, deadline: Deadline) -> Wait {
-        sleep_until(self.chain.space(), deadline, || {
+        let wait = sleep_until(self.chain.space(), deadline, || {
             self.chain.may_have_room_for(len) || self.chain.is_closed()
-        })
+        });
+        self.pass_on_closing(self.chain.space());
+        wait
     }
 
     /// Waits until every item ever put was reported done.
@@ -358,7 +367,7 @@ impl Queue {
 }
 
 /// Sleeps at `gate` until `ready` or the deadline, or once a signal handler has run.
-fn sleep_until(gate: &crate::sync::Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
+fn sleep_until(gate: &Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
     loop {
         let armed = gate.arm();
         if ready() {

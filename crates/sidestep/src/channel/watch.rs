@@ -24,12 +24,12 @@
 //! * A child of a fork has its parent's descriptor but is not the watcher: it hangs its own bell.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
 
 use super::chain::Chain;
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::os::doorbell::{self, Name};
+use crate::os::doorbell::Name;
+use crate::primitive::{Ordering, doorbell};
 use crate::shm::{Family, Ref};
 use crate::sync::{Population, Stamp};
 

@@ -1,7 +1,9 @@
 //! Deadlines on the monotonic clock.
 #![allow(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::primitive::Instant;
 
 /// The monotonic clock, which all processes of the machine read alike.
 ///

@@ -157,6 +157,15 @@ impl Mapping {
         .map(drop)
     }
 
+    /// The same mapping once more, to be forgotten and not dropped.
+    #[cfg(shuttle)]
+    pub(crate) fn alias(&self) -> Self {
+        Self {
+            base: self.base,
+            len: self.len,
+        }
+    }
+
     /// The first byte.
     pub fn base(&self) -> NonNull<u8> {
         self.base

@@ -20,13 +20,13 @@
 //!
 //! Numbers count the tasks ever submitted, wrapping; a result carries its task's number.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::channel::{EnvelopeBox, Put, Queue, QueueOptions, Taken};
 use crate::crash;
 use crate::error::Result;
 use crate::os::clock::{self, Deadline};
+use crate::primitive::Ordering;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
 use crate::sync::{Population, Stamp, Wait};
 

@@ -452,7 +452,7 @@ impl Family {
     /// # Errors
     /// What is wrong.
     pub fn audit(&self) -> core::result::Result<(), String> {
-        use std::sync::atomic::Ordering;
+        use crate::primitive::Ordering;
         let word = |at| self.word(at).load(Ordering::SeqCst);
         let mut warm = 0;
         for class in 0..class::COUNT {

@@ -1,9 +1,12 @@
 //! The family's arena as this process sees it: the mapping, and words by offset.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+#[cfg(not(shuttle))]
+use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+#[cfg(not(shuttle))]
+use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard};
 
 use super::layout::{EXTENT, HEAP, header};
 use super::refs::Table;
@@ -11,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::os::limits;
 use crate::os::memory::{self, Identity, Mapping};
 use crate::os::robust::RobustWord;
+use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 
 /// "sidestep" in ASCII, little endian.
 const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
@@ -22,6 +26,7 @@ const REVISION: u64 = 3 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 /// Address space, in bytes, that a small arena takes as well: it costs nothing.
 const PLENTY: u64 = 64 << 30;
 
+#[cfg(not(shuttle))]
 static FAMILY: OnceLock<Family> = OnceLock::new();
 /// Taken around the making of the arena, and by the hooks around a fork.
 static CREATION: Mutex<()> = Mutex::new(());
@@ -99,6 +104,7 @@ pub fn ceiling() -> Ceiling {
 ///
 /// # Errors
 /// The kernel refuses anonymous files, or there is no address space for the arena.
+#[cfg(not(shuttle))]
 pub fn family() -> Result<&'static Family> {
     if let Some(family) = FAMILY.get() {
         return Ok(family);
@@ -115,14 +121,19 @@ pub fn family() -> Result<&'static Family> {
 }
 
 /// This process's family, if it has one.
+#[cfg(not(shuttle))]
 pub fn existing() -> Option<&'static Family> {
     FAMILY.get()
 }
+
+#[cfg(shuttle)]
+pub use super::simulated::{existing, family};
 
 /// Joins the family whose arena is open at descriptor `fd`, which is taken over.
 ///
 /// # Errors
 /// The descriptor is no arena, or one of another version, or this process has a family already.
+#[cfg(not(shuttle))]
 pub fn attach(fd: RawFd) -> Result<&'static Family> {
     let _guard = creation();
     if let Some(family) = FAMILY.get() {
@@ -199,7 +210,19 @@ impl Family {
         })
     }
 
-    fn found() -> Result<Self> {
+    /// The same arena as another process sees it.
+    #[cfg(shuttle)]
+    pub(super) fn alias(&self) -> Result<Self> {
+        Self::over(self.mapping.alias(), self.fd.as_fd(), self.identity)
+    }
+
+    /// Lets go of an [`alias`](Self::alias): the mapping is the first one's.
+    #[cfg(shuttle)]
+    pub(super) fn drop_alias(self) {
+        std::mem::forget(self.mapping);
+    }
+
+    pub(super) fn found() -> Result<Self> {
         let Ceiling { limit, space, .. } = ceiling();
         // Blocks are recycled by size class only, so address space is spent freely where there is
         // plenty of it. Under a limit the arena takes a quarter, of which half can be in use.
@@ -314,8 +337,9 @@ impl Family {
     /// Appends `len` bytes from the arena to `to`. The range was published and is the caller's.
     #[inline]
     pub(crate) fn read(&self, offset: u64, len: usize, to: &mut Vec<u8>) {
-        to.reserve(len);
+        // In this order: a length that a damaged arena makes up must not ask for memory.
         if let Some(from) = self.address(offset, len as u64) {
+            to.reserve(len);
             // SAFETY: `to` has room for `len` more bytes, which are initialised by the copy; the
             // range is not written while the caller owns it.
             unsafe {

@@ -13,7 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::alloc::Kind;
 use super::family::{Family, existing};
@@ -23,6 +23,7 @@ use super::slots::FORKING;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::lifeline::{self, LifeLine};
+use crate::primitive::Ordering;
 use crate::sync::Stamp;
 
 /// What the parent holds around the fork.

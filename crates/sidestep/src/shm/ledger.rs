@@ -13,12 +13,11 @@
 //! # References
 //! Redo logging: Gray and Reuter, *Transaction Processing*, chapter 10.
 
-use std::sync::atomic::Ordering;
-
 use super::family::Family;
 use super::layout::{JOURNAL_WORDS, header};
 use crate::crash;
 use crate::error::Result;
+use crate::primitive::Ordering;
 use crate::sync::{Acquired, Mutex};
 
 /// A transaction in the making: reads see its own writes.

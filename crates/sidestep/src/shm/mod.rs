@@ -20,11 +20,15 @@ mod layout;
 mod ledger;
 mod note;
 mod refs;
+#[cfg(shuttle)]
+pub mod simulated;
 mod slots;
 
 pub use alloc::Kind;
 pub(crate) use family::Shared;
-pub use family::{Ceiling, Family, Usage, attach, ceiling, existing, family};
+#[cfg(not(shuttle))]
+pub use family::attach;
+pub use family::{Ceiling, Family, Usage, ceiling, existing, family};
 pub(crate) use note::Note;
 pub use note::{Source, Take};
 pub(crate) use refs::take_envelope_apart;

@@ -19,11 +19,10 @@
 //! place between the two. Both words are written by the taker only. Threads of one process
 //! share its place.
 
-use std::sync::atomic::Ordering;
-
 use super::family::Family;
 use super::layout::{slot, slot_at};
 use super::refs::Ref;
+use crate::primitive::Ordering;
 use crate::sync::{Population, Stamp};
 
 const SET: u64 = 1 << 63;

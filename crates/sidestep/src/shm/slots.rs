@@ -13,7 +13,6 @@
 //! an instant after its main thread, so a death is believed when the process is gone by pid as
 //! well, or 100 ms after the mark (it then lives on as another program).
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::alloc::Kind;
@@ -23,8 +22,9 @@ use super::ledger::Txn;
 use super::refs::ENTRIES;
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::os::process::{self, Exit};
+use crate::os::process::Exit;
 use crate::os::robust::Locked;
+use crate::primitive::{Ordering, nap, process};
 use crate::sync::{Departed, Population, Stamp};
 
 pub(super) const FREE: u64 = 0;
@@ -109,7 +109,7 @@ impl Family {
                         if by_pid() {
                             break;
                         }
-                        std::thread::sleep(Duration::from_millis(1));
+                        nap(Duration::from_millis(1));
                     }
                     self.mark_dead(at, word);
                     crash::point("slot: marked dead");

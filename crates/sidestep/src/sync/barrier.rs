@@ -7,7 +7,7 @@ use super::mutex::{Acquired, Mutex};
 use super::stamp::{Population, Stamp};
 use super::waiters::{Answer, Place, Waiters};
 use crate::crash;
-use crate::primitive::AtomicU32;
+use crate::primitive::{AtomicU32, fence};
 
 const FILLING: u32 = 0;
 const ACTING: u32 = 1;
@@ -118,12 +118,21 @@ impl Barrier {
     /// Sleeps at a place until there is an answer, or for `limit`, at most a slice; `Err` after a
     /// signal.
     pub fn sleep(&self, place: Place, limit: Duration) -> Result<Answer, crate::primitive::Wake> {
-        let answer = self.waiters.sleep(place, limit)?;
-        if answer == Answer::None && self.is_broken() {
-            // Broken between our look at the state and our entry.
-            return Ok(Answer::Broken);
+        // It may have been broken between our look at the state and our entry, by a clean-up, which
+        // holds no lock: either that has seen our entry, or we see its word here.
+        // [barrier-break]
+        fence(SeqCst);
+        if !self.is_broken() {
+            let answer = self.waiters.sleep(place, limit)?;
+            if answer != Answer::None || !self.is_broken() {
+                return Ok(answer);
+            }
         }
-        Ok(answer)
+        // What was said before it broke counts.
+        Ok(match self.waiters.answer(place) {
+            Answer::None => Answer::Broken,
+            told => told,
+        })
     }
 
     /// Leaves a place; what was said there at last.
@@ -138,6 +147,8 @@ impl Barrier {
 
     fn break_now(&self) {
         self.state.store(BROKEN, SeqCst);
+        // [barrier-break] Who has entered before this is told below.
+        fence(SeqCst);
         crash::point("barrier: broken, nobody told yet");
         self.actor.store(0, Relaxed);
         self.arrived.store(0, Relaxed);

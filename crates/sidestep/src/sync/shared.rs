@@ -1,15 +1,14 @@
 //! The user's locks as objects of the arena, held by reference and named by handle.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
-use std::time::{Duration, Instant};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::time::Duration;
 
 use super::{
     Answer, Barrier, Departed, Event, Lock, Permits, Place, Population, ReleaseError,
     SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 use crate::error::{Error, Result};
-use crate::primitive::Wake;
+use crate::primitive::{AtomicU32, Instant, Wake};
 use crate::shm::{Family, Handle, Kind, Ref, Shared, Txn, family};
 
 /// An object of type `T` in the arena, kept alive by this reference.

@@ -112,7 +112,7 @@ impl Waiters {
         Ok(self.answer(place))
     }
 
-    fn answer(&self, place: Place) -> Answer {
+    pub(super) fn answer(&self, place: Place) -> Answer {
         Self::read(self.nodes[place.0].word.load(Acquire))
     }
 
@@ -187,7 +187,8 @@ impl Waiters {
     /// Tells all waiters to give up.
     pub fn break_all(&self) {
         for node in self.used() {
-            let word = node.word.load(Relaxed);
+            // Not weaker: who breaks without a lock has stored that before, and looks here after.
+            let word = node.word.load(SeqCst);
             if word != 0
                 && word & (PASSED | BROKEN) == 0
                 && node
