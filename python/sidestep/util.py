@@ -560,6 +560,10 @@ def spawnv_passfds(
                 False, False, -1, None, None, None, -1, None,
                 getattr(subprocess, "_USE_VFORK", True),
             )  # fmt: skip
+        except BaseException:
+            # It tries fork after vfork: what the engine made for that child is not needed.
+            _sidestep.forked(False)
+            raise
         finally:
             os.close(error_w)
         # Empty once the program runs; otherwise a name, an error number in hexadecimal and

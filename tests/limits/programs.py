@@ -122,7 +122,8 @@ def descriptors(what: str, method: str) -> None:
         try:
             use(method)
         except OSError as error:
-            told: OSError | None = error
+            # Its traceback would keep what could not be made.
+            told: OSError | None = error.with_traceback(None)
         else:
             told = None
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit(), hard_limit()))
@@ -237,12 +238,14 @@ def ceiling(method: str) -> None:
     pool = context.Pool(1)
     assert pool.map(double, [1]) == [2]
     large = bytes(MIB)
+    # A pipe's sender stays until the receiver has what is larger than a megabyte.
+    half = bytes(MIB // 2)
     operations: dict[str, Callable[[], object]] = {
         "put": lambda: queue.put(large),
         "put_many": lambda: queue.put_many([large, large]),
         "SimpleQueue.put": lambda: simple.put(large),
-        "send": lambda: writer.send(large),
-        "send_bytes": lambda: writer.send_bytes(large),
+        "send": lambda: writer.send(half),
+        "send_bytes": lambda: writer.send_bytes(half),
         "Queue": lambda: [sidestep.Queue() for _ in range(1000)],
         "Lock": lambda: [sidestep.Lock() for _ in range(1000)],
         "Event": lambda: [sidestep.Event() for _ in range(1000)],
@@ -280,7 +283,7 @@ def ceiling(method: str) -> None:
         for name, operate in operations.items():
             operate()
             if name in undo:
-                assert undo[name]() in (large, [large, large])
+                assert undo[name]() in (large, half, [large, large])
         use_process(method)
         gc.collect()
     pool.close()
