@@ -366,7 +366,13 @@ impl Connection {
 
     /// In `__init__`, so that a subclass may have a constructor of its own.
     #[pyo3(signature = (handle, readable = true, writable = true))]
-    fn __init__(&self, handle: i32, readable: bool, writable: bool) -> PyResult<()> {
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        handle: i32,
+        readable: bool,
+        writable: bool,
+    ) -> PyResult<()> {
         if handle < 0 {
             return Err(PyValueError::new_err("invalid handle"));
         }
@@ -375,7 +381,7 @@ impl Connection {
                 "at least one of `readable` and `writable` must be True",
             ));
         }
-        self.set_handle(Some(handle))?;
+        self.set_handle(py, Some(handle))?;
         self.readable.store(readable, Ordering::Relaxed);
         self.writable.store(writable, Ordering::Relaxed);
         Ok(())
@@ -387,13 +393,13 @@ impl Connection {
     }
 
     #[setter(_handle)]
-    fn set_handle(&self, handle: Option<i32>) -> PyResult<()> {
+    fn set_handle(&self, py: Python<'_>, handle: Option<i32>) -> PyResult<()> {
         let number = handle.unwrap_or(CLOSED);
         if number < CLOSED || handle == Some(CLOSED) {
             return Err(PyValueError::new_err("invalid handle"));
         }
         let end = match socket::vouched(number) {
-            Ok(descriptor) => ends::find(descriptor)?,
+            Ok(descriptor) => ends::find(descriptor).map_err(|error| os_error(py, &error))?,
             Err(_) => None,
         };
         self.handle.store(number, Ordering::Release);
