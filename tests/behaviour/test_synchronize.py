@@ -627,6 +627,19 @@ def test_an_orderly_end_abandons_an_rlock(ctx: context.BaseContext) -> None:
         pass
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition"])
+def test_any_process_may_release_an_abandoned_lock(engage: Engage, fork: Any, kind: str) -> None:
+    lock, owner, other = getattr(fork, kind)(), engage(fork), engage(fork)
+    owner.do("acquire", lock)
+    owner.kill()
+    with pytest.raises(AbandonedLockError):
+        lock.acquire()
+    other.do("release", lock)
+    assert lock.acquire(False)
+    lock.release()
+    assert lock.recover() is False
+
+
 def test_permits_of_a_killed_process_are_not_given_back(engage: Engage, fork: Any) -> None:
     semaphore, other = fork.Semaphore(2), engage(fork)
     other.do("acquire", semaphore)

@@ -178,14 +178,18 @@ impl Lock {
         }
     }
 
-    /// Lets go of the lock once. A plain lock may be released by anybody, also an abandoned one.
+    /// Lets go of the lock once. A plain lock may be released by anybody, and so may any abandoned
+    /// one.
     ///
     /// # Errors
-    /// Nobody holds it; or it is recursive and somebody else does.
+    /// Nobody holds it; or it is recursive and somebody else who lives does.
     #[inline]
     pub fn release(&self, family: &impl Population, thread: u32) -> Result<(), ReleaseError> {
         if self.is_recursive() {
             let word = self.word.load(Relaxed);
+            if word & ABANDONED != 0 && self.recover() {
+                return Ok(());
+            }
             if word & Stamp::MASK != family.me().word() || self.thread.load(Relaxed) != thread {
                 return Err(ReleaseError::NotOwner);
             }
