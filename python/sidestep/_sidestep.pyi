@@ -775,8 +775,11 @@ class Porch:
     def __new__(cls, authkey: bytes | None, patience: float, room: int) -> Self: ...
     def add(self, number: int, fd: int, session: Any) -> None:
         """Take a caller in, under a number, with its session of TLS or None."""
-    def evict(self, why: str) -> bool:
-        """Drop who has been silent for longest; False if nobody is here."""
+    def shut(self, why: str) -> bool:
+        """Say that there is no descriptor for who has knocked; False if nobody is here.
+
+        Who has had a good share of its time has to go, else nobody knocks for a moment.
+        """
     def wait(self, door: int, timeout: float | None) -> tuple[str, int, int, str]:
         """Serve the callers until something happens: what, to which one, its descriptor, why.
 
