@@ -77,6 +77,20 @@ def test_no_more_processes_for_this_user(method: str) -> None:
     run("too_many_processes", method)
 
 
+@pytest.mark.parametrize("what", ["Pool", "ThreadPool", "ClassicPool"])
+def test_no_more_threads_for_this_user(what: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_threads", what)
+
+
+@pytest.mark.parametrize("kind", ["unbounded", "bounded"])
+def test_no_more_threads_for_a_lazy_map(kind: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_feeder", kind)
+
+
 # --- the arena and the memory of the machine ---------------------------------------------------
 
 
