@@ -159,12 +159,13 @@ def features() -> list[tuple[str, bool, str, str | None]]:
         and how the kernel has refused it, None if it works.
     """
 
-def ceiling() -> tuple[int, int | None, int, int | None, int | None]:
+def ceiling() -> tuple[int, int | None, int, int | None, int | None, int | None]:
     """Return how many bytes a new arena may use, and what that comes from.
 
     Returns:
-        The ceiling; what `SIDESTEP_ARENA_LIMIT` says; the machine's memory; the limits of the
-        control group and of the address space. None where there is no such limit.
+        The ceiling, 0 if files may not even be as large as the smallest arena; what
+        `SIDESTEP_ARENA_LIMIT` says; the machine's memory; the limits of the control group, of the
+        address space and of the size of files. None where there is no such limit.
     """
 
 def usage() -> dict[str, int] | None:

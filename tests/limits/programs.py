@@ -20,6 +20,7 @@ import sidestep
 from sidestep import _sidestep
 from sidestep.connection import Listener
 from sidestep.pool import Pool, ThreadPool
+from sidestep.shared_memory import SharedMemory
 
 MIB = 1 << 20
 
@@ -173,6 +174,59 @@ def address_space(size: str) -> None:
     queue = sidestep.Queue()
     queue.put("item")
     assert queue.get() == "item"
+
+
+def file_size(size: str) -> None:
+    """Found a family and share things where files may not be large."""
+    # As in a program that is not Python's: the signal would end it.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    most = int(size) * MIB
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        use_pool("fork")
+    except MemoryError as error:
+        print(error)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            SharedMemory(create=True, size=most + 1)
+        except OSError as refused:
+            assert refused.errno == errno.EFBIG and "ulimit -f" in str(refused), refused
+        else:
+            raise AssertionError("the limit was not kept")
+        assert str(most) in str(error) and "ulimit -f" in str(error), error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        use_pool("fork")
+        return
+    assert usage()["limit"] < most
+    run_out_of_files()
+
+
+def file_size_later() -> None:
+    """The arena of a family that was founded where files may be large."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    use_pool("fork")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * MIB, hard))
+    run_out_of_files()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert len(sidestep.RawArray("b", 60 * MIB)) == 60 * MIB
+
+
+def run_out_of_files() -> None:
+    queue: Any = sidestep.Queue()
+    for count in range(100):  # noqa: B007
+        try:
+            queue.put(bytes(MIB))
+        except MemoryError as error:
+            assert "RLIMIT_FSIZE" in str(error) and "ulimit -f" in str(error), error
+            break
+    else:
+        raise AssertionError("the limit was not kept")
+    assert count > 3
+    for _ in range(count):
+        assert len(queue.get()) == MIB
+    use_pool("fork")
 
 
 def growing_sizes() -> None:
