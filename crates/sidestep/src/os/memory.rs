@@ -255,7 +255,7 @@ fn installed() -> Option<u64> {
     .ok()?;
     // SAFETY: initialised, as the call has succeeded.
     let found = unsafe { found.assume_init() };
-    Some(u64::from(found.totalram) * u64::from(found.mem_unit))
+    Some(found.totalram * u64::from(found.mem_unit))
 }
 
 /// Memory that a process's control groups leave to it, in bytes.
