@@ -1219,6 +1219,11 @@ def _lost(
     return WorkerLostError(text, gone.pid, gone.exitcode, position, starved, tries)
 
 
+def _start(thread: threading.Thread) -> None:
+    with util._naming_thread_limits(thread):
+        thread.start()
+
+
 def _drop(crew: _Crew) -> None:
     crew.terminate()
 
@@ -1349,17 +1354,11 @@ class Pool(_original.Root):
         self._pool, self._cache = self._crew.workers, self._crew.jobs
         try:
             self._repopulate_pool()
+            self._crew.state = RUN
+            _start(self._crew.handler)
         except BaseException:
-            # Those that are deaf to it end as soon as they find the pool closed.
-            self._crew.core.close()
-            for started in self._pool:
-                if started.exitcode is None:
-                    started.terminate()
-            for started in self._pool:
-                started.join()
+            self._crew.terminate()
             raise
-        self._crew.state = RUN
-        self._crew.handler.start()
         self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
         self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
         self._state = RUN
@@ -1602,12 +1601,21 @@ class Pool(_original.Root):
             if chunksize == 1
             else self._chunk_tasks(iterable, chunksize, results._taken)
         )
-        if buffersize is None:
-            feed = _Feed(self._crew, results, makers)
-            self._feed(feed)
-        else:
-            feed = _BoundedFeed(self._crew, results, makers, buffersize)
-            threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True).start()
+        feed = (
+            _Feed(self._crew, results, makers)
+            if buffersize is None
+            else _BoundedFeed(self._crew, results, makers, buffersize)
+        )
+        try:
+            if buffersize is None:
+                self._feed(feed)
+            else:
+                _start(threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True))
+        except BaseException:
+            # Nobody waits for what is not going to come.
+            self._crew.feeding -= 1
+            self._cache.pop(results._job, None)
+            raise
         if chunksize == 1:
             return results
         return (item for chunk in results for item in chunk)
@@ -1622,14 +1630,14 @@ class Pool(_original.Root):
     def _feed(self, feed: "_Feed") -> None:
         """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
         if self._feeder is None:
-            self._feeder = queue.SimpleQueue()
-            threading.Thread(
-                target=_feed_all,
-                args=(self._feeder,),
-                name="sidestep-pool-feeder",
-                daemon=True,
-            ).start()
-            weakref.finalize(self, self._feeder.put, None)
+            feeder: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+            _start(
+                threading.Thread(
+                    target=_feed_all, args=(feeder,), name="sidestep-pool-feeder", daemon=True
+                )
+            )
+            self._feeder = feeder
+            weakref.finalize(self, feeder.put, None)
         self._feeder.put(feed)
 
     # --- the end

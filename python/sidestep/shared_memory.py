@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import _notes, _original, resource_tracker
+from . import _notes, _original, _sidestep, resource_tracker
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -186,6 +186,11 @@ class SharedMemory(_original.Root):
             for start in range(0, size, _STEP_BYTES):
                 os.posix_fallocate(self._fd, start, min(_STEP_BYTES, size - start))
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                way_out = _sidestep.way_out(errno.EFBIG)
+                raise OSError(
+                    errno.EFBIG, f"a shared memory block of {size:,} bytes is too large{way_out}"
+                ) from None
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(

@@ -478,6 +478,24 @@ def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
         raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
+@contextlib.contextmanager
+def _naming_thread_limits(thread: threading.Thread) -> Iterator[None]:
+    """Add to the error of a thread that cannot be had the limits that it may be about."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Others are that it runs already, or that the interpreter is at its end.
+        if str(error) != "can't start new thread":
+            raise
+        import resource
+
+        # The interpreter does not say which limit it is. A thread takes address space, too.
+        way_out = _sidestep.way_out(errno.EAGAIN, True)
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            way_out += _sidestep.way_out(errno.ENOMEM)
+        raise RuntimeError(f"cannot start the thread {thread.name}: {error}{way_out}") from error
+
+
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     if sys.stdin is None:

@@ -70,11 +70,40 @@ def test_ever_larger_things_under_a_limit_of_the_address_space() -> None:
     run("growing_sizes")
 
 
+@pytest.mark.parametrize("size", [0, 31])
+def test_files_too_small_for_an_arena(size: int) -> None:
+    told = run("file_size", size)
+    assert "32 MiB at the least" in told and "RLIMIT_FSIZE" in told
+
+
+@pytest.mark.parametrize("size", [32, 40, 61])
+def test_files_that_limit_the_arena(size: int) -> None:
+    assert run("file_size", size) == ""
+
+
+def test_files_that_may_not_grow_any_more() -> None:
+    run("file_size_later")
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_no_more_processes_for_this_user(method: str) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become the user whose limit is tested")
     run("too_many_processes", method)
+
+
+@pytest.mark.parametrize("what", ["Pool", "ThreadPool", "ClassicPool"])
+def test_no_more_threads_for_this_user(what: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_threads", what)
+
+
+@pytest.mark.parametrize("kind", ["unbounded", "bounded"])
+def test_no_more_threads_for_a_lazy_map(kind: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_feeder", kind)
 
 
 # --- the arena and the memory of the machine ---------------------------------------------------
