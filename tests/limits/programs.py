@@ -18,6 +18,7 @@ from typing import Any
 import sidestep
 from sidestep import _sidestep
 from sidestep.connection import Listener
+from sidestep.shared_memory import SharedMemory
 
 MIB = 1 << 20
 
@@ -305,6 +306,22 @@ def unread_queue() -> None:
     for _ in range(count):
         assert queue.get() == item
     queue.put(item)
+
+
+def large_block() -> None:
+    """A named block that is too large for a control group, and then one that is not."""
+    for size in (400 * MIB, 62 * MIB):
+        try:
+            SharedMemory(create=True, size=size)
+        except OSError as error:
+            assert error.errno == errno.ENOMEM
+            print(error)
+        else:
+            raise AssertionError(f"there were {size} bytes")
+    block = SharedMemory(create=True, size=20 * MIB)
+    block.buf[-1] = 1
+    block.close()
+    block.unlink()
 
 
 # --- /dev/shm ----------------------------------------------------------------------------------

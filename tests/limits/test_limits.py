@@ -119,6 +119,14 @@ def test_queue_that_nobody_reads_in_a_small_control_group() -> None:
         assert "limit of" in told
 
 
+def test_block_that_is_too_large_for_its_control_group() -> None:
+    with memory_group(64 << 20) as group:
+        enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+        told = run("large_block", prefix=("sh", "-c", enter, "sh"))
+        assert "the memory control group has" in told
+        assert f"left of its limit of {64 << 20:,}" in told
+
+
 # --- /dev/shm ----------------------------------------------------------------------------------
 
 
