@@ -332,23 +332,27 @@ class _Ledger:
         elif command != "PROBE":
             raise ValueError(f"unknown command {command!r}")
 
-    def forget_vanished(self) -> None:
+    def forget_vanished(self, names: set[str]) -> None:
         """Strike off the segments that somebody has removed without telling us."""
-        for names in (self.names["shared_memory"], self.foreign["shared_memory"]):
-            for name in sorted(names):
-                try:
-                    os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
-                except FileNotFoundError:
-                    names.remove(name)
-                except OSError:  # it exists, and that is what counts
-                    pass
+        for name in sorted(names):
+            try:
+                os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
+            except FileNotFoundError:
+                names.remove(name)
+            except OSError:  # it exists, and that is what counts
+                pass
 
-    def forget_replaced(self, noted: dict[str, set[int]]) -> None:
-        """Strike off the names that are now those of other programs' segments."""
+    def forget_noted(self, noted: dict[str, set[int]]) -> None:
+        """Strike off the noted segments that others have removed, or replaced by their own.
+
+        What was registered without a note is only a name. As in the standard library it is told
+        of in any case.
+        """
         for name in sorted(self.names["shared_memory"]):
-            ours = noted.get(name.lstrip("/"))
+            plain = name.lstrip("/")
+            ours = noted.get(plain)
             with contextlib.suppress(OSError):
-                if ours and os.stat(_notes.FOLDER + "/" + name.lstrip("/")).st_ino not in ours:
+                if ours and _inode(f"{_notes.FOLDER}/{plain}") not in ours:
                     self.names["shared_memory"].remove(name)
 
     def settle(self) -> None:
@@ -368,6 +372,14 @@ class _Ledger:
                 except Exception as error:
                     self.exit_code = 2
                     warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
+
+
+def _inode(path: str) -> int | None:
+    """Of the file that has the name; None if none has."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
 
 
 def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None) -> NoReturn:
@@ -401,9 +413,10 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
                     sys.excepthook(*sys.exc_info())
         if parent_sentinel is not None and any(ledger.names.values()):
             util._wait_readable(parent_sentinel)
-            ledger.forget_vanished()
+            ledger.forget_vanished(ledger.names["shared_memory"])
+        ledger.forget_vanished(ledger.foreign["shared_memory"])
         if folder is not None:
-            ledger.forget_replaced(_notes.inodes(folder))
+            ledger.forget_noted(_notes.inodes(folder))
     finally:
         ledger.settle()
     if folder is not None:

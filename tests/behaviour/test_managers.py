@@ -237,7 +237,7 @@ def test_a_caller_that_gets_no_thread_is_told_so(ctx: Any) -> None:
     manager = SyncManager(ctx=ctx)
     # For its parent's end, callers, the first of these, and clients' ends.
     manager.start(initializer=no_more_threads, initargs=(4,))
-    items = manager.list()  # this thread's connection
+    items: Any = manager.list()  # this thread's connection
     errors: list[BaseException] = []
 
     def call() -> None:
