@@ -342,17 +342,12 @@ class _Ledger:
             except OSError:  # it exists, and that is what counts
                 pass
 
-    def forget_noted(self, noted: dict[str, set[int]]) -> None:
-        """Strike off the noted segments that others have removed, or replaced by their own.
-
-        What was registered without a note is only a name. As in the standard library it is told
-        of in any case.
-        """
+    def forget_replaced(self, noted: dict[str, set[int]]) -> None:
+        """Strike off the names that are now those of other programs' segments."""
         for name in sorted(self.names["shared_memory"]):
-            plain = name.lstrip("/")
-            ours = noted.get(plain)
+            ours = noted.get(name.lstrip("/"))
             with contextlib.suppress(OSError):
-                if ours and _inode(f"{_notes.FOLDER}/{plain}") not in ours:
+                if ours and os.stat(_notes.FOLDER + "/" + name.lstrip("/")).st_ino not in ours:
                     self.names["shared_memory"].remove(name)
 
     def settle(self) -> None:
@@ -372,14 +367,6 @@ class _Ledger:
                 except Exception as error:
                     self.exit_code = 2
                     warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
-
-
-def _inode(path: str) -> int | None:
-    """Of the file that has the name; None if none has."""
-    try:
-        return os.stat(path).st_ino
-    except FileNotFoundError:
-        return None
 
 
 def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None) -> NoReturn:
@@ -416,7 +403,7 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
             ledger.forget_vanished(ledger.names["shared_memory"])
         ledger.forget_vanished(ledger.foreign["shared_memory"])
         if folder is not None:
-            ledger.forget_noted(_notes.inodes(folder))
+            ledger.forget_replaced(_notes.inodes(folder))
     finally:
         ledger.settle()
     if folder is not None:

@@ -305,27 +305,6 @@ def test_killed_tracker_is_replaced_with_a_warning() -> None:
     assert program.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "how", ["os.unlink('/dev/shm/' + block.name)", "_posixshmem.shm_unlink(name)"]
-)
-def test_a_block_that_another_program_has_removed_is_no_leak(how: str) -> None:
-    # Two blocks: what is still there is told of, and removed.
-    done = run_program(
-        "import os, _posixshmem\n"
-        "from sidestep.shared_memory import SharedMemory\n"
-        "kept, block = (SharedMemory(create=True, size=8) for _ in range(2))\n"
-        "name = '/' + block.name\n"
-        f"{how}\n"
-        "print(kept.name, block.name, flush=True)\n"
-    )
-    kept, removed = done.stdout.split()
-    assert done.returncode == 0
-    assert "1 leaked shared_memory" in done.stderr
-    assert kept in done.stderr
-    assert removed not in done.stderr
-    assert not os.path.exists(f"/dev/shm/{kept}")
-
-
 def test_a_block_that_was_only_opened_and_is_gone_is_no_leak(block: SharedMemory) -> None:
     done = run_program(
         "import os, sys\n"
