@@ -146,7 +146,9 @@ class ResourceTracker:
                 )
             self._starting = True
             try:
-                self._launch()
+                # Modules that are imported by then need descriptors, too.
+                with util._naming_limits("cannot start the resource tracker", process=True):
+                    self._launch()
             finally:
                 self._starting = False
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import _memory, _notes, _original, resource_tracker
+from . import _memory, _notes, _original, resource_tracker, util
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -102,7 +102,8 @@ class SharedMemory(_original.Root):
             self._size, self._inode = status.st_size, status.st_ino
             # As long as somebody has it open no sweep of another family's names removes it.
             _notes.share(self._fd)
-            self._mmap = mmap.mmap(self._fd, self._size)
+            with util._naming_limits("cannot map a shared memory block"):
+                self._mmap = mmap.mmap(self._fd, self._size)
             self._buf = memoryview(self._mmap)
             if track:
                 self._tell_tracker("REGISTER" if create else "ATTACH")
@@ -116,7 +117,8 @@ class SharedMemory(_original.Root):
         """Set the descriptor and the name of a block that exists."""
         assert name is not None
         self._name = "/" + name if self._prepend_leading_slash else name
-        self._fd = _posixshmem.shm_open(self._name, self._flags, mode=self._mode)
+        with util._naming_limits("cannot open a shared memory block"):
+            self._fd = _posixshmem.shm_open(self._name, self._flags, mode=self._mode)
 
     def _create(self, name: str | None, size: int) -> None:
         """Set the descriptor and the name of a new block; a made-up name is one that is free."""
@@ -155,7 +157,8 @@ class SharedMemory(_original.Root):
         if self._fd < 0 or "/" in plain or plain in ("", ".", ".."):
             # What is wrong with the name, if anything is, the system's own function says best.
             try:
-                fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
+                with util._naming_limits("cannot make a shared memory block"):
+                    fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
             except FileExistsError:
                 return False
             if self._fd >= 0:

@@ -18,6 +18,7 @@ from typing import Any
 import sidestep
 from sidestep import _sidestep
 from sidestep.connection import Listener
+from sidestep.resource_tracker import _resource_tracker
 from sidestep.shared_memory import SharedMemory
 
 MIB = 1 << 20
@@ -100,6 +101,19 @@ def use_queue(_: str) -> None:
         assert queue.get() == "item"
     finally:
         queue.close()
+
+
+def use_block(_: str) -> None:
+    # Each time with a tracker that has to be started.
+    try:
+        block = SharedMemory(create=True, size=8)
+        try:
+            SharedMemory(block.name).close()
+        finally:
+            block.close()
+            block.unlink()
+    finally:
+        _resource_tracker._stop()
 
 
 def use_listener(_: str) -> None:

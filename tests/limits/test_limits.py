@@ -53,7 +53,7 @@ def test_no_descriptors_for_a_pool() -> None:
     run("descriptors", "pool", "fork")
 
 
-@pytest.mark.parametrize("what", ["pipe", "queue", "listener"])
+@pytest.mark.parametrize("what", ["pipe", "queue", "listener", "block"])
 def test_no_descriptors_for_a_channel(what: str) -> None:
     run("descriptors", what, "fork")
 
