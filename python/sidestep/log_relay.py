@@ -150,7 +150,11 @@ class LogRelay:
 
     def _receive(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            self._handle_next(block=True)
+            try:
+                self._handle_next(block=True)
+            except BaseException:
+                # One for the main thread, such as SystemExit. Here it would end the receiving.
+                traceback.print_exc()
 
     def _handle_all(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -278,7 +282,17 @@ def _portable(record: logging.LogRecord) -> dict[str, Any]:
     if record.exc_info:
         content["exc_text"] = record.exc_text or _formatter.formatException(record.exc_info)
         content["exc_info"] = None
-    return {name: _plain(value) for name, value in content.items()}
+    return {name: _text_or_plain(value) for name, value in content.items()}
+
+
+def _text_or_plain(value: Any) -> Any:
+    """As `_plain`; of what cannot be told, or contains itself, as much as can be told."""
+    for tell in (_plain, repr):
+        try:
+            return tell(value)
+        except Exception:
+            continue
+    return f"<{type(value).__name__} whose repr fails>"
 
 
 def _plain(value: Any) -> Any:

@@ -117,6 +117,28 @@ def log_and_die(how: str) -> None:
         os._exit(0)
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+def log_what_cannot_be_told() -> None:
+    endless: list[Any] = [1]
+    endless.append(endless)
+    logging.getLogger("talk").warning("hear me", extra={"mute": Mute(), "endless": endless})
+
+
+def test_what_cannot_be_told_costs_no_record(ctx: Any, handler: Collected) -> None:
+    with sidestep.relay_logging("talk"):
+        child = ctx.Process(target=log_what_cannot_be_told)
+        child.start()
+        child.join()
+        child.close()
+    (record,) = handler.records
+    assert vars(record)["mute"] == "<Mute whose repr fails>"
+    assert vars(record)["endless"] == "[1, [...]]"
+
+
 @pytest.mark.parametrize("how", ["return", "exit", "kill"])
 def test_last_words_are_heard(ctx: Any, handler: Collected, how: str) -> None:
     with sidestep.relay_logging("talk"):
@@ -348,6 +370,27 @@ if __name__ == "__main__":
     event.set()
     # The exit of the program waits for the child, and for what it logs.
 """
+
+
+def test_a_handler_that_wants_to_leave_does_not_end_the_receiving(
+    handler: Collected, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(record: logging.LogRecord) -> bool:
+        if record.getMessage() == "a 0":
+            raise SystemExit("in vain")
+        return True
+
+    handler.addFilter(leave)
+    ctx = sidestep.get_context("spawn")
+    with sidestep.relay_logging("talk") as relay:
+        child = ctx.Process(target=count, args=("a", 2))
+        child.start()
+        child.join()
+        child.close()
+        assert relay._thread is not None
+        assert relay._thread.is_alive()
+    assert handler.texts() == ["a 1"]
+    assert "in vain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", METHODS)

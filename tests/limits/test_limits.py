@@ -1,7 +1,7 @@
 """Out of descriptors, address space, processes, shared memory: the right exception, which names the
 limit and a way out, and the program goes on.
 
-Each test is a program of `programs.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
+Each test is a program of `limited.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
 much the tests of churn make and drop (`make thousands` does).
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 import sidestep
 
-PROGRAMS = Path(__file__).with_name("programs.py")
+PROGRAMS = Path(__file__).with_name("limited.py")
 METHODS = ("fork", "spawn", "forkserver")
 CHURN = int(os.environ.get("SIDESTEP_CHURN", "1"))
 

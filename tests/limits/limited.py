@@ -1,4 +1,4 @@
-"""Programs that run into a limit, are told so, and go on: `python programs.py NAME ARGUMENT...`.
+"""Programs that run into a limit, are told so, and go on: `python limited.py NAME ARGUMENT...`.
 
 Each is a process of its own, as a limit cannot be raised again by whoever has lowered it for good,
 and as some of them are about the first thing that a program does. Prints "done" at its end.
