@@ -160,7 +160,7 @@ def features() -> list[tuple[str, bool, str, str | None]]:
     """
 
 def ceiling() -> tuple[int, int | None, int, int | None, int | None, int | None]:
-    """Return how many bytes a new arena may use, and what that comes from.
+    """Return how many bytes a new arena may use, 32 MiB at least, and what that comes from.
 
     Returns:
         The ceiling, 0 if files may not even be as large as the smallest arena; what

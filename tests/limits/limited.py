@@ -20,6 +20,7 @@ import sidestep
 from sidestep import _sidestep
 from sidestep.connection import Listener
 from sidestep.pool import Pool, ThreadPool
+from sidestep.resource_tracker import _resource_tracker
 from sidestep.shared_memory import SharedMemory
 
 MIB = 1 << 20
@@ -109,6 +110,19 @@ def use_queue(_: str) -> None:
         assert queue.get() == "item"
     finally:
         queue.close()
+
+
+def use_block(_: str) -> None:
+    # Each time with a tracker that has to be started.
+    try:
+        block = SharedMemory(create=True, size=8)
+        try:
+            SharedMemory(block.name).close()
+        finally:
+            block.close()
+            block.unlink()
+    finally:
+        _resource_tracker._stop()
 
 
 def use_listener(_: str) -> None:
@@ -416,6 +430,22 @@ def unread_queue() -> None:
     for _ in range(count):
         assert queue.get() == item
     queue.put(item)
+
+
+def large_block() -> None:
+    """A named block that is too large for a control group, and then one that is not."""
+    for size in (400 * MIB, 62 * MIB):
+        try:
+            SharedMemory(create=True, size=size)
+        except OSError as error:
+            assert error.errno == errno.ENOMEM
+            print(error)
+        else:
+            raise AssertionError(f"there were {size} bytes")
+    block = SharedMemory(create=True, size=20 * MIB)
+    block.buf[-1] = 1
+    block.close()
+    block.unlink()
 
 
 # --- /dev/shm ----------------------------------------------------------------------------------

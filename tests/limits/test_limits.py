@@ -53,7 +53,7 @@ def test_no_descriptors_for_a_pool() -> None:
     run("descriptors", "pool", "fork")
 
 
-@pytest.mark.parametrize("what", ["pipe", "queue", "listener"])
+@pytest.mark.parametrize("what", ["pipe", "queue", "listener", "block"])
 def test_no_descriptors_for_a_channel(what: str) -> None:
     run("descriptors", what, "fork")
 
@@ -146,6 +146,14 @@ def test_queue_that_nobody_reads_in_a_small_control_group() -> None:
         enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
         told = run("unread_queue", prefix=("sh", "-c", enter, "sh"))
         assert "limit of" in told
+
+
+def test_block_that_is_too_large_for_its_control_group() -> None:
+    with memory_group(64 << 20) as group:
+        enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+        told = run("large_block", prefix=("sh", "-c", enter, "sh"))
+        assert "the memory control group has" in told
+        assert f"left of its limit of {64 << 20:,}" in told
 
 
 # --- /dev/shm ----------------------------------------------------------------------------------
