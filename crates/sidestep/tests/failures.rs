@@ -216,6 +216,11 @@ fn waiting() -> Outcome {
         SharedSemaphore::new(0, None)?,
     );
     done(lock.acquire(family, 1, || Some(LONG)))?;
+    // Who gives up leaves a mark behind, for which the next release wakes somebody: in any case,
+    // whether or not the child below is asleep in time.
+    let given_up = SharedSemaphore::new(0, None)?;
+    assert_eq!(given_up.acquire(|| None), Wait::TimedOut);
+    given_up.release(1)?;
     let child = Child::fork(|| {
         let turn = || -> Outcome {
             done(common::persist(|| theirs.acquire(|| Some(LONG))))?;
