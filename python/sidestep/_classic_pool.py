@@ -183,7 +183,6 @@ class _Crew:
         self.pid = os.getpid()
         self.jobs, self._tasks = pool._cache, pool._taskqueue
         self.exporter = pool._make_exporter()
-        self.feeding = 0
         self.threads: list[Any] = []
         self.workers = pool._pool
 
@@ -233,6 +232,11 @@ class _Crew:
             "a pool that replaces parts of the original's cannot cancel a call: terminate() it"
         )
 
+    def fail_late(self) -> None:
+        """End what was submitted when all calls had been ended before."""
+        if self.has_stopped:
+            self.fail(_terminated())
+
     def fail(self, error: BaseException) -> None:
         """End every call that is open with an error."""
         _fail(self.jobs, error)
@@ -276,45 +280,53 @@ class ClassicPool(Pool):
         self._crew = _Crew(self)
         try:
             self._repopulate_pool()
+            workers = self._workers()
+            # Those of this class, whatever a subclass has under their names: so it is in the
+            # original.
+            self._worker_handler = self._thread(
+                ClassicPool._handle_workers,
+                (
+                    self._cache,
+                    self._taskqueue,
+                    *workers,
+                    self._get_sentinels(),
+                    self._change_notifier,
+                ),
+            )
+            self._task_handler = self._thread(
+                ClassicPool._handle_tasks,
+                (self._taskqueue, self._quick_put, self._outqueue, self._pool, self._cache),
+            )
+            self._result_handler = self._thread(
+                ClassicPool._handle_results, (self._outqueue, self._quick_get, self._cache)
+            )
+            self._terminate = util.Finalize(
+                self,
+                self._terminate_pool,
+                args=(
+                    self._taskqueue,
+                    self._inqueue,
+                    self._outqueue,
+                    self._pool,
+                    self._change_notifier,
+                    self._worker_handler,
+                    self._task_handler,
+                    self._result_handler,
+                    self._cache,
+                ),
+                exitpriority=15,
+            )
+            self._state = RUN
         except BaseException:
+            for thread in self._crew.threads:
+                thread._state = TERMINATE
+            self._change_notifier.put(None)
+            self._taskqueue.put(None)
+            # It is the first that was started, and starts no worker behind our back any more.
+            if self._crew.threads and self._crew.threads[0].is_alive():
+                self._crew.threads[0].join()
             _end(self._pool)
             raise
-        workers = self._workers()
-        # Those of this class, whatever a subclass has under their names: so it is in the original.
-        self._worker_handler = self._thread(
-            ClassicPool._handle_workers,
-            (
-                self._cache,
-                self._taskqueue,
-                *workers,
-                self._get_sentinels(),
-                self._change_notifier,
-            ),
-        )
-        self._task_handler = self._thread(
-            ClassicPool._handle_tasks,
-            (self._taskqueue, self._quick_put, self._outqueue, self._pool, self._cache),
-        )
-        self._result_handler = self._thread(
-            ClassicPool._handle_results, (self._outqueue, self._quick_get, self._cache)
-        )
-        self._terminate = util.Finalize(
-            self,
-            self._terminate_pool,
-            args=(
-                self._taskqueue,
-                self._inqueue,
-                self._outqueue,
-                self._pool,
-                self._change_notifier,
-                self._worker_handler,
-                self._task_handler,
-                self._result_handler,
-                self._cache,
-            ),
-            exitpriority=15,
-        )
-        self._state = RUN
 
     def _thread(self, target: Callable[..., None], args: tuple[Any, ...]) -> Any:
         # Daemonic, and without a reference to the pool, which could else never be dropped.
