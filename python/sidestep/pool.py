@@ -12,6 +12,7 @@ A subclass that overrides the workings of the standard library's pool gets those
 import collections
 import contextlib
 import itertools
+import numbers
 import os
 import queue
 import reprlib
@@ -1411,10 +1412,14 @@ class Pool(_original.Root):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
 
     @staticmethod
-    def _check_limits(retries: int, task_timeout: float | None) -> None:
-        if not isinstance(retries, int) or retries < 0:
+    def _check_limits(retries: int, task_timeout: Any) -> None:
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
             raise ValueError(f"retries must be an int of 0 or more, not {retries!r}")
-        if task_timeout is not None and not task_timeout > 0:
+        if task_timeout is not None and (
+            isinstance(task_timeout, bool)
+            or not isinstance(task_timeout, numbers.Real)
+            or not float(task_timeout) > 0
+        ):
             raise ValueError(
                 f"task_timeout must be a number of seconds above 0 or None, not {task_timeout!r}"
             )

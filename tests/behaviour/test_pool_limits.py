@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -102,9 +103,10 @@ def test_a_task_that_waits_its_turn_is_not_timed() -> None:
         workers.join()
 
 
-@pytest.mark.parametrize("limit", [0, -1, float("nan")])
-def test_a_limit_is_above_zero(limit: float) -> None:
-    with pytest.raises(ValueError, match="task_timeout must be"):
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), True, "x", "3", 1j, [1]])
+def test_a_limit_is_a_number_above_zero(limit: Any) -> None:
+    said = re.escape(f"must be a number of seconds above 0 or None, not {limit!r}")
+    with pytest.raises(ValueError, match=f"^task_timeout {said}$"):
         sidestep.get_context("fork").Pool(1, task_timeout=limit)
 
 

@@ -334,7 +334,7 @@ def test_large_arguments_are_there_for_each_try_and_no_objects(tmp_path: Path) -
         workers.join()
 
 
-@pytest.mark.parametrize("wish", [-1, 1.5, None])
+@pytest.mark.parametrize("wish", [-1, 1.5, None, True, "x", float("nan")])
 def test_retries_are_a_number(wish: Any) -> None:
     with pytest.raises(ValueError, match="retries must be"):
         sidestep.get_context("fork").Pool(1, retries=wish)
