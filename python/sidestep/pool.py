@@ -49,6 +49,10 @@ job_counter = itertools.count()
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
 
+#: How soon it looks again after one of them has died: the next task may kill the next. Then it
+#: takes twice as long each time, until that is as long as ever.
+_LOOK_AGAIN = 0.001
+
 #: How often all workers of a pool may end before they can take a task, until it gives up: by
 #: their own fault, and by anybody's.
 _STILLBORN = 3
@@ -1109,8 +1113,9 @@ class _Crew:
     def handle(self) -> None:
         """The handler's life: results, callbacks, workers."""
         looked = time.monotonic()
+        look_every = _LOOK_EVERY
         while self.state != TERMINATE:
-            patience = _LOOK_EVERY
+            patience = look_every
             if self.task_timeout is not None:
                 patience = min(patience, max(self.due - time.monotonic(), 0))
             self.deliver_all(patience)
@@ -1125,9 +1130,10 @@ class _Crew:
                     if gone := self.lines.get(self.retiring.pop()):
                         gone.join(_LOOK_EVERY)
                 self.look_after()
-            elif time.monotonic() - looked >= _LOOK_EVERY:
+            elif time.monotonic() - looked >= look_every:
+                found = self.look_after()
+                look_every = _LOOK_AGAIN if found else min(2 * look_every, _LOOK_EVERY)
                 looked = time.monotonic()
-                self.look_after()
         while self.state == CLOSE and self.lines:
             if self.condemned:
                 self.end_tasks()
@@ -1135,21 +1141,22 @@ class _Crew:
                 gone.join(_LOOK_EVERY)
             self.dismiss_dead()
 
-    def look_after(self) -> None:
-        """Replace the dead."""
-        if not self.dismiss_dead() or self.state not in (RUN, CLOSE):
-            return
-        if self.state == CLOSE and self.is_idle:
-            return
+    def look_after(self) -> bool:
+        """Replace the dead; tell whether there were any."""
+        if not self.dismiss_dead():
+            return False
+        if self.state not in (RUN, CLOSE) or (self.state == CLOSE and self.is_idle):
+            return True
         if self.broken is not None:
             self.fail(self.broken)
-            return
+            return True
         try:
             self.fill()
         except Exception as error:
             # No process could be started: what waits for one would wait for ever if all are gone.
             if not self.lines:
                 self.fail(error)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """End every job that is still open with an error."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import context
+from sidestep import context, pool
 from sidestep.pool import Pool, TaskCancelledError, TaskTimeoutError, ThreadPool
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -268,3 +268,23 @@ def test_a_pool_of_replaced_parts_says_what_it_cannot_do() -> None:
         with pytest.raises(NotImplementedError, match="cannot cancel"):
             result.cancel()
     workers.join()
+
+
+def test_after_a_death_the_next_is_looked_for_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    deliver_all = pool._Crew.deliver_all
+
+    def deliver(crew: Any, timeout: float) -> bool:
+        waits.append(timeout)
+        return deliver_all(crew, timeout)
+
+    monkeypatch.setattr(pool._Crew, "deliver_all", deliver)
+    with sidestep.get_context("fork").Pool(1) as made:
+        with pytest.raises(pool.WorkerLostError):
+            made.apply(os._exit, (3,))
+        # Delivered by a wait that was begun after the worker was replaced.
+        assert made.apply(tasks.square, (3,)) == 9
+        made.close()
+        made.join()
+    assert waits[0] == pool._LOOK_EVERY
+    assert pool._LOOK_AGAIN in waits
