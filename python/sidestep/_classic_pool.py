@@ -280,60 +280,71 @@ class ClassicPool(Pool):
         self._crew = _Crew(self)
         try:
             self._repopulate_pool()
-            workers = self._workers()
-            # Those of this class, whatever a subclass has under their names: so it is in the
-            # original.
-            self._worker_handler = self._thread(
-                ClassicPool._handle_workers,
-                (
-                    self._cache,
-                    self._taskqueue,
-                    *workers,
-                    self._get_sentinels(),
-                    self._change_notifier,
-                ),
-            )
-            self._task_handler = self._thread(
-                ClassicPool._handle_tasks,
-                (self._taskqueue, self._quick_put, self._outqueue, self._pool, self._cache),
-            )
-            self._result_handler = self._thread(
-                ClassicPool._handle_results, (self._outqueue, self._quick_get, self._cache)
-            )
-            self._terminate = util.Finalize(
-                self,
-                self._terminate_pool,
-                args=(
-                    self._taskqueue,
-                    self._inqueue,
-                    self._outqueue,
-                    self._pool,
-                    self._change_notifier,
-                    self._worker_handler,
-                    self._task_handler,
-                    self._result_handler,
-                    self._cache,
-                ),
-                exitpriority=15,
-            )
-            self._state = RUN
+            self._start_handlers()
         except BaseException:
-            for thread in self._crew.threads:
-                thread._state = TERMINATE
-            self._change_notifier.put(None)
-            self._taskqueue.put(None)
-            # It is the first that was started, and starts no worker behind our back any more.
-            if self._crew.threads and self._crew.threads[0].is_alive():
-                self._crew.threads[0].join()
-            _end(self._pool)
+            self._abandon()
             raise
+        self._state = RUN
+
+    def _start_handlers(self) -> None:
+        workers = self._workers()
+        # Those of this class, whatever a subclass has under their names: so it is in the original.
+        self._worker_handler = self._thread(
+            ClassicPool._handle_workers,
+            (
+                self._cache,
+                self._taskqueue,
+                *workers,
+                self._get_sentinels(),
+                self._change_notifier,
+            ),
+        )
+        self._task_handler = self._thread(
+            ClassicPool._handle_tasks,
+            (self._taskqueue, self._quick_put, self._outqueue, self._pool, self._cache),
+        )
+        self._result_handler = self._thread(
+            ClassicPool._handle_results, (self._outqueue, self._quick_get, self._cache)
+        )
+        self._terminate = util.Finalize(
+            self,
+            self._terminate_pool,
+            args=(
+                self._taskqueue,
+                self._inqueue,
+                self._outqueue,
+                self._pool,
+                self._change_notifier,
+                self._worker_handler,
+                self._task_handler,
+                self._result_handler,
+                self._cache,
+            ),
+            exitpriority=15,
+        )
+
+    def _abandon(self) -> None:
+        """End what was started of a pool that could not be started as a whole."""
+        for thread in self._crew.threads:
+            thread._state = TERMINATE
+        self._change_notifier.put(None)
+        self._taskqueue.put(None)
+        for thread in self._crew.threads:
+            # The last one may not have started.
+            if thread.is_alive():
+                thread.join()
+        if isinstance(self, ThreadPool):
+            for _ in self._pool:
+                self._inqueue.put(None)
+        _end(self._pool)
 
     def _thread(self, target: Callable[..., None], args: tuple[Any, ...]) -> Any:
         # Daemonic, and without a reference to the pool, which could else never be dropped.
         thread: Any = threading.Thread(target=target, args=args, daemon=True)
         thread._state = RUN
         self._crew.threads.append(thread)
-        thread.start()
+        with util._naming_thread_limits(thread):
+            thread.start()
         return thread
 
     def _default_context(self) -> Any:

@@ -17,6 +17,9 @@ __all__ = ["main", "version"]
 
 _LIMITS = ("RLIMIT_AS", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_FSIZE")
 
+# What the engine's books take of the arena's file, in bytes.
+_HEAD = 16 << 20
+
 # Run by the shadow: with nothing but the standard library, is it us?
 _CHECK = "import multiprocessing.pool, sys; sys.exit(multiprocessing.__name__ != 'sidestep')"
 
@@ -65,6 +68,12 @@ def _report() -> dict[str, Any]:
     shm = _shared_names()
     if shm is None:
         problems.append("there is no /dev/shm: SharedMemory does not work, the rest does")
+    arena = _arena()
+    if arena["ceiling"] == 0:
+        problems.append(
+            f"no arena can be made ({arena['reason']}): nothing can be shared; raise the limit "
+            "(ulimit -f)"
+        )
     return {
         "versions": {
             "sidestep": version(),
@@ -81,7 +90,7 @@ def _report() -> dict[str, Any]:
         "processors": len(os.sched_getaffinity(0)),
         "limits": {name: _limit(name) for name in _LIMITS},
         "dev_shm": shm,
-        "arena": _arena(),
+        "arena": arena,
         "features": features,
         "problems": problems,
     }
@@ -116,8 +125,12 @@ def _shared_names() -> dict[str, int] | None:
 
 
 def _arena() -> dict[str, Any]:
-    ceiling, asked, machine, group, space = _sidestep.ceiling()
-    if asked is not None:
+    ceiling, asked, machine, group, space, files = _sidestep.ceiling()
+    if files is not None and ceiling == 0:
+        reason = "the arena is a file of 32 MiB at the least, and RLIMIT_FSIZE allows none"
+    elif files is not None and ceiling == files - _HEAD:
+        reason = "what fits into a file (RLIMIT_FSIZE) behind the arena's books"
+    elif asked is not None:
         reason = "SIDESTEP_ARENA_LIMIT says so"
     elif space is not None and ceiling == space // 8:
         reason = "an eighth of the limit of the address space (RLIMIT_AS)"

@@ -9,6 +9,7 @@ one that says nothing, or says it slowly, keeps nobody else waiting. What become
 | speaks the protocol, with another key                      | `accept` raises, and can go on   |
 | sends anything else, leaves, takes too long, fails in TLS  | is dropped; one line in the log  |
 | is one too many                                            | waits; who was silent longest goes |
+| comes when there is no descriptor left                     | waits until one is given back      |
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ class Doorkeeper:
         except (BlockingIOError, ConnectionAbortedError, TimeoutError):
             return  # it has gone on, or another process was faster
         except OSError as error:
-            # Those who have not proved anything are the first that have to go.
-            if error.errno in _EXHAUSTED and self._porch.evict(f"it had to go: {error.strerror}"):
+            # Those who are here go on, and the next one waits until somebody is gone: who has had
+            # time enough to prove something has to go.
+            if error.errno in _EXHAUSTED and self._porch.shut(f"it had to go: {error.strerror}"):
                 return
             raise
         with caller:

@@ -99,6 +99,9 @@ class Server(_original.Root):
     # its references are given back. A subclass, in a manager's `_Server`, may say otherwise.
     client_grace = 60.0
 
+    # How long a caller that cannot be served may take to say what it wants, in seconds.
+    _request_patience = 1.0
+
     # In the package's public place: programs know it from there.
     __module__ = f"{__package__}.managers"
 
@@ -123,6 +126,7 @@ class Server(_original.Root):
         self.listener = listener(address=address, backlog=128, authkey=self.authkey)
         self.address = self.listener.address
         self.stop_event = threading.Event()
+        self._begun = False
         # Guards the tables below. A referent is never created or dropped under it: that runs
         # foreign code.
         self.mutex = threading.Lock()
@@ -141,10 +145,17 @@ class Server(_original.Root):
         self._epoll: select.epoll | None = None
         self._wake = -1
 
-    def serve_forever(self) -> None:
-        """Serve until a client asks for the end, then leave the process by SystemExit."""
+    def _begin(self) -> None:
+        """Take callers from now on, in a thread; an error if there can be none."""
+        if self._begun:
+            return
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
         threading.Thread(target=self.accepter, name="manager-accepter", daemon=True).start()
+        self._begun = True
+
+    def serve_forever(self) -> None:
+        """Serve until a client asks for the end, then leave the process by SystemExit."""
+        self._begin()
         try:
             self.stop_event.wait()
         except (KeyboardInterrupt, SystemExit):
@@ -175,9 +186,16 @@ class Server(_original.Root):
             try:
                 thread.start()
             except RuntimeError as error:
-                # No thread can be had now. This caller is told by the end of its connection.
                 util.sub_warning("a manager could not serve a caller: %s", error)
-                conn.close()
+                self._turn_away(conn, f"the manager's server has no thread for a caller: {error}")
+
+    def _turn_away(self, conn: Any, reason: str) -> None:
+        """Answer the one request of a new connection with an error."""
+        with contextlib.suppress(Exception), contextlib.closing(conn):
+            # Taken first: what nobody has read would cut the line under the answer.
+            if conn.poll(self._request_patience):
+                conn.recv()
+                conn.send(("#ERROR", RuntimeError(reason)))
 
     def handle_request(self, conn: Any) -> None:
         """Carry out the one server call of a new connection, then close it."""

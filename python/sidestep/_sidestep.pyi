@@ -159,12 +159,13 @@ def features() -> list[tuple[str, bool, str, str | None]]:
         and how the kernel has refused it, None if it works.
     """
 
-def ceiling() -> tuple[int, int | None, int, int | None, int | None]:
-    """Return how many bytes a new arena may use, and what that comes from.
+def ceiling() -> tuple[int, int | None, int, int | None, int | None, int | None]:
+    """Return how many bytes a new arena may use, 32 MiB at least, and what that comes from.
 
     Returns:
-        The ceiling; what `SIDESTEP_ARENA_LIMIT` says; the machine's memory; the limits of the
-        control group and of the address space. None where there is no such limit.
+        The ceiling, 0 if files may not even be as large as the smallest arena; what
+        `SIDESTEP_ARENA_LIMIT` says; the machine's memory; the limits of the control group, of the
+        address space and of the size of files. None where there is no such limit.
     """
 
 def usage() -> dict[str, int] | None:
@@ -775,8 +776,11 @@ class Porch:
     def __new__(cls, authkey: bytes | None, patience: float, room: int) -> Self: ...
     def add(self, number: int, fd: int, session: Any) -> None:
         """Take a caller in, under a number, with its session of TLS or None."""
-    def evict(self, why: str) -> bool:
-        """Drop who has been silent for longest; False if nobody is here."""
+    def shut(self, why: str) -> bool:
+        """Say that there is no descriptor for who has knocked; False if nobody is here.
+
+        Who has had a good share of its time has to go, else nobody knocks for a moment.
+        """
     def wait(self, door: int, timeout: float | None) -> tuple[str, int, int, str]:
         """Serve the callers until something happens: what, to which one, its descriptor, why.
 

@@ -155,7 +155,8 @@ class ForkServer:
         """
         answer = b""
         with _borrowed(server) as sock, contextlib.suppress(ConnectionResetError):
-            answer = sock.recv(_LONGEST_ACCOUNT)
+            # It stays there, for whoever asks again after an exception out of a signal handler.
+            answer = sock.recv(_LONGEST_ACCOUNT, socket.MSG_PEEK)
         if not answer:
             raise EOFError(_LOST)
         self._preloading = False
@@ -395,7 +396,8 @@ class _Server:
         """Start a child; False if nobody is left to ask for one."""
         try:
             (fd,) = reduction.recvfds(self._requests, 1)
-        except EOFError:
+        except (EOFError, ConnectionResetError):
+            # Reset, since nobody takes away the account of what was preloaded.
             return False
         except RuntimeError:
             # The request's descriptor did not fit into this process; its client sees the

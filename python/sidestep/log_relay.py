@@ -41,6 +41,10 @@ _LONGEST_PAUSE_S = 5.0
 
 # The relay of this process.
 _relay: LogRelay | None = None
+# Guards its thread, and the threads that are about to fork. Held for an instant only, but a signal
+# handler that forks may come in that instant.
+_lock = threading.RLock()
+_forking: set[int] = set()
 
 
 class LogRelay:
@@ -106,37 +110,51 @@ class LogRelay:
     # --- the receiving thread -------------------------------------------------------------
 
     def _resume(self) -> None:
-        """Start the thread, unless it runs or the relay was closed meanwhile."""
-        if self._thread is not None or _relay is not self:
-            return
-        self._stop = threading.Event()
-        thread = threading.Thread(
-            target=self._receive, args=(self._stop,), name="log-relay", daemon=True
-        )
-        with contextlib.suppress(RuntimeError):  # no thread can be had: flush() and close() do it
+        """Start the thread, unless it runs, or some thread forks, or the relay was closed."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._receive, args=(stop,), name="log-relay", daemon=True)
+        with _lock:
+            if self._thread is not None or _forking or _relay is not self:
+                return
+            # Before it starts: its first record may be handled by a fork, which has to know it.
+            self._thread, self._stop = thread, stop
+        try:
             thread.start()
-            self._thread = thread
+        except RuntimeError:  # no thread can be had: flush() and close() do it
+            self._forget(thread)
 
     def _pause(self) -> bool:
         """Have the thread end after the record that it is at; whether there was one."""
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return False
-        self._stop.set()
+        with _lock:
+            thread = self._thread
+            if thread is None or thread is threading.current_thread():
+                return False
+            self._stop.set()
         with contextlib.suppress(queue.Full):  # then it does not sleep
             self._queue.put(None, block=False)
         deadline = time.monotonic() + _LONGEST_PAUSE_S
-        thread.join(_LONGEST_PAUSE_S)
-        # For the kernel, whom Python asks for the number of threads, it ends a moment later.
-        task = f"/proc/self/task/{thread.native_id}"
-        while os.path.exists(task) and time.monotonic() < deadline:
-            os.sched_yield()
-        self._thread = None
+        # Should it be about to start in another thread, it will find that it is to stop.
+        with contextlib.suppress(RuntimeError):
+            thread.join(_LONGEST_PAUSE_S)
+            # For the kernel, whom Python asks for the number of threads, it ends a moment later.
+            task = f"/proc/self/task/{thread.native_id}"
+            while os.path.exists(task) and time.monotonic() < deadline:
+                os.sched_yield()
+        self._forget(thread)
         return True
+
+    def _forget(self, thread: threading.Thread) -> None:
+        with _lock:
+            if self._thread is thread:
+                self._thread = None
 
     def _receive(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            self._handle_next(block=True)
+            try:
+                self._handle_next(block=True)
+            except BaseException:
+                # One for the main thread, such as SystemExit. Here it would end the receiving.
+                traceback.print_exc()
 
     def _handle_all(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -264,7 +282,17 @@ def _portable(record: logging.LogRecord) -> dict[str, Any]:
     if record.exc_info:
         content["exc_text"] = record.exc_text or _formatter.formatException(record.exc_info)
         content["exc_info"] = None
-    return {name: _plain(value) for name, value in content.items()}
+    return {name: _text_or_plain(value) for name, value in content.items()}
+
+
+def _text_or_plain(value: Any) -> Any:
+    """As `_plain`; of what cannot be told, or contains itself, as much as can be told."""
+    for tell in (_plain, repr):
+        try:
+            return tell(value)
+        except Exception:
+            continue
+    return f"<{type(value).__name__} whose repr fails>"
 
 
 def _plain(value: Any) -> Any:
@@ -283,18 +311,24 @@ def _plain(value: Any) -> Any:
 
 
 def _before_fork() -> None:
+    with _lock:
+        _forking.add(threading.get_ident())
     if _relay is not None and _relay._owner == os.getpid():
         _relay._pause()
 
 
 def _after_fork_in_parent() -> None:
+    with _lock:
+        _forking.discard(threading.get_ident())
     if _relay is not None and _relay._owner == os.getpid():
         _relay._resume()
 
 
 def _after_fork_in_child() -> None:
-    global _relay
+    global _relay, _lock
     _relay = None
+    _lock = threading.RLock()
+    _forking.clear()
 
 
 os.register_at_fork(

@@ -177,8 +177,8 @@ class BaseManager(_original.Root):
         Raises:
             ProcessError: The manager was started or shut down before.
             TypeError: `initializer` cannot be called.
-            Exception: Whatever hindered the server: OSError where the address is taken, or
-                what `initializer` raised.
+            Exception: Whatever hindered the server: OSError where the address is taken,
+                RuntimeError where it can have no threads, or what `initializer` raised.
             ssl.SSLCertVerificationError: This program does not believe the server's certificate.
             EOFError: The server process died without a word.
         """
@@ -270,6 +270,9 @@ class BaseManager(_original.Root):
                 if initializer is not None:
                     initializer(*initargs)
                 server = cls._Server(registry, address, authkey, serializer)
+                # Before the parent is told: without its threads this is no server.
+                _end_with_parent(server)
+                server._begin()
             except Exception as error:
                 note_traceback(error)
                 try:
@@ -279,7 +282,6 @@ class BaseManager(_original.Root):
                 sys.exit(1)
             writer.send(("#RETURN", server.address))
         util.info("manager serving at %r", server.address)
-        _end_with_parent(server)
         server.serve_forever()
 
     def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, tuple[str, ...]]:
@@ -422,6 +424,15 @@ class ServerLostError(ConnectionError, EOFError):
     """
 
 
+def _explain_loss(address: Any, error: BaseException) -> None:
+    """Raise an error that says it if this one means that the server at `address` is gone."""
+    if isinstance(error, EOFError | ConnectionError | FileNotFoundError):
+        raise ServerLostError(
+            f"the manager's server at {address!r} does not answer: it has ended, or the "
+            "network has cut the connection"
+        ) from error
+
+
 class _Line:
     """What this process has with one server: a connection for each thread, and references.
 
@@ -489,12 +500,7 @@ class _Line:
             raise
 
     def _explain(self, error: BaseException) -> None:
-        """Raise an error that says it if this one means that the server is gone."""
-        if isinstance(error, EOFError | ConnectionError | FileNotFoundError):
-            raise ServerLostError(
-                f"the manager's server at {self.address!r} does not answer: it has ended, or the "
-                "network has cut the connection"
-            ) from error
+        _explain_loss(self.address, error)
 
     def call(self, client: _Connect, authkey: bytes | None, request: tuple[Any, ...]) -> Any:
         """Send a request and return the reply.
@@ -1555,13 +1561,18 @@ class SharedMemoryManager(BaseManager):
         super().__init__(*args, **kwds)
 
     def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
-        """A new block of `size` bytes that ends with this manager."""
+        """A new block of `size` bytes that ends with this manager.
+
+        Raises:
+            ServerLostError: The server has ended; there is no block then.
+            OSError: It does not fit.
+        """
         block = shared_memory.SharedMemory(create=True, size=size)
         self._track(block)
         return block
 
     def ShareableList(self, sequence: Iterable[Any]) -> shared_memory.ShareableList[Any]:
-        """A new list with these items that ends with this manager."""
+        """A new list with these items that ends with this manager; errors as above."""
         items = shared_memory.ShareableList(sequence)
         self._track(items.shm)
         return items
@@ -1569,8 +1580,9 @@ class SharedMemoryManager(BaseManager):
     def _track(self, block: shared_memory.SharedMemory) -> None:
         try:
             call_server(self._Client, self._address, self._authkey, "track_segment", block.name)
-        except BaseException:
+        except BaseException as error:
             block.unlink()
+            _explain_loss(self._address, error)
             raise
         if self._process is None:
             # The server of another program unlinks it, which this program's tracker never learns.

@@ -1252,6 +1252,11 @@ def _lost(
     return WorkerLostError(text, gone.pid, gone.exitcode, position, starved, tries)
 
 
+def _start(thread: threading.Thread) -> None:
+    with util._naming_thread_limits(thread):
+        thread.start()
+
+
 def _drop(crew: _Crew) -> None:
     crew.terminate()
 
@@ -1384,7 +1389,7 @@ class Pool(_original.Root):
         try:
             self._repopulate_pool()
             self._crew.state = RUN
-            self._crew.handler.start()
+            _start(self._crew.handler)
             self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
             self._state = RUN
         except BaseException:
@@ -1651,7 +1656,7 @@ class Pool(_original.Root):
                 self._feed(_Feed(self._crew, results, makers))
             else:
                 feed = _BoundedFeed(self._crew, results, makers, buffersize)
-                threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True).start()
+                _start(threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True))
             if chunksize == 1:
                 return results
             return (item for chunk in results for item in chunk)
@@ -1676,7 +1681,7 @@ class Pool(_original.Root):
                 target=_feed_all, args=(feeder,), name="sidestep-pool-feeder", daemon=True
             )
             try:
-                thread.start()
+                _start(thread)
                 weakref.finalize(self, feeder.put, None)
                 self._feeder = feeder
             except BaseException:

@@ -77,12 +77,10 @@ class LifeLines:
         Returns:
             The child's sentinel, and all that the parent has to close in the end.
         """
-        util.close_fds(*self.child_fds)
-        self.child_fds = []
+        self._close(self.child_fds)
         if self._child_r is not None:
             return self._child_r, self._ours
-        util.close_fds(*self._ours)
-        self._ours = []
+        self._close(self._ours)
         try:
             sentinel = _sidestep.pidfd_open(pid)
         except ProcessLookupError:
@@ -94,19 +92,27 @@ class LifeLines:
 
     def started_elsewhere(self, sentinel: int) -> tuple[int, list[int]]:
         """Keep the parent's part, of a child whose `sentinel` somebody else has made."""
-        util.close_fds(*self.child_fds)
+        self._close(self.child_fds)
         if self._child_r is not None:
             return sentinel, [sentinel, *self._ours]
-        util.close_fds(*self._ours)
+        self._close(self._ours)
         return sentinel, [sentinel]
 
     def forget_ours(self) -> None:
         """Close the parent's part, in a forked child."""
-        util.close_fds(*self._ours)
+        self._close(self._ours)
 
     def abandon(self) -> None:
         """Close all: there is no child."""
-        util.close_fds(*self.child_fds, *self._ours)
+        self._close(self.child_fds)
+        self._close(self._ours)
+
+    @staticmethod
+    def _close(fds: list[int]) -> None:
+        # Each is forgotten first: closed twice, after an exception in between, it might be the
+        # number of somebody else's.
+        while fds:
+            os.close(fds.pop())
 
 
 class Popen:
@@ -210,6 +216,7 @@ class Popen:
         self.finalizer = util.Finalize(self, util.close_fds, fds)
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
+        util.hold_signals()
         lines = LifeLines(process_obj)
         try:
             pid = os.fork()

@@ -62,7 +62,7 @@ class Popen(popen_fork.Popen):
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
             data["dies_with_parent"] = process_obj.dies_with_parent
-            data["blocks_interrupt"] = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            data["blocked_signals"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [
                 (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()
@@ -121,6 +121,8 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
+            # Also for the child: on its way to the program a Ctrl-C would end in a traceback.
+            util.hold_signals()
             lines = popen_fork.LifeLines(process_obj)
             try:
                 arena_fd = _sidestep.arena_fd()

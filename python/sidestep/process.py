@@ -164,12 +164,15 @@ class BaseProcess(_original.Root):
             # It may have children, as none of them can stay behind.
             self._config["dies_with_parent"] = True
         _cleanup()
-        self._popen = popen = self._Popen(self)
-        self._sentinel = popen.sentinel
-        # The target may refer to this object; without this the pair would wait for the
-        # garbage collector.
-        del self._target, self._args, self._kwargs
-        _home._children.add(self)
+        from . import util
+
+        with util.SignalScope():
+            self._popen = popen = self._Popen(self)
+            self._sentinel = popen.sentinel
+            # The target may refer to this object; without this the pair would wait for the
+            # garbage collector.
+            del self._target, self._args, self._kwargs
+            _home._children.add(self)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the child has ended, and reap it.
@@ -382,6 +385,7 @@ class BaseProcess(_original.Root):
             route.install()
         wrapper = _original.replaced("process", "BaseProcess", "_bootstrap")
         if wrapper is not None:
+            util.let_signals_through()
             # Put there for children of the original's, of which we are. It ends in the
             # original's own function, which does with the state that we share what follows.
             status: int = wrapper(self, parent_sentinel)
@@ -389,6 +393,7 @@ class BaseProcess(_original.Root):
         exitcode = 1
         try:
             self._take_over(parent_sentinel)
+            util.let_signals_through()
             util.info("child process calling self.run()")
             self.run()
             exitcode = 0

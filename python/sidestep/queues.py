@@ -256,7 +256,11 @@ class _Queue(_sidestep.Queue[_T]):
 
     def _put_failed(self, error: BaseException, obj: Any) -> None:
         """Called by `put`, holding nothing, when `obj` could not be serialised."""
-        raise error
+        try:
+            raise error
+        finally:
+            # The traceback keeps this frame, and what it refers to until the next collection.
+            del error, obj
 
 
 @_original.descend("queues")
@@ -301,9 +305,12 @@ class Queue(_Queue[_T]):
         self.join_thread()
 
     def _put_failed(self, error: BaseException, obj: Any) -> None:
-        if type(self)._on_queue_feeder_error is Queue._on_queue_feeder_error:
-            raise error
-        self._on_queue_feeder_error(error, obj)
+        try:
+            if type(self)._on_queue_feeder_error is Queue._on_queue_feeder_error:
+                raise error
+            self._on_queue_feeder_error(error, obj)
+        finally:
+            del error, obj
 
     @staticmethod
     def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:

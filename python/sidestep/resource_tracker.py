@@ -83,6 +83,8 @@ class ResourceTracker:
         self._starter: int | None = None
         # The inode of the tracker's pipe, and the folder of the family's notes, locked.
         self._folder: tuple[int, int | None] = (0, None)
+        # Those of trackers that were killed stay open: their blocks may be in use.
+        self._older: list[int] = []
         util.register_after_fork(self, ResourceTracker._after_fork)
 
     def _after_fork(self) -> None:
@@ -104,8 +106,9 @@ class ResourceTracker:
         if self._pid is None or self._fd is None or self._starter != getpid():
             return
         try:
-            if self._folder[1] is not None:
-                close(self._folder[1])  # or the tracker could not remove it
+            for folder in (self._folder[1], *self._older):
+                if folder is not None:
+                    close(folder)  # or the tracker could not remove it
             close(self._fd)
             pidfd = pidfd_open(self._pid)
             poll = make_poll()
@@ -146,7 +149,9 @@ class ResourceTracker:
                 )
             self._starting = True
             try:
-                self._launch()
+                # Modules that are imported by then need descriptors, too.
+                with util._naming_limits("cannot start the resource tracker", process=True):
+                    self._launch()
             finally:
                 self._starting = False
 
@@ -189,8 +194,7 @@ class ResourceTracker:
                 return None
             pipe = os.fstat(self._fd).st_ino
             if self._folder[0] != pipe:
-                # That of a tracker that was killed stays open: its blocks may be in use.
-                self._folder = (pipe, _notes.join(self._fd))
+                self._change_folder(pipe, _notes.join(self._fd))
             return self._folder[1]
 
     def _check_alive(self) -> bool:
@@ -261,7 +265,12 @@ class ResourceTracker:
         finally:
             os.close(reader)
         self._fd, self._starter = writer, os.getpid()
-        self._folder = (os.fstat(writer).st_ino, folder)
+        self._change_folder(os.fstat(writer).st_ino, folder)
+
+    def _change_folder(self, pipe: int, folder: int | None) -> None:
+        if self._folder[1] is not None:
+            self._older.append(self._folder[1])
+        self._folder = (pipe, folder)
 
     def _send(self, command: str, name: str, rtype: str) -> None:
         if "\n" in name:
@@ -332,16 +341,15 @@ class _Ledger:
         elif command != "PROBE":
             raise ValueError(f"unknown command {command!r}")
 
-    def forget_vanished(self) -> None:
+    def forget_vanished(self, names: set[str]) -> None:
         """Strike off the segments that somebody has removed without telling us."""
-        for names in (self.names["shared_memory"], self.foreign["shared_memory"]):
-            for name in sorted(names):
-                try:
-                    os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
-                except FileNotFoundError:
-                    names.remove(name)
-                except OSError:  # it exists, and that is what counts
-                    pass
+        for name in sorted(names):
+            try:
+                os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0o600))
+            except FileNotFoundError:
+                names.remove(name)
+            except OSError:  # it exists, and that is what counts
+                pass
 
     def forget_replaced(self, noted: dict[str, set[int]]) -> None:
         """Strike off the names that are now those of other programs' segments."""
@@ -401,7 +409,8 @@ def main(fd: int, parent_sentinel: int | None = None, folder: int | None = None)
                     sys.excepthook(*sys.exc_info())
         if parent_sentinel is not None and any(ledger.names.values()):
             util._wait_readable(parent_sentinel)
-            ledger.forget_vanished()
+            ledger.forget_vanished(ledger.names["shared_memory"])
+        ledger.forget_vanished(ledger.foreign["shared_memory"])
         if folder is not None:
             ledger.forget_replaced(_notes.inodes(folder))
     finally:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import _notes, _original, resource_tracker
+from . import _memory, _notes, _original, _sidestep, resource_tracker, util
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -33,6 +33,8 @@ _SHM_NAME_PREFIX = "/psm_"
 _SHM_RANDOM_BYTES = 4
 # The kernel gives a step back if a signal comes, so that one must not take long: some 2 ms.
 _STEP_BYTES = 16 << 20
+# Where a file without a name can be found to be given one.
+_DESCRIPTORS = "/proc/self/fd"
 
 _T = TypeVar("_T")
 
@@ -58,7 +60,10 @@ class SharedMemory(_original.Root):
         FileExistsError: `create` and the name is taken.
         FileNotFoundError: There is no block of this name.
         ValueError: No size for a new block, a negative one, or no name for an old block.
-        OSError: ENOSPC, a new block does not fit. All its memory is taken at once.
+        UnicodeEncodeError: The name has no UTF-8.
+        OSError: ENOSPC or ENOMEM, a new block does not fit: there is no room in /dev/shm, or the
+            machine or the memory control group has not so much left. All its memory is taken at
+            once.
 
     Process safety: all see the same bytes at once, without any lock.
     If one dies: the bytes stay as they are until the last process lets go and somebody unlinks.
@@ -97,7 +102,8 @@ class SharedMemory(_original.Root):
             self._size, self._inode = status.st_size, status.st_ino
             # As long as somebody has it open no sweep of another family's names removes it.
             _notes.share(self._fd)
-            self._mmap = mmap.mmap(self._fd, self._size)
+            with util._naming_limits("cannot map a shared memory block"):
+                self._mmap = mmap.mmap(self._fd, self._size)
             self._buf = memoryview(self._mmap)
             if track:
                 self._tell_tracker("REGISTER" if create else "ATTACH")
@@ -111,17 +117,16 @@ class SharedMemory(_original.Root):
         """Set the descriptor and the name of a block that exists."""
         assert name is not None
         self._name = "/" + name if self._prepend_leading_slash else name
-        self._fd = _posixshmem.shm_open(self._name, self._flags, mode=self._mode)
+        with util._naming_limits("cannot open a shared memory block"):
+            self._fd = _posixshmem.shm_open(self._name, self._flags, mode=self._mode)
 
     def _create(self, name: str | None, size: int) -> None:
         """Set the descriptor and the name of a new block; a made-up name is one that is free."""
         path = _make_filename() if name is None else name
         if name is not None and self._prepend_leading_slash:
             path = "/" + name
-        try:
-            self._fd = os.open(_notes.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, self._mode)
-        except OSError:
-            self._fd = -1  # a file system without files that have no name yet
+        path.encode()  # as the system's own function would: nobody could open or unlink it
+        self._fd = self._open_nameless()
         try:
             if self._fd >= 0:
                 self._reserve(size)
@@ -136,6 +141,15 @@ class SharedMemory(_original.Root):
             raise
         self._name = path
 
+    def _open_nameless(self) -> int:
+        """A file that has no name yet; -1 where there are none, or they cannot get one."""
+        if not os.path.exists(_DESCRIPTORS):  # no /proc
+            return -1
+        try:
+            return os.open(_notes.FOLDER, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, self._mode)
+        except OSError:
+            return -1
+
     def _take_name(self, path: str, size: int) -> bool:
         """Give the new block its name; False if another block has it."""
         plain = path.lstrip("/")
@@ -143,7 +157,8 @@ class SharedMemory(_original.Root):
         if self._fd < 0 or "/" in plain or plain in ("", ".", ".."):
             # What is wrong with the name, if anything is, the system's own function says best.
             try:
-                fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
+                with util._naming_limits("cannot make a shared memory block"):
+                    fd = _posixshmem.shm_open(path, self._flags, mode=self._mode)
             except FileExistsError:
                 return False
             if self._fd >= 0:
@@ -164,17 +179,23 @@ class SharedMemory(_original.Root):
         self._note(plain)
         try:
             # Only with a folder to start from is the link followed; the path is an absolute one.
-            os.link(f"/proc/self/fd/{self._fd}", place, src_dir_fd=self._fd)
+            os.link(f"{_DESCRIPTORS}/{self._fd}", place, src_dir_fd=self._fd)
         except FileExistsError:
             self._strike_note()
             return False
-        except BaseException:
+        except BaseException as error:
             self._strike_note()
+            if isinstance(error, OSError):  # about the name that was asked for
+                raise OSError(error.errno, error.strerror, path) from None
             raise
         return True
 
     def _reserve(self, size: int) -> None:
-        """Have the memory of a new block, rather than die of SIGBUS at the touch of a page."""
+        """Have the memory of a new block, rather than die of SIGBUS at the touch of a page.
+
+        Nor of the kernel's want of memory, which kills without a word: so the machine and the
+        control group are asked before each step, as others take from them meanwhile.
+        """
         # Looked at first: trying would take away for a moment what others need.
         room = os.statvfs(self._fd)
         free = room.f_bavail * room.f_frsize
@@ -184,8 +205,20 @@ class SharedMemory(_original.Root):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.ftruncate(self._fd, size)
             for start in range(0, size, _STEP_BYTES):
+                short = _memory.lacking(size - start)
+                if short is not None:
+                    raise OSError(
+                        errno.ENOMEM,
+                        f"a shared memory block of {size:,} bytes does not fit: {short}; "
+                        "make it smaller, or free memory",
+                    )
                 os.posix_fallocate(self._fd, start, min(_STEP_BYTES, size - start))
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                way_out = _sidestep.way_out(errno.EFBIG)
+                raise OSError(
+                    errno.EFBIG, f"a shared memory block of {size:,} bytes is too large{way_out}"
+                ) from None
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(

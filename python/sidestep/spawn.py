@@ -135,8 +135,8 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
         data: dict[str, Any] = {}
         try:
             data = pickle.load(from_parent)
-            if not data.get("blocks_interrupt"):
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+            if "blocked_signals" in data:
+                signal.pthread_sigmask(signal.SIG_SETMASK, data["blocked_signals"])
             if data.get("dies_with_parent") and parent_sentinel is not None:
                 # Before the main module is imported, which may take as long as it likes.
                 _sidestep.die_at_end_of(parent_sentinel)

@@ -235,6 +235,10 @@ class Condition(SemLock, _sidestep.Condition):
             result = predicate()
         return result
 
+    def recover(self) -> bool:
+        """Free the condition's lock if its owner was killed; tell whether that was so."""
+        return self._lock.recover()  # type: ignore[no-any-return]
+
     def notify(self, n: int = 1) -> None:
         """Wake `n` of those who wait, the earliest first; fewer if there are fewer."""
         self._notify(self._lock, n)

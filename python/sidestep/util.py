@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -477,6 +478,24 @@ def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
         raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
+@contextlib.contextmanager
+def _naming_thread_limits(thread: threading.Thread) -> Iterator[None]:
+    """Add to the error of a thread that cannot be had the limits that it may be about."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Others are that it runs already, or that the interpreter is at its end.
+        if str(error) != "can't start new thread":
+            raise
+        import resource
+
+        # The interpreter does not say which limit it is. A thread takes address space, too.
+        way_out = _sidestep.way_out(errno.EAGAIN, True)
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            way_out += _sidestep.way_out(errno.ENOMEM)
+        raise RuntimeError(f"cannot start the thread {thread.name}: {error}{way_out}") from error
+
+
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     if sys.stdin is None:
@@ -529,6 +548,57 @@ def _args_from_interpreter_flags() -> list[str]:
 
     args: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return args
+
+
+class SignalScope:
+    """A block in which a process is started; signals that were held are let through at its end.
+
+    A handler that raises, as that of Ctrl-C does, between the start of a process and the note of
+    it would leave a child that nobody knows of.
+    """
+
+    def __init__(self) -> None:
+        self.mask: set[int | signal.Signals] | None = None
+
+    def __enter__(self) -> None:
+        self._outer: SignalScope | None = getattr(_signals, "scope", None)
+        _signals.scope = self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            let_signals_through()
+        finally:
+            _signals.scope = self._outer
+
+
+_signals = threading.local()
+
+
+def hold_signals() -> None:
+    """Have signals for which there is a handler wait for the end of the scope, if there is one.
+
+    A process that is started meanwhile inherits that.
+    """
+    scope: SignalScope | None = getattr(_signals, "scope", None)
+    if scope is not None and scope.mask is None:
+        handled = {number for number in _HELD_SIGNALS if callable(signal.getsignal(number))}
+        scope.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        # Handlers of those that have come already run in here, and may raise.
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+
+
+# A fault cannot wait.
+_HELD_SIGNALS = signal.valid_signals() - {
+    signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGKILL, signal.SIGSTOP
+}  # fmt: skip
+
+
+def let_signals_through() -> None:
+    """Undo `hold_signals`; in a forked child, too. What has come meanwhile is handled in here."""
+    scope: SignalScope | None = getattr(_signals, "scope", None)
+    if scope is not None and scope.mask is not None:
+        mask, scope.mask = scope.mask, None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def spawnv_passfds(

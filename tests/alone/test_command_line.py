@@ -3,8 +3,14 @@
 import json
 import os
 import resource
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from .conftest import Run
 
@@ -85,6 +91,40 @@ def test_the_doctor_says_where_the_ceiling_comes_from(
     assert report["limits"]["RLIMIT_AS"] == limit
     assert report["arena"]["ceiling"] == limit // 8
     assert "address space" in report["arena"]["reason"]
+
+
+def test_the_doctor_heeds_the_size_of_files(run: Run) -> None:
+    def files_of(size: int) -> Callable[[], None]:
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    assert run("-c", "pass").returncode == 0
+    report = json.loads(run("doctor", "--json", preexec_fn=files_of(40 << 20)).stdout)
+    assert report["problems"] == []
+    assert report["arena"]["ceiling"] == 24 << 20
+    assert "RLIMIT_FSIZE" in report["arena"]["reason"]
+
+    report = json.loads(run("doctor", "--json", preexec_fn=files_of(31 << 20)).stdout)
+    assert report["arena"]["ceiling"] == 0
+    assert any("ulimit -f" in problem for problem in report["problems"])
+
+
+def test_the_doctor_misses_proc(environment: dict[str, str], tmp_path: Path) -> None:
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can be without /proc, by unshare")
+    without = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /proc && exec "$@"', "sh")
+    options: Any = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    tried = subprocess.run([*without, "true"], **options)
+    if tried.returncode != 0:
+        pytest.skip(f"this machine hides /proc from nobody: {tried.stderr}")
+    doctor = [sys.executable, "-m", "sidestep", "doctor", "--json"]
+    done = subprocess.run([*without, *doctor], **options)
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    (problem,) = report["problems"]
+    assert problem.startswith("/proc is missing") and "memory" in problem
+    # The kernel tells it, without /proc, too.
+    known = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert abs(report["arena"]["machine"] - known) <= known // 10
 
 
 def test_the_doctor_says_what_is_missing_and_what_follows(run: Run) -> None:

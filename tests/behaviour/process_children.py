@@ -196,3 +196,7 @@ def count(dups: tuple[Any, ...], path: Path) -> None:
     for fd in fds:
         os.fstat(fd)
     tell(path, len(fds))
+
+
+def blocked_signals(path: Path) -> None:
+    tell(path, sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))

@@ -117,6 +117,28 @@ def log_and_die(how: str) -> None:
         os._exit(0)
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+def log_what_cannot_be_told() -> None:
+    endless: list[Any] = [1]
+    endless.append(endless)
+    logging.getLogger("talk").warning("hear me", extra={"mute": Mute(), "endless": endless})
+
+
+def test_what_cannot_be_told_costs_no_record(ctx: Any, handler: Collected) -> None:
+    with sidestep.relay_logging("talk"):
+        child = ctx.Process(target=log_what_cannot_be_told)
+        child.start()
+        child.join()
+        child.close()
+    (record,) = handler.records
+    assert vars(record)["mute"] == "<Mute whose repr fails>"
+    assert vars(record)["endless"] == "[1, [...]]"
+
+
 @pytest.mark.parametrize("how", ["return", "exit", "kill"])
 def test_last_words_are_heard(ctx: Any, handler: Collected, how: str) -> None:
     with sidestep.relay_logging("talk"):
@@ -250,6 +272,85 @@ def test_the_thread_is_not_there_while_the_process_forks(handler: Collected) -> 
     assert threads == [1, 1, 1]
 
 
+class Forks(logging.Handler):
+    """Starts a process for the first record, as one might to send a mail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.done.is_set():
+            child = sidestep.get_context("fork").Process(target=count, args=("mail", 1))
+            child.start()
+            child.join()
+            child.close()
+            self.done.set()
+
+
+def receivers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "log-relay"]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_handler_that_forks_finds_one_receiver(
+    handler: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forks = Forks()
+
+    class Eager(threading.Thread):
+        """Has handled its first record before its starter goes on."""
+
+        def start(self) -> None:
+            super().start()
+            assert forks.done.wait(60)
+
+    logger = logging.getLogger("talk")
+    logger.addHandler(forks)
+    try:
+        with log_relay.relay_logging("talk") as relay:
+            monkeypatch.setattr(threading, "Thread", Eager)
+            child = sidestep.get_context("spawn").Process(target=count, args=("a", 3))
+            child.start()
+            child.join()
+            child.close()
+            (receiver,) = receivers()
+            assert relay._thread is receiver
+        assert receivers() == []
+        assert not log_relay._forking
+    finally:
+        logger.removeHandler(forks)
+    assert sorted(handler.texts()) == ["a 0", "a 1", "a 2", "mail 0"]
+
+
+def test_no_receiver_starts_while_a_thread_forks(handler: Collected) -> None:
+    with log_relay.relay_logging("talk") as relay:
+        log_relay._before_fork()
+        relay._resume()
+        assert receivers() == []
+        log_relay._after_fork_in_parent()
+        assert receivers() == [relay._thread]
+
+
+def test_a_receiver_that_is_about_to_start_can_be_paused(
+    handler: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(threading.Thread):
+        """Is started, as far as anybody can see, when a signal handler forks."""
+
+        def start(self) -> None:
+            assert relay._thread is self
+            assert relay._pause()
+            assert relay._thread is None
+            super().start()
+            self.join()
+
+    with log_relay.relay_logging("talk") as relay:
+        monkeypatch.setattr(threading, "Thread", Late)
+        relay._resume()
+        assert receivers() == []
+
+
 EXIT = """
 import logging, sys, threading
 import sidestep
@@ -269,6 +370,27 @@ if __name__ == "__main__":
     event.set()
     # The exit of the program waits for the child, and for what it logs.
 """
+
+
+def test_a_handler_that_wants_to_leave_does_not_end_the_receiving(
+    handler: Collected, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(record: logging.LogRecord) -> bool:
+        if record.getMessage() == "a 0":
+            raise SystemExit("in vain")
+        return True
+
+    handler.addFilter(leave)
+    ctx = sidestep.get_context("spawn")
+    with sidestep.relay_logging("talk") as relay:
+        child = ctx.Process(target=count, args=("a", 2))
+        child.start()
+        child.join()
+        child.close()
+        assert relay._thread is not None
+        assert relay._thread.is_alive()
+    assert handler.texts() == ["a 1"]
+    assert "in vain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,6 +23,7 @@ from sidestep.managers import (
     BaseManager,
     BaseProxy,
     RemoteError,
+    ServerLostError,
     SharedMemoryManager,
     SyncManager,
     Token,
@@ -208,6 +209,54 @@ def test_taken_address_is_an_os_error() -> None:
         address = taken.getsockname()
         with pytest.raises(OSError, match="in use"):
             SyncManager(address, ctx=sidestep.get_context("fork")).start()
+
+
+def no_more_threads(after: int) -> None:
+    """In a server: let so many threads start, and then none."""
+    start = threading.Thread.start
+    left = iter(range(after))
+
+    def limited(self: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    threading.Thread.start = limited  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_server_without_threads_is_an_error_of_start(ctx: Any, after: int) -> None:
+    manager = SyncManager(ctx=ctx)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        manager.start(initializer=no_more_threads, initargs=(after,))
+    manager.join()
+    assert manager._process is None
+
+
+def test_a_caller_that_gets_no_thread_is_told_so(ctx: Any) -> None:
+    manager = SyncManager(ctx=ctx)
+    # For its parent's end, callers, the first of these, and clients' ends.
+    manager.start(initializer=no_more_threads, initargs=(4,))
+    items: Any = manager.list()  # this thread's connection
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            items.append(1)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    (error,) = errors
+    assert type(error) is RuntimeError
+    assert "no thread for a caller: can't start new thread" in str(error)
+    items.append(2)
+    assert list(items) == [2]
+    manager._process.kill()  # its own request for an end would want a thread
+    manager._process.join()
+    manager.shutdown()
 
 
 def test_calls_fail_when_the_server_was_killed(manager: Any) -> None:
@@ -766,6 +815,18 @@ def test_blocks_that_are_gone_do_not_hinder_the_end() -> None:
         block.unlink()
         server = manager._process
     assert server.exitcode == 0
+
+
+def test_no_blocks_from_a_server_that_was_killed() -> None:
+    manager = SharedMemoryManager(ctx=sidestep.get_context("fork"))
+    manager.start()
+    manager._process.kill()
+    manager._process.join()
+    with pytest.raises(ServerLostError, match="does not answer"):
+        manager.SharedMemory(16)
+    with pytest.raises(ServerLostError, match="does not answer"):
+        manager.ShareableList([1])
+    manager.shutdown()
 
 
 def test_blocks_of_another_programs_manager_are_no_leaks_of_this_one(tmp_path: Any) -> None:

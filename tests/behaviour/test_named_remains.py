@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sidestep import _notes, resource_tracker, shared_memory
+from sidestep import _memory, _notes, resource_tracker, shared_memory
 from sidestep.shared_memory import ShareableList, SharedMemory
 
 SHM = Path("/dev/shm")
@@ -250,6 +250,31 @@ def test_file_systems_without_nameless_files_will_do(monkeypatch: pytest.MonkeyP
     memory.unlink()
 
 
+def test_blocks_are_made_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "_DESCRIPTORS", "/nowhere")
+    for name in (None, "sidestep-test-no-proc"):
+        memory = SharedMemory(name, create=True, size=8)
+        other = SharedMemory(memory.name)
+        memory.buf[0] = 1
+        assert other.buf[0] == 1
+        other.close()
+        memory.close()
+        memory.unlink()
+
+
+def test_a_bad_name_is_refused_by_its_own_name() -> None:
+    before = set(os.listdir(SHM))
+    name = "n" * 256
+    with pytest.raises(OSError, match="nnn") as caught:
+        SharedMemory(name, create=True, size=8)
+    assert caught.value.filename == "/" + name
+    assert caught.value.filename2 is None
+    # As the standard library says it. Made, it could neither be opened nor unlinked.
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        SharedMemory("\udc80", create=True, size=8)
+    assert not any("n" * 256 in name or "\udc80" in name for name in set(os.listdir(SHM)) - before)
+
+
 def test_an_unlinked_block_leaves_no_note() -> None:
     memory = SharedMemory(create=True, size=8)
     folder = resource_tracker._resource_tracker._folder[1]
@@ -405,6 +430,62 @@ def test_what_does_not_fit_says_so(small_machine: list[str]) -> None:
     assert lines[0].startswith(
         "28 a shared memory block of 2,097,152 bytes does not fit: 1,048,576"
     )
+
+
+MACHINE = "MemTotal: 1024000 kB\nMemFree: 100 kB\nMemAvailable: 512000 kB\n"
+# Each with a limit of 64 MiB, use of 60, of which 20 are files, in a group above the process's.
+GROUPS = {
+    2: {
+        "/proc/self/cgroup": "0::/outer/inner\n",
+        "/sys/fs/cgroup/outer/inner/memory.max": "max\n",
+        "/sys/fs/cgroup/outer/memory.max": f"{64 << 20}\n",
+        "/sys/fs/cgroup/outer/memory.current": f"{60 << 20}\n",
+        "/sys/fs/cgroup/outer/memory.stat": f"anon 7\nactive_file {20 << 20}\ninactive_file 0\n",
+    },
+    1: {
+        "/proc/self/cgroup": "5:cpu:/\n4:hugetlb,memory:/gone\n0::/\n",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes": f"{64 << 20}\n",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes": f"{60 << 20}\n",
+        "/sys/fs/cgroup/memory/memory.stat": f"active_file 5\ntotal_inactive_file {20 << 20}\n",
+    },
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_that_are_kept_in_memory_count_as_room(
+    monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    files = GROUPS[version] | {"/proc/meminfo": MACHINE}
+    monkeypatch.setattr(_memory, "_text", lambda path: files.get(path, ""))
+    assert _memory.lacking(23 << 20) is None
+    assert _memory.lacking(24 << 20) == (
+        "the memory control group has 25,165,824 bytes left of its limit of 67,108,864, which can "
+        "be raised (containers: --memory)"
+    )
+    assert _memory.lacking(500 << 20) == ("the machine has 524,288,000 of 1,048,576,000 bytes left")
+    files.clear()
+    assert _memory.lacking(1 << 40) is None
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("nameless", [True, False])
+def test_memory_that_goes_meanwhile_gives_back_what_was_taken(
+    monkeypatch: pytest.MonkeyPatch, steps: int, nameless: bool
+) -> None:
+    asked: list[int] = []
+
+    def lacking(size: int) -> str | None:
+        asked.append(size)
+        return "nothing is left" if len(asked) > steps else None
+
+    monkeypatch.setattr(_memory, "lacking", lacking)
+    if not nameless:
+        monkeypatch.setattr(shared_memory, "_DESCRIPTORS", "/nowhere")
+    before = set(os.listdir(SHM))
+    with pytest.raises(OSError, match="48,000,000 bytes does not fit: nothing is left; make"):
+        SharedMemory("sidestep-test-short", create=True, size=48_000_000)
+    assert asked == [48_000_000 - (step << 24) for step in range(steps + 1)]
+    assert {name for name in set(os.listdir(SHM)) - before if "short" in name} == set()
 
 
 def test_reserving_survives_a_storm_of_signals() -> None:

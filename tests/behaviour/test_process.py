@@ -788,3 +788,61 @@ def test_forking_pickler_takes_registered_reducers() -> None:
     finally:
         reduction.ForkingPickler._extra_reducers.clear()
         reduction.ForkingPickler._extra_reducers.update(before)
+
+
+# --- signals in the middle of a start ---------------------------------------------------------
+
+
+class Interruption(Exception):
+    """What a handler raises."""
+
+
+@pytest.fixture
+def signal_in_fork() -> Iterator[None]:
+    """Each fork of this thread meets a signal whose handler raises."""
+
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    in_fork.wanted = True
+    try:
+        yield
+    finally:
+        in_fork.wanted = False
+        signal.signal(signal.SIGUSR1, before)
+
+
+class in_fork:  # noqa: N801  (a switch, as hooks of forks stay for ever)
+    wanted = False
+
+    @classmethod
+    def send(cls) -> None:
+        if cls.wanted:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+os.register_at_fork(before=in_fork.send)
+
+
+def test_an_exception_out_of_a_handler_loses_no_child(signal_in_fork: None) -> None:
+    child = sidestep.get_context("fork").Process(target=children.nothing)
+    with pytest.raises(Interruption):
+        child.start()
+    # It runs, and is known.
+    assert child in sidestep.active_children() or child.exitcode == 0
+    in_fork.wanted = False
+    child.join()
+    assert child.exitcode == 0
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_children_start_with_their_parents_blocked_signals(
+    ctx: context.BaseContext, tmp_path: Path
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        run(ctx, children.blocked_signals, tmp_path / "blocked")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert told(tmp_path / "blocked") == sorted(before | {signal.SIGUSR2})

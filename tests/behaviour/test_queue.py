@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,25 @@ def test_what_is_received_can_be_written_to(queue: Any) -> None:
 
 
 # --- many at once ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue_class", [sidestep.Queue, sidestep.SimpleQueue])
+def test_a_refused_item_is_kept_by_nobody(queue_class: Any) -> None:
+    class Refused:
+        def __reduce__(self) -> Any:
+            raise ValueError("not this one")
+
+    refused, queue = Refused(), queue_class()
+    kept = weakref.ref(refused)
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="not this one"):
+            queue.put(refused)
+        del refused
+        # Without a collection: what is in shared memory has to go when its queue does.
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_put_many_and_get_many() -> None:

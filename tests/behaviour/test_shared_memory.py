@@ -305,6 +305,17 @@ def test_killed_tracker_is_replaced_with_a_warning() -> None:
     assert program.stderr == ""
 
 
+def test_a_block_that_was_only_opened_and_is_gone_is_no_leak(block: SharedMemory) -> None:
+    done = run_program(
+        "import os, sys\n"
+        "from sidestep.shared_memory import SharedMemory\n"
+        "other = SharedMemory(sys.argv[1])\n"
+        "os.unlink('/dev/shm/' + other.name)\n",
+        block.name,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_names_that_do_not_fit_a_message_are_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         resource_tracker.register("a" * 500, "shared_memory")

@@ -495,6 +495,20 @@ def test_a_process_killed_in_a_barrier_breaks_it(ctx: context.BaseContext, engag
     assert barrier.broken
 
 
+def test_who_comes_last_to_a_barrier_sees_that_another_was_killed(
+    engage: Engage, fork: Any
+) -> None:
+    barrier, victim = fork.Barrier(2), engage(fork)
+    victim.ask("wait", barrier)
+    until(lambda: barrier.n_waiting == 1)
+    os.kill(victim.pid, signal.SIGKILL)
+    # Ended, and neither reaped nor cleaned up after.
+    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait()
+    victim.kill()
+
+
 def test_a_process_killed_in_the_action_breaks_the_barrier(engage: Engage, fork: Any) -> None:
     started = fork.Event()
     barrier = fork.Barrier(2, actors.Stuck(started))
@@ -568,7 +582,7 @@ def test_a_killed_owner_of_a_conditions_lock(engage: Engage, fork: Any) -> None:
     owner.kill()
     with pytest.raises(AbandonedLockError):
         waiter.answer()
-    assert condition._lock.recover()
+    assert condition.recover()
     with condition:
         pass
 

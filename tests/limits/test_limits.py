@@ -1,7 +1,7 @@
 """Out of descriptors, address space, processes, shared memory: the right exception, which names the
 limit and a way out, and the program goes on.
 
-Each test is a program of `programs.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
+Each test is a program of `limited.py` in a process of its own. `SIDESTEP_CHURN` multiplies how
 much the tests of churn make and drop (`make thousands` does).
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 import sidestep
 
-PROGRAMS = Path(__file__).with_name("programs.py")
+PROGRAMS = Path(__file__).with_name("limited.py")
 METHODS = ("fork", "spawn", "forkserver")
 CHURN = int(os.environ.get("SIDESTEP_CHURN", "1"))
 
@@ -53,7 +53,7 @@ def test_no_descriptors_for_a_pool() -> None:
     run("descriptors", "pool", "fork")
 
 
-@pytest.mark.parametrize("what", ["pipe", "queue", "listener"])
+@pytest.mark.parametrize("what", ["pipe", "queue", "listener", "block"])
 def test_no_descriptors_for_a_channel(what: str) -> None:
     run("descriptors", what, "fork")
 
@@ -70,11 +70,40 @@ def test_ever_larger_things_under_a_limit_of_the_address_space() -> None:
     run("growing_sizes")
 
 
+@pytest.mark.parametrize("size", [0, 31])
+def test_files_too_small_for_an_arena(size: int) -> None:
+    told = run("file_size", size)
+    assert "32 MiB at the least" in told and "RLIMIT_FSIZE" in told
+
+
+@pytest.mark.parametrize("size", [32, 40, 61])
+def test_files_that_limit_the_arena(size: int) -> None:
+    assert run("file_size", size) == ""
+
+
+def test_files_that_may_not_grow_any_more() -> None:
+    run("file_size_later")
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_no_more_processes_for_this_user(method: str) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become the user whose limit is tested")
     run("too_many_processes", method)
+
+
+@pytest.mark.parametrize("what", ["Pool", "ThreadPool", "ClassicPool"])
+def test_no_more_threads_for_this_user(what: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_threads", what)
+
+
+@pytest.mark.parametrize("kind", ["unbounded", "bounded"])
+def test_no_more_threads_for_a_lazy_map(kind: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become the user whose limit is tested")
+    run("no_feeder", kind)
 
 
 # --- the arena and the memory of the machine ---------------------------------------------------
@@ -117,6 +146,14 @@ def test_queue_that_nobody_reads_in_a_small_control_group() -> None:
         enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
         told = run("unread_queue", prefix=("sh", "-c", enter, "sh"))
         assert "limit of" in told
+
+
+def test_block_that_is_too_large_for_its_control_group() -> None:
+    with memory_group(64 << 20) as group:
+        enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+        told = run("large_block", prefix=("sh", "-c", enter, "sh"))
+        assert "the memory control group has" in told
+        assert f"left of its limit of {64 << 20:,}" in told
 
 
 # --- /dev/shm ----------------------------------------------------------------------------------

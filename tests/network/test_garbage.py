@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -281,53 +282,84 @@ def test_nothing_behind_the_handshake_is_lost() -> None:
         conn.close()
 
 
-def test_without_descriptors_strangers_go_first(log: list[str]) -> None:
-    with Listener(("localhost", 0), authkey=KEY, backlog=16) as listener:
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have this process use all that it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in fillers:
+            os.close(number)
+
+
+def test_without_descriptors_silent_strangers_go_first(log: list[str]) -> None:
+    with Listener(("localhost", 0), authkey=KEY, backlog=16, handshake_timeout=5) as listener:
         address: Any = listener.address
         silent = [socket.create_connection(address) for _ in range(3)]
         listener._listener._socket.settimeout(0.05)  # type: ignore[union-attr]
         with pytest.raises(TimeoutError):
             listener.accept()  # they are on the porch now
         honest = socket.create_connection(address)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = max(map(int, os.listdir("/proc/self/fd")))
-        fillers = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    fillers.append(os.dup(0))
+        honest.settimeout(0)
+        with no_descriptors():
+            # As soon as they have had a tenth of their time, which counts within `accept` only.
+            challenge = b""
+            while not challenge:
+                with pytest.raises(TimeoutError):
+                    listener.accept()
+                with contextlib.suppress(BlockingIOError):
+                    challenge = honest.recv(4096)
+            assert b"#CHALLENGE#" in challenge
+        for peer in (*silent, honest):
+            peer.close()
+    assert sum("had to go" in line for line in log) == 1
+
+
+def test_without_descriptors_those_in_their_handshake_are_spared(log: list[str]) -> None:
+    """The next caller waits, and does not keep the processor busy, until there is room."""
+    with Listener(("localhost", 0), authkey=KEY, backlog=16, handshake_timeout=1e6) as listener:
+        address: Any = listener.address
+        early = [socket.create_connection(address) for _ in range(3)]
+        listener._listener._socket.settimeout(0.05)  # type: ignore[union-attr]
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        late = socket.create_connection(address)
+        late.settimeout(0)
+        with no_descriptors():
+            listener._listener._socket.settimeout(0.5)  # type: ignore[union-attr]
+            before = time.thread_time()
             with pytest.raises(TimeoutError):
                 listener.accept()
-            assert challenge_from(honest).startswith(b"#CHALLENGE#")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for number in fillers:
-                os.close(number)
-            for peer in (*silent, honest):
-                peer.close()
-    assert any("had to go" in line for line in log)
+            assert time.thread_time() - before < 0.25
+            with pytest.raises(BlockingIOError):
+                late.recv(1)
+            assert all(challenge_from(each).startswith(b"#CHALLENGE#") for each in early)
+            # The end of one of them is the other's turn.
+            early.pop().close()
+            with pytest.raises(TimeoutError):
+                listener.accept()
+            late.settimeout(60)
+            assert challenge_from(late).startswith(b"#CHALLENGE#")
+        for peer in (*early, late):
+            peer.close()
+    assert not any("had to go" in line for line in log)
 
 
 def test_without_descriptors_and_strangers_accept_says_so() -> None:
     with Listener(("localhost", 0), authkey=KEY) as listener:
         caller = socket.create_connection(listener.address)  # type: ignore[arg-type]
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = max(map(int, os.listdir("/proc/self/fd")))
-        fillers = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    fillers.append(os.dup(0))
-            with pytest.raises(OSError) as caught:
-                listener.accept()
-            assert caught.value.errno == errno.EMFILE
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for number in fillers:
-                os.close(number)
-            caller.close()
+        with no_descriptors(), pytest.raises(OSError) as caught:
+            listener.accept()
+        assert caught.value.errno == errno.EMFILE
+        caller.close()
 
 
 def test_a_listener_that_another_thread_closes_is_an_error() -> None:
@@ -502,6 +534,34 @@ def test_neither_silence_nor_another_key_harms_a_manager(manager: Any) -> None:
             client.send_bytes(b"no pickle")
             assert client.recv()[0] == "#TRACEBACK"
         assert manager.make_list()._callmethod("__len__") == 0
+
+
+def few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+
+def test_a_crowd_of_clients_is_served_by_a_manager_with_few_descriptors() -> None:
+    started: Any = Manager(("localhost", 0), authkey=KEY, ctx=sidestep.get_context("fork"))
+    started.start(few_descriptors)
+    with started:
+        shared = started.make_list()
+        outcomes: list[object] = []
+
+        def use() -> None:
+            try:
+                outcomes.append(shared._callmethod("append", (1,)))
+            except BaseException as error:
+                outcomes.append(error)
+
+        # Each has a connection of its own, which it gives back at its end.
+        threads = [threading.Thread(target=use) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes == [None] * 100
+        assert shared._callmethod("__len__") == 100
+    started.join()
 
 
 def test_a_manager_at_a_network_address_has_a_key() -> None:

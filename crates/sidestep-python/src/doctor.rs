@@ -7,6 +7,9 @@ use sidestep::shm::{self, Ceiling};
 /// Name, whether it is needed, what follows where it is missing, and the refusal if there was one.
 type Feature = (&'static str, bool, &'static str, Option<String>);
 
+/// See [`ceiling`].
+type Limits = (u64, Option<u64>, u64, Option<u64>, Option<u64>, Option<u64>);
+
 /// Tries what the engine asks of the kernel.
 #[pyfunction]
 fn features(py: Python<'_>) -> Vec<Feature> {
@@ -24,17 +27,18 @@ fn features(py: Python<'_>) -> Vec<Feature> {
 }
 
 /// The ceiling of a new arena, then what it comes from: the user's wish, the machine's memory, the
-/// limits of control group and address space. In bytes.
+/// limits of control group, address space and size of files. In bytes.
 #[pyfunction]
-fn ceiling() -> (u64, Option<u64>, u64, Option<u64>, Option<u64>) {
+fn ceiling() -> Limits {
     let Ceiling {
         limit,
         asked,
         machine,
         group,
         space,
+        files,
     } = shm::ceiling();
-    (limit, asked, machine, group, space)
+    (limit, asked, machine, group, space, files)
 }
 
 /// Adds this file's part of the module.

@@ -15,7 +15,12 @@ pub fn to_py(error: Error) -> PyErr {
     match error {
         Error::OutOfMemory { .. } => PyMemoryError::new_err(text),
         // What Python says when it finds none itself.
-        Error::Os { source, .. } if source.kind() == ErrorKind::OutOfMemory => {
+        Error::Os { source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::OutOfMemory | ErrorKind::FileTooLarge
+            ) =>
+        {
             PyMemoryError::new_err(text)
         }
         Error::Os { source, .. } | Error::Fork(source) => match source.raw_os_error() {

@@ -91,9 +91,11 @@ pub fn export(object: &Ref, class: &Bound<'_, PyAny>) -> PyResult<Name> {
             .map_or_else(|_| "shared".into(), |n| n.to_string());
         return Err(PyRuntimeError::new_err(format!(
             "{name} objects should only be shared between processes through inheritance, or \
-             through a queue or pipe of the same family of processes; a process, pool or \
-             executor of the standard library's own is outside of it: take Process and Pool \
-             from sidestep, and give executors mp_context=sidestep.get_context(...)"
+             through a queue or pipe of the same family of processes: hand it to a Process as an \
+             argument, or put it into a Queue or Pipe. An object in a manager cannot hold it, as \
+             its server knows no such handles; a process, pool or executor of the standard \
+             library's own is outside of the family: take Process and Pool from sidestep, and \
+             give executors mp_context=sidestep.get_context(...)"
         )));
     }
     let copy = object.try_clone().map_err(to_py)?;

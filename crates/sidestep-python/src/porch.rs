@@ -126,11 +126,11 @@ impl Porch {
         added.map_err(|error| os_error(py, &error))
     }
 
-    fn evict(&self, why: &str) -> PyResult<bool> {
+    fn shut(&self, why: &str) -> PyResult<bool> {
         let mut porch = self.take()?;
-        let evicted = porch.evict(why);
+        let shut = porch.shut(why);
         self.give_back(porch);
-        Ok(evicted)
+        Ok(shut)
     }
 
     fn wait(&self, py: Python<'_>, door: i32, timeout: Option<f64>) -> PyResult<Happening> {

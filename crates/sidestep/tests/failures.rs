@@ -119,6 +119,7 @@ fn refusals(call: Call) -> &'static [i32] {
         Call::Sendmsg => &[EINTR, ENOBUFS, EPIPE],
         Call::Sendto => &[ENOBUFS, EAGAIN, EPERM],
         Call::Shutdown => &[ENOBUFS],
+        Call::Sysinfo => &[EPERM],
         Call::Waitid | Call::Waitpid => &[EINTR],
     }
 }
@@ -558,6 +559,7 @@ fn every_call_has_a_name() {
         "WEXIT",
         "WTERM",
         "getpid(",
+        "clock_gettime(",
         "_exit(",
         "major(",
         "minor(",

@@ -18,6 +18,7 @@ from threading import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, 
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .. import util
 from .connection import Pipe
 
 if TYPE_CHECKING:
@@ -81,9 +82,10 @@ class DummyProcess(threading.Thread):
                 f"{self.name} was made by {self._parent!r} and can only be started there, "
                 f"not in {current_process()!r}"
             )
+        with util._naming_thread_limits(self):
+            super().start()
         self._start_called = True
         _children_of(self._parent)[self] = None
-        super().start()
 
     @property
     def exitcode(self) -> int | None:

@@ -4,7 +4,9 @@
 //! one who says nothing keeps nobody else out. A caller is let in when its [`Handshake`] is done,
 //! turned away when it has another key, and dropped when it sends what no honest caller sends,
 //! takes too long, or leaves. When the porch is full, the one that has been silent for longest
-//! has to go. A caller costs some hundred bytes here, whatever it announces.
+//! has to go. When there is no descriptor for one more ([`Porch::shut`]), callers wait in the street
+//! until somebody is gone, and only who has had a good share of its time has to make room. A caller
+//! costs some hundred bytes here, whatever it announces.
 //!
 //! The time that a caller has counts only while somebody waits here: a program that is busy
 //! between two calls does not lose those who came meanwhile.
@@ -193,6 +195,14 @@ fn left(error: io::Error) -> Fault {
 /// instant if the others let it, needs no more, and a crowd of silent ones gains nothing by it.
 const UNDISTURBED: Duration = Duration::from_millis(250);
 
+/// Where there is no descriptor for one more, nobody has to make room before this part of its time
+/// is over. Longer than with a full porch, whose room is a number that we have chosen: all who
+/// stand here may be honest, and slowed down by the same crowd.
+const SHARE: u32 = 10;
+
+/// How long a door stays shut if nobody leaves the porch: descriptors are given back elsewhere, too.
+const SHUT: Duration = Duration::from_millis(20);
+
 /// Callers of one listener that have not proved who they are.
 pub struct Porch {
     key: Option<Arc<[u8]>>,
@@ -201,6 +211,8 @@ pub struct Porch {
     callers: Vec<Caller>,
     /// Since when nobody waits here.
     deserted: Instant,
+    /// Until when the door is shut, if it is.
+    shut: Option<Instant>,
     /// Who was dropped, or came in, since the last event.
     events: Vec<Event>,
 }
@@ -216,6 +228,7 @@ impl Porch {
             room: room.max(1),
             callers: Vec::new(),
             deserted: Instant::now(),
+            shut: None,
             events: Vec::new(),
         }
     }
@@ -244,15 +257,41 @@ impl Porch {
         Ok(())
     }
 
-    /// Drops the caller that has been silent for longest, else the one that has been here for
-    /// longest; false if there is none. [`Self::wait`] will report it.
-    pub fn evict(&mut self, why: &str) -> bool {
-        let Some(next) = self.next_to_go() else {
+    /// Says that whoever has knocked could not be taken in, for a reason that somebody's end may
+    /// remove: no descriptor is left. False if nobody stands here.
+    ///
+    /// If one of the callers has had a good share of its time it is dropped, and
+    /// [`Self::wait`] will report it; else there is no [`Event::Knock`] until one has gone, or for
+    /// a moment.
+    pub fn shut(&mut self, why: &str) -> bool {
+        if self.callers.is_empty() {
             return false;
+        }
+        let old = |caller: &Caller| {
+            let left = caller.until.saturating_duration_since(Instant::now());
+            self.patience.saturating_sub(left) >= self.patience / SHARE
         };
-        let caller = self.callers.remove(next);
-        self.events.push(Event::Dropped(caller.id, why.to_owned()));
+        let mut callers = self.callers.iter();
+        let silent = callers.position(|caller| caller.heard == 0 && old(caller));
+        match silent.or_else(|| self.callers.iter().position(old)) {
+            Some(next) => self.drop_caller(next, why),
+            None => self.shut = Some(Instant::now() + SHUT),
+        }
         true
+    }
+
+    /// Drops the caller that has been silent for longest, else the one that has been here for
+    /// longest, if there is one.
+    fn evict(&mut self, why: &str) {
+        if let Some(next) = self.next_to_go() {
+            self.drop_caller(next, why);
+        }
+    }
+
+    fn drop_caller(&mut self, index: usize, why: &str) {
+        let caller = self.callers.remove(index);
+        self.shut = None;
+        self.events.push(Event::Dropped(caller.id, why.to_owned()));
     }
 
     fn next_to_go(&self) -> Option<usize> {
@@ -299,13 +338,13 @@ impl Porch {
             let now = Instant::now();
             let patience = self.callers.iter().map(|caller| caller.until).min();
             let patience = patience.map(|until| until.saturating_duration_since(now));
-            let full = self.full_for(now);
-            let timeout = [deadline.left(), patience, full]
+            let closed = self.closed_for(now);
+            let timeout = [deadline.left(), patience, closed]
                 .into_iter()
                 .flatten()
                 .min();
             // With nobody to be let in the door is watched for its end only.
-            let knocks = full.map_or(Interest::Read, |_| Interest::HangUp);
+            let knocks = closed.map_or(Interest::Read, |_| Interest::HangUp);
             let watched: Vec<_> = std::iter::once((door, knocks))
                 .chain(
                     self.callers
@@ -347,6 +386,12 @@ impl Porch {
         }
     }
 
+    /// How long nobody can be let in; none if somebody can.
+    fn closed_for(&self, now: Instant) -> Option<Duration> {
+        let shut = self.shut.map(|until| until.saturating_duration_since(now));
+        self.full_for(now).max(shut.filter(|left| !left.is_zero()))
+    }
+
     /// How long it takes until somebody has to make room; none if there is some, or if it is time.
     fn full_for(&self, now: Instant) -> Option<Duration> {
         if self.callers.len() < self.room {
@@ -364,6 +409,7 @@ impl Porch {
             Ok(true) => Event::Admitted(caller.id, caller.socket),
             Err(fault) => {
                 caller.say_goodbye();
+                self.shut = None;
                 match fault {
                     Fault::Refusal(refusal) if refusal.is_about_the_key() => {
                         Event::Refused(caller.id, refusal.to_string())
@@ -550,7 +596,7 @@ mod tests {
             assert!(matches!(event(&mut porch, &door), Event::Dropped(id, _) if id == expected));
             nothing(&mut porch, &door);
         }
-        assert!(porch.evict("all speak: the first one goes"));
+        porch.evict("all speak: the first one goes");
         assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
     }
 
@@ -569,6 +615,44 @@ mod tests {
         porch.callers[0].until += UNDISTURBED;
         drop(peer);
         assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+    }
+
+    #[test]
+    fn without_descriptors_callers_are_spared_for_a_share_of_their_time() {
+        let (door, street) = door();
+        raw(&street, b"knock");
+        let mut porch = porch(LONG, 10);
+        assert!(!porch.shut("nobody is here"));
+        let mut peers = Vec::new();
+        for id in 1..=3 {
+            let (here, there) = socket::socket_pair().unwrap();
+            porch.add(id, here, None).unwrap();
+            peers.push(there);
+        }
+        // All are young: nobody has to go, and nobody comes in.
+        assert!(porch.shut("there is no descriptor"));
+        assert_eq!(porch.len(), 3);
+        porch.shut = Some(Instant::now() + LONG);
+        nothing(&mut porch, &door);
+        // One has left, and with it a descriptor.
+        drop(peers.remove(0));
+        assert!(matches!(event(&mut porch, &door), Event::Dropped(1, _)));
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+        // Descriptors may come from elsewhere: it is tried again soon.
+        assert!(porch.shut("there is no descriptor"));
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+        assert_eq!(porch.len(), 2);
+        // One who has been silent for long goes, and not who came before it and has spoken.
+        raw(&peers[0], b"\0");
+        assert!(matches!(event(&mut porch, &door), Event::Knock));
+        for caller in &mut porch.callers {
+            caller.until -= LONG / SHARE;
+        }
+        assert!(porch.shut("it had its time"));
+        assert!(matches!(event(&mut porch, &door), Event::Dropped(3, why) if why.contains("time")));
+        assert!(porch.shut("it had its time"));
+        assert!(matches!(event(&mut porch, &door), Event::Dropped(2, _)));
         assert!(matches!(event(&mut porch, &door), Event::Knock));
     }
 }

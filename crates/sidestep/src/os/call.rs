@@ -66,6 +66,7 @@ calls! {
     Shutdown = "shutdown",
     Socket = "socket",
     Socketpair = "socketpair",
+    Sysinfo = "sysinfo",
     Waitid = "waitid",
     Waitpid = "waitpid",
     Writev = "writev",

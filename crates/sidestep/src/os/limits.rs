@@ -11,6 +11,8 @@ use super::call::{Call, call};
 pub enum Resource {
     /// Bytes of its address space (`RLIMIT_AS`).
     AddressSpace,
+    /// Bytes of a file that it makes larger (`RLIMIT_FSIZE`).
+    FileSize,
     /// Open descriptors (`RLIMIT_NOFILE`).
     Descriptors,
     /// Processes and threads of its user (`RLIMIT_NPROC`).
@@ -24,6 +26,7 @@ pub enum Resource {
 pub fn limit(resource: Resource) -> Option<u64> {
     let number = match resource {
         Resource::AddressSpace => libc::RLIMIT_AS,
+        Resource::FileSize => libc::RLIMIT_FSIZE,
         Resource::Descriptors => libc::RLIMIT_NOFILE,
         Resource::Processes => libc::RLIMIT_NPROC,
     };
@@ -56,6 +59,14 @@ pub fn way_out(refusal: &io::Error) -> String {
             text,
             "; the machine has no more files to open: close some, or raise fs.file-max"
         ),
+        Some(libc::EFBIG) => {
+            let most = limit(Resource::FileSize).unwrap_or_default();
+            write!(
+                text,
+                "; this process may have files of {most} bytes (RLIMIT_FSIZE): raise the limit \
+                 (ulimit -f)"
+            )
+        }
         Some(libc::ENOMEM) => match limit(Resource::AddressSpace) {
             Some(most) => write!(
                 text,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use super::call::{Call, call, call_std, text};
+use super::limits;
 
 /// Device and inode of an open file: what is behind a descriptor's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +97,12 @@ pub fn seal_against_shrinking(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Lets the file grow to `size` bytes; sparse, so no memory is taken yet.
 ///
 /// # Errors
-/// What ftruncate(2) says.
+/// What ftruncate(2) says. `EFBIG`, if the process may have no files of that size, comes without
+/// the signal `SIGXFSZ`, which would end a program that does not ignore it.
 pub fn grow(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    if limits::limit(limits::Resource::FileSize).is_some_and(|most| size > most) {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     loop {
         let grown = call(Call::Ftruncate, || {
             // SAFETY: a system call without pointers.
@@ -219,7 +224,8 @@ impl Drop for Mapping {
     }
 }
 
-/// Memory of the machine and what is available of it, in bytes (`/proc/meminfo`).
+/// Memory of the machine and what is available of it, in bytes. That is told by /proc/meminfo
+/// only: without /proc it is taken for all of it.
 pub fn machine() -> (u64, u64) {
     let text = text("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
@@ -230,8 +236,26 @@ pub fn machine() -> (u64, u64) {
             .ok()
             .map(|kib| kib * 1024)
     };
-    let total = field("MemTotal:").unwrap_or(1 << 32);
+    let total = installed()
+        .or_else(|| field("MemTotal:"))
+        .unwrap_or(1 << 32);
     (total, field("MemAvailable:").unwrap_or(total))
+}
+
+/// Memory of the machine in bytes.
+///
+/// # References
+/// sysinfo(2)
+fn installed() -> Option<u64> {
+    let mut found = core::mem::MaybeUninit::<libc::sysinfo>::uninit();
+    call(Call::Sysinfo, || {
+        // SAFETY: `found` is large enough.
+        unsafe { libc::sysinfo(found.as_mut_ptr()) }
+    })
+    .ok()?;
+    // SAFETY: initialised, as the call has succeeded.
+    let found = unsafe { found.assume_init() };
+    Some(found.totalram * u64::from(found.mem_unit))
 }
 
 /// Memory that a process's control groups leave to it, in bytes.

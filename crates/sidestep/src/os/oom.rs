@@ -1,6 +1,6 @@
 //! How many processes the kernel has killed for want of memory.
 
-use std::fs;
+use super::call::text;
 
 /// Processes that the kernel has killed since boot as memory ran out: those of this process's
 /// memory control group, or, where that does not count them, of the whole machine. 0 if unknown.
@@ -11,7 +11,7 @@ use std::fs;
 /// `Documentation/admin-guide/cgroup-v2.rst`, `memory.events`;
 /// `Documentation/admin-guide/cgroup-v1/memory.rst`, `memory.oom_control`; proc(5), `/proc/vmstat`.
 pub fn kills() -> u64 {
-    let read = |path: &str| fs::read_to_string(path).ok();
+    let read = |path: &str| text(path).ok();
     read("/proc/self/cgroup")
         .and_then(|groups| in_group(&groups, read))
         .or_else(|| counter(&read("/proc/vmstat")?))

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::call::{Call, call};
+use super::call::{Call, call, text};
 use super::memory::{self, Mapping};
 use super::robust::{Locked, RobustWord};
 use super::{futex, process, socket};
@@ -81,6 +81,14 @@ pub fn features() -> Vec<Feature> {
             false,
             "memory that became free is kept for later use and not given back to the machine",
             gives_back(),
+        ),
+        feature(
+            "/proc",
+            false,
+            "how much memory the machine has left and what a control group may use is not known: \
+             the out-of-memory killer may come first, and no error names it; the place of a \
+             killed process may be taken for one that lives, if its number is used again",
+            text("/proc/self/stat").map(drop),
         ),
         feature(
             "close_range",

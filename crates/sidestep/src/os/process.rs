@@ -57,7 +57,9 @@ pub fn start_time(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
-/// How the process ended, if it has and waits to be reaped. A start time of 0 is not known.
+/// How the process ended, if it has and waits to be reaped. A start time of 0 is not known, and
+/// neither is an exit code of 0: the kernel shows that to whoever may not look into the process,
+/// as after a change of its user.
 ///
 /// # References
 /// proc(5), `/proc/[pid]/stat`, fields 3 and 52.
@@ -67,7 +69,7 @@ pub fn exit_of(pid: u32, start_time_then: u64) -> Option<Exit> {
     let same = start_time_then == 0 || number(22)? == start_time_then;
     let ended = matches!(fields.first()?.as_str(), "Z" | "X");
     let status = number(52)? as i32;
-    (same && ended).then(|| Exit::of(status))
+    (same && ended && status != 0).then(|| Exit::of(status))
 }
 
 /// A descriptor that polls readable when the process has ended; close-on-exec.

@@ -8,12 +8,16 @@
 //! stale handle finds a generation that is not its own, never somebody's data.
 
 use super::family::Family;
-use super::layout::{EXTENT, block, class, header};
+use super::layout::{EXTENT, HEAP, block, class, header};
 use super::ledger::Txn;
 use super::refs::Ref;
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::os::limits::{self, Resource};
 use crate::os::memory;
+
+/// What stands in the way where the limit of files does.
+const TOO_LARGE: &str = " and this process may make no larger files (RLIMIT_FSIZE, ulimit -f)";
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,13 +189,18 @@ impl Txn<'_> {
             let target = end
                 .max(file_end + EXTENT.max(file_end / 4))
                 .next_multiple_of(EXTENT);
-            let target = if target > reserve {
+            let most = reserve.min(limits::limit(Resource::FileSize).unwrap_or(u64::MAX));
+            let target = if target > most {
                 end.next_multiple_of(4096)
             } else {
                 target
             };
-            if target > reserve {
-                let hint = " and its address space is used up";
+            if target > most {
+                let hint = if target > reserve {
+                    " and its address space is used up"
+                } else {
+                    TOO_LARGE
+                };
                 return Err(self.out_of_memory(size, hint));
             }
             self.family.grow_file(target)?;
@@ -207,8 +216,16 @@ impl Txn<'_> {
     fn check_growth(&mut self, size: u64, pressed: bool) -> Result<()> {
         let used = self.get(header::USED);
         let counted = if pressed { self.in_use() } else { used };
-        if counted + size > self.get(header::LIMIT) {
-            return Err(self.out_of_memory(size, ""));
+        let limit = self.get(header::LIMIT);
+        if counted + size > limit {
+            // Where it is the size of files that has made the limit what it is, more is no help.
+            let files = limits::limit(Resource::FileSize);
+            let hint = if files.is_some_and(|files| HEAP + limit >= files) {
+                TOO_LARGE
+            } else {
+                ""
+            };
+            return Err(self.out_of_memory(size, hint));
         }
         // The kernel's out-of-memory killer frees nothing of a shared file, so it must not come
         // to that: look at what is left before each extent.

@@ -79,24 +79,40 @@ pub struct Ceiling {
     pub group: Option<u64>,
     /// Limit of the address space.
     pub space: Option<u64>,
+    /// Limit of the size of a file, such as the arena is.
+    pub files: Option<u64>,
 }
 
+/// The smallest size of the arena's file: where files have to be smaller there is no arena.
+const LEAST: u64 = HEAP + EXTENT;
+// So it is called in what users read.
+const _: () = assert!(LEAST == 32 << 20);
+
 /// The ceiling of a family that is founded now: what the user asks for, or else half of what the
-/// machine or the control group has, and at most an eighth of the address space.
+/// machine or the control group has, and at most an eighth of the address space. No more than a
+/// file may hold in any case; 0 if that is too little for an arena.
 pub fn ceiling() -> Ceiling {
     let (machine, _) = memory::machine();
     let group = memory::control_group().map(|group| group.limit);
     let space = limits::limit(limits::Resource::AddressSpace);
+    let files = limits::limit(limits::Resource::FileSize);
     let asked = bytes_from_environment("SIDESTEP_ARENA_LIMIT");
+    let room = match files {
+        Some(files) if files < LEAST => 0,
+        Some(files) => files - HEAP,
+        None => u64::MAX,
+    };
     let half = machine.min(group.unwrap_or(u64::MAX)) / 2;
     Ceiling {
         limit: asked
             .unwrap_or_else(|| half.min(space.unwrap_or(u64::MAX) / 8))
-            .max(2 * EXTENT),
+            .max(2 * EXTENT)
+            .min(room),
         asked,
         machine,
         group,
         space,
+        files,
     }
 }
 
@@ -229,27 +245,22 @@ impl Family {
         let wish = bytes_from_environment("SIDESTEP_ARENA_RESERVE").unwrap_or_else(|| {
             space.map_or(limit.saturating_mul(16).max(PLENTY), |space| space / 4)
         });
-        let mut reserve = wish
-            .clamp(HEAP + 2 * EXTENT, 1 << 42)
-            .next_multiple_of(EXTENT);
+        let mut reserve = wish.clamp(LEAST + EXTENT, 1 << 42).next_multiple_of(EXTENT);
 
         let fd = memory::memfd(c"sidestep")
             .map_err(Error::os("cannot make the arena (memfd_create)"))?;
-        memory::grow(fd.as_fd(), HEAP + EXTENT)
-            .map_err(Error::os("cannot make the arena larger (ftruncate)"))?;
+        memory::grow(fd.as_fd(), LEAST).map_err(Error::os(
+            "cannot make the arena, a file of 32 MiB at the least (ftruncate)",
+        ))?;
         memory::seal_against_shrinking(fd.as_fd())
             .map_err(Error::os("cannot seal the arena (fcntl)"))?;
         let mapping = loop {
             match Mapping::shared(fd.as_fd(), reserve as usize) {
                 Ok(mapping) => break mapping,
-                Err(error) if reserve <= HEAP + 2 * EXTENT => {
+                Err(error) if reserve <= LEAST + EXTENT => {
                     return Err(Error::os("no address space for the arena (mmap)")(error));
                 }
-                Err(_) => {
-                    reserve = (reserve / 2)
-                        .max(HEAP + 2 * EXTENT)
-                        .next_multiple_of(EXTENT)
-                }
+                Err(_) => reserve = (reserve / 2).max(LEAST + EXTENT).next_multiple_of(EXTENT),
             }
         };
         let (identity, _) =
@@ -259,7 +270,7 @@ impl Family {
             (header::REVISION, REVISION),
             (header::RESERVE, reserve),
             (header::LIMIT, limit.min(reserve)),
-            (header::FILE_END, HEAP + EXTENT),
+            (header::FILE_END, LEAST),
             (header::TOP, HEAP),
             (header::MAGIC, MAGIC),
         ] {

@@ -84,6 +84,11 @@ impl Barrier {
             _ => {
                 let index = self.arrived.load(Relaxed);
                 if index + 1 >= self.parties.load(Relaxed) {
+                    if self.waiters.has_dead(family) {
+                        // Nobody has cleaned up after it yet; who was here is here no more.
+                        self.break_now();
+                        return Arrival::Broken;
+                    }
                     self.actor.store(family.me().word(), Relaxed);
                     crash::point("barrier: actor known");
                     self.state.store(ACTING, SeqCst);

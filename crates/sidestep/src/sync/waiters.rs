@@ -221,6 +221,14 @@ impl Waiters {
             .any(|node| node.word.load(Relaxed) == who.word())
     }
 
+    /// Whether a process has ended that waits without an answer.
+    pub fn has_dead(&self, family: &impl Population) -> bool {
+        self.used().iter().any(|node| {
+            let word = node.word.load(Relaxed);
+            word != 0 && word & (PASSED | BROKEN) == 0 && family.is_dead(Stamp::of_word(word))
+        })
+    }
+
     /// Frees the nodes of a dead process.
     pub fn bereave(&self, dead: Stamp) {
         for node in self.used() {

@@ -1,4 +1,4 @@
-"""Programs that run into a limit, are told so, and go on: `python programs.py NAME ARGUMENT...`.
+"""Programs that run into a limit, are told so, and go on: `python limited.py NAME ARGUMENT...`.
 
 Each is a process of its own, as a limit cannot be raised again by whoever has lowered it for good,
 and as some of them are about the first thing that a program does. Prints "done" at its end.
@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 import sidestep
 from sidestep import _sidestep
 from sidestep.connection import Listener
+from sidestep.pool import Pool, ThreadPool
+from sidestep.resource_tracker import _resource_tracker
+from sidestep.shared_memory import SharedMemory
 
 MIB = 1 << 20
 
@@ -34,6 +38,13 @@ def usage() -> dict[str, int]:
     found = _sidestep.usage()
     assert found is not None
     return found
+
+
+class Replaced(Pool):
+    """One that replaces a part of the standard library's pool, and so gets its workings."""
+
+    def _get_sentinels(self) -> list[Any]:
+        return super()._get_sentinels()
 
 
 # --- descriptors ------------------------------------------------------------------------------
@@ -101,6 +112,19 @@ def use_queue(_: str) -> None:
         queue.close()
 
 
+def use_block(_: str) -> None:
+    # Each time with a tracker that has to be started.
+    try:
+        block = SharedMemory(create=True, size=8)
+        try:
+            SharedMemory(block.name).close()
+        finally:
+            block.close()
+            block.unlink()
+    finally:
+        _resource_tracker._stop()
+
+
 def use_listener(_: str) -> None:
     with Listener(None, "AF_UNIX", authkey=None) as listener:
         pass
@@ -166,6 +190,59 @@ def address_space(size: str) -> None:
     assert queue.get() == "item"
 
 
+def file_size(size: str) -> None:
+    """Found a family and share things where files may not be large."""
+    # As in a program that is not Python's: the signal would end it.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    most = int(size) * MIB
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        use_pool("fork")
+    except MemoryError as error:
+        print(error)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            SharedMemory(create=True, size=most + 1)
+        except OSError as refused:
+            assert refused.errno == errno.EFBIG and "ulimit -f" in str(refused), refused
+        else:
+            raise AssertionError("the limit was not kept")
+        assert str(most) in str(error) and "ulimit -f" in str(error), error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        use_pool("fork")
+        return
+    assert usage()["limit"] < most
+    run_out_of_files()
+
+
+def file_size_later() -> None:
+    """The arena of a family that was founded where files may be large."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    use_pool("fork")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * MIB, hard))
+    run_out_of_files()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert len(sidestep.RawArray("b", 60 * MIB)) == 60 * MIB
+
+
+def run_out_of_files() -> None:
+    queue: Any = sidestep.Queue()
+    for count in range(100):  # noqa: B007
+        try:
+            queue.put(bytes(MIB))
+        except MemoryError as error:
+            assert "RLIMIT_FSIZE" in str(error) and "ulimit -f" in str(error), error
+            break
+    else:
+        raise AssertionError("the limit was not kept")
+    assert count > 3
+    for _ in range(count):
+        assert len(queue.get()) == MIB
+    use_pool("fork")
+
+
 def growing_sizes() -> None:
     """Share ever larger things, one at a time, under a limit of the address space."""
     resource.setrlimit(resource.RLIMIT_AS, (2 << 30, resource.RLIM_INFINITY))
@@ -207,6 +284,54 @@ def too_many_processes(method: str) -> None:
         assert usage()["processes"] <= before
     # The program goes on.
     use_queue(method)
+
+
+def no_threads(what: str) -> None:
+    """As a user who may start some of what it takes, and not all."""
+    makers: dict[str, Callable[[], object]] = {
+        "Pool": lambda: sidestep.Pool(2),
+        "ThreadPool": lambda: ThreadPool(4),
+        "ClassicPool": lambda: Replaced(2),
+    }
+    refused = 0
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    os.setresuid(61235, 61235, 61235)
+    for room in range(2, 20):
+        resource.setrlimit(resource.RLIMIT_NPROC, (room, hard))
+        try:
+            pool: Any = makers[what]()
+        except (RuntimeError, BlockingIOError) as error:
+            assert "RLIMIT_NPROC" in str(error), error
+            refused += "can't start new thread" in str(error)
+        else:
+            pool.terminate()
+            pool.join()
+            break
+        assert sidestep.active_children() == []
+        # Those that were started are ending.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
+    else:
+        raise AssertionError("never enough")
+    assert refused, "it takes no thread at all"
+
+
+def no_feeder(kind: str) -> None:
+    """A lazy map that can have no thread for its input."""
+    pool = sidestep.Pool(2)
+    os.setresuid(61235, 61235, 61235)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    for _ in range(2):
+        try:
+            pool.imap(double, [1, 2], buffersize=1 if kind == "bounded" else None)
+        except RuntimeError as error:
+            assert "RLIMIT_NPROC" in str(error), error
+        else:
+            raise AssertionError("the limit was not kept")
+    assert pool.map(double, [1, 2]) == [2, 4]
+    pool.close()
+    pool.join()
 
 
 # --- the arena ---------------------------------------------------------------------------------
@@ -305,6 +430,22 @@ def unread_queue() -> None:
     for _ in range(count):
         assert queue.get() == item
     queue.put(item)
+
+
+def large_block() -> None:
+    """A named block that is too large for a control group, and then one that is not."""
+    for size in (400 * MIB, 62 * MIB):
+        try:
+            SharedMemory(create=True, size=size)
+        except OSError as error:
+            assert error.errno == errno.ENOMEM
+            print(error)
+        else:
+            raise AssertionError(f"there were {size} bytes")
+    block = SharedMemory(create=True, size=20 * MIB)
+    block.buf[-1] = 1
+    block.close()
+    block.unlink()
 
 
 # --- /dev/shm ----------------------------------------------------------------------------------
