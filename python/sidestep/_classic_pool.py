@@ -183,7 +183,6 @@ class _Crew:
         self.pid = os.getpid()
         self.jobs, self._tasks = pool._cache, pool._taskqueue
         self.exporter = pool._make_exporter()
-        self.feeding = 0
         self.threads: list[Any] = []
         self.workers = pool._pool
 
@@ -233,6 +232,11 @@ class _Crew:
             "a pool that replaces parts of the original's cannot cancel a call: terminate() it"
         )
 
+    def fail_late(self) -> None:
+        """End what was submitted when all calls had been ended before."""
+        if self.has_stopped:
+            self.fail(_terminated())
+
     def fail(self, error: BaseException) -> None:
         """End every call that is open with an error."""
         _fail(self.jobs, error)
@@ -280,22 +284,6 @@ class ClassicPool(Pool):
         except BaseException:
             self._abandon()
             raise
-        self._terminate = util.Finalize(
-            self,
-            self._terminate_pool,
-            args=(
-                self._taskqueue,
-                self._inqueue,
-                self._outqueue,
-                self._pool,
-                self._change_notifier,
-                self._worker_handler,
-                self._task_handler,
-                self._result_handler,
-                self._cache,
-            ),
-            exitpriority=15,
-        )
         self._state = RUN
 
     def _start_handlers(self) -> None:
@@ -318,6 +306,22 @@ class ClassicPool(Pool):
         self._result_handler = self._thread(
             ClassicPool._handle_results, (self._outqueue, self._quick_get, self._cache)
         )
+        self._terminate = util.Finalize(
+            self,
+            self._terminate_pool,
+            args=(
+                self._taskqueue,
+                self._inqueue,
+                self._outqueue,
+                self._pool,
+                self._change_notifier,
+                self._worker_handler,
+                self._task_handler,
+                self._result_handler,
+                self._cache,
+            ),
+            exitpriority=15,
+        )
 
     def _abandon(self) -> None:
         """End what was started of a pool that could not be started as a whole."""
@@ -326,7 +330,9 @@ class ClassicPool(Pool):
         self._change_notifier.put(None)
         self._taskqueue.put(None)
         for thread in self._crew.threads:
-            thread.join()
+            # The last one may not have started.
+            if thread.is_alive():
+                thread.join()
         if isinstance(self, ThreadPool):
             for _ in self._pool:
                 self._inqueue.put(None)
@@ -336,9 +342,9 @@ class ClassicPool(Pool):
         # Daemonic, and without a reference to the pool, which could else never be dropped.
         thread: Any = threading.Thread(target=target, args=args, daemon=True)
         thread._state = RUN
+        self._crew.threads.append(thread)
         with util._naming_thread_limits(thread):
             thread.start()
-        self._crew.threads.append(thread)
         return thread
 
     def _default_context(self) -> Any:

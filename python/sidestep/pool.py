@@ -12,6 +12,7 @@ A subclass that overrides the workings of the standard library's pool gets those
 import collections
 import contextlib
 import itertools
+import numbers
 import os
 import queue
 import reprlib
@@ -47,6 +48,10 @@ job_counter = itertools.count()
 
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
+
+#: How soon it looks again after one of them has died: the next task may kill the next. Then it
+#: takes twice as long each time, until that is as long as ever.
+_LOOK_AGAIN = 0.001
 
 #: How often all workers of a pool may end before they can take a task, until it gives up: by
 #: their own fault, and by anybody's.
@@ -565,6 +570,11 @@ class ApplyResult(_original.Root, Generic[_T]):
         pool._crew.cancel(self)
         return self._finish(False, _cancelled())
 
+    def _forget(self) -> None:
+        """Have nobody wait for the call's end: it was interrupted, and has no result."""
+        self._cache.pop(self._job, None)
+        self._pool = None
+
     def _position(self, index: int) -> int | range | None:
         """Where task `index` stands among the items of a map."""
         return None
@@ -816,7 +826,10 @@ class _Crew:
         self.workers: list[Any] = []
         self.lines: dict[int, Any] = {}
         self.state = INIT
-        self.jobs: dict[int, Any] = {}
+        #: The jobs that have not ended. What a job waits for keeps it: its tasks, the taking of its
+        #: input, who submits it. One that nothing of that is left of, since the call that made it
+        #: was interrupted, is gone from here by itself.
+        self.jobs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         #: Behind each number that was submitted and not yet reported: the job, the task's index in
         #: it, the task itself if it may be needed again, and how often it was submitted.
         self.open: dict[int, tuple[Any, int, Any, int]] = {}
@@ -836,7 +849,6 @@ class _Crew:
         self.broken: WorkerLostError | None = None
         # Not for `terminate`, which may come from anywhere.
         self.repairing = threading.RLock()
-        self.feeding = 0
         self.retiring: set[int] = set()
         # Daemonic, and knows the crew only: it neither keeps the program nor the pool alive.
         self.handler = threading.Thread(
@@ -847,6 +859,19 @@ class _Crew:
     def has_stopped(self) -> bool:
         """Whether no task will be done any more."""
         return self.state == TERMINATE or self.broken is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no tasks, nor a lazy map that may have more of them."""
+        if self.open or any(getattr(job, "_length", 0) is None for job in self.list_jobs()):
+            return False
+        # The last one may have come before its map's input was found to be at its end.
+        return not self.open
+
+    def list_jobs(self) -> list[Any]:
+        """Return the jobs that have not ended."""
+        # Made of a list: others may add to the jobs in the meantime.
+        return [job for known in self.jobs.valuerefs() if (job := known()) is not None]
 
     def export(self, func: Callable[..., Any]) -> Any:
         """Return what to send for a function, so that the workers have it."""
@@ -882,7 +907,10 @@ class _Crew:
             self.core.submit_packed(packed, self.open, (job, index, packed, 1))
         else:
             self.core.submit(task, self.open, (job, index, None, 1))
-        # Who ended all jobs did so before or after; in neither case may this one be left over.
+        self.fail_late()
+
+    def fail_late(self) -> None:
+        """End what was submitted when all jobs had been ended before."""
         if self.state == TERMINATE:
             self.fail(_terminated())
         elif self.broken is not None:
@@ -1085,12 +1113,13 @@ class _Crew:
     def handle(self) -> None:
         """The handler's life: results, callbacks, workers."""
         looked = time.monotonic()
+        look_every = _LOOK_EVERY
         while self.state != TERMINATE:
-            patience = _LOOK_EVERY
+            patience = look_every
             if self.task_timeout is not None:
                 patience = min(patience, max(self.due - time.monotonic(), 0))
             self.deliver_all(patience)
-            done = self.state == CLOSE and not self.open and not self.feeding
+            done = self.state == CLOSE and self.is_idle
             if self.condemned or (self.task_timeout is not None and time.monotonic() >= self.due):
                 self.end_tasks()
             if done and not self.retiring:
@@ -1101,9 +1130,10 @@ class _Crew:
                     if gone := self.lines.get(self.retiring.pop()):
                         gone.join(_LOOK_EVERY)
                 self.look_after()
-            elif time.monotonic() - looked >= _LOOK_EVERY:
+            elif time.monotonic() - looked >= look_every:
+                found = self.look_after()
+                look_every = _LOOK_AGAIN if found else min(2 * look_every, _LOOK_EVERY)
                 looked = time.monotonic()
-                self.look_after()
         while self.state == CLOSE and self.lines:
             if self.condemned:
                 self.end_tasks()
@@ -1111,26 +1141,29 @@ class _Crew:
                 gone.join(_LOOK_EVERY)
             self.dismiss_dead()
 
-    def look_after(self) -> None:
-        """Replace the dead."""
-        if not self.dismiss_dead() or self.state not in (RUN, CLOSE):
-            return
-        if self.state == CLOSE and not self.open and not self.feeding:
-            return
+    def look_after(self) -> bool:
+        """Replace the dead; tell whether there were any."""
+        if not self.dismiss_dead():
+            return False
+        if self.state not in (RUN, CLOSE) or (self.state == CLOSE and self.is_idle):
+            return True
         if self.broken is not None:
             self.fail(self.broken)
-            return
+            return True
         try:
             self.fill()
         except Exception as error:
             # No process could be started: what waits for one would wait for ever if all are gone.
             if not self.lines:
                 self.fail(error)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """End every job that is still open with an error."""
+        # Listed first: what is open may be all that keeps them.
+        jobs = self.list_jobs()
         self.open.clear()
-        for job in list(self.jobs.values()):
+        for job in jobs:
             try:
                 job._finish(False, error)
             except Exception:
@@ -1352,16 +1385,21 @@ class Pool(_original.Root):
             core, self._processes, starter, exporter, retries, task_timeout
         )
         self._pool, self._cache = self._crew.workers, self._crew.jobs
+        self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
         try:
             self._repopulate_pool()
             self._crew.state = RUN
             _start(self._crew.handler)
+            self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
+            self._state = RUN
         except BaseException:
+            # An exception of a signal handler may have come before the crew had this one.
+            line, known = starter.latest
+            fresh = known()
+            if fresh is not None and fresh.ident is not None:
+                self._crew.lines.setdefault(line, fresh)
             self._crew.terminate()
             raise
-        self._feeder: queue.SimpleQueue[Callable[[], None] | None] | None = None
-        self._terminate = util.Finalize(self, _drop, args=(self._crew,), exitpriority=15)
-        self._state = RUN
 
     def _check_arguments(
         self,
@@ -1386,10 +1424,14 @@ class Pool(_original.Root):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
 
     @staticmethod
-    def _check_limits(retries: int, task_timeout: float | None) -> None:
-        if not isinstance(retries, int) or retries < 0:
+    def _check_limits(retries: int, task_timeout: Any) -> None:
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
             raise ValueError(f"retries must be an int of 0 or more, not {retries!r}")
-        if task_timeout is not None and not task_timeout > 0:
+        if task_timeout is not None and (
+            isinstance(task_timeout, bool)
+            or not isinstance(task_timeout, numbers.Real)
+            or not float(task_timeout) > 0
+        ):
             raise ValueError(
                 f"task_timeout must be a number of seconds above 0 or None, not {task_timeout!r}"
             )
@@ -1472,9 +1514,13 @@ class Pool(_original.Root):
         """
         self._check_running()
         result: ApplyResult[_T] = ApplyResult(self, callback, error_callback)
-        self._start(result, func)
-        self._crew.send(result, 0, _of_call(tuple(args), dict(kwds)))
-        return result
+        try:
+            self._start(result, func)
+            self._crew.send(result, 0, _of_call(tuple(args), dict(kwds)))
+            return result
+        except BaseException:
+            result._forget()
+            raise
 
     def map_async(
         self,
@@ -1566,10 +1612,14 @@ class Pool(_original.Root):
                 raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
             chunksize = 1
         result: MapResult[Any] = MapResult(self, chunksize, length, callback, error_callback)
-        self._start(result, func)
-        for index, (_, chunk) in enumerate(self._get_tasks(func, items, chunksize)):
-            self._crew.send(result, index, _of_chunk(mapper, chunk))
-        return result
+        try:
+            self._start(result, func)
+            for index, (_, chunk) in enumerate(self._get_tasks(func, items, chunksize)):
+                self._crew.send(result, index, _of_chunk(mapper, chunk))
+            return result
+        except BaseException:
+            result._forget()
+            raise
 
     @staticmethod
     def _get_tasks(func: Any, it: Iterable[Any], size: int) -> Iterator[tuple[Any, Any]]:
@@ -1594,31 +1644,26 @@ class Pool(_original.Root):
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         results = kind(self)
-        self._start(results, func)
-        results._chunksize = chunksize
-        makers = (
-            _single_tasks(iterable, results._taken)
-            if chunksize == 1
-            else self._chunk_tasks(iterable, chunksize, results._taken)
-        )
-        feed = (
-            _Feed(self._crew, results, makers)
-            if buffersize is None
-            else _BoundedFeed(self._crew, results, makers, buffersize)
-        )
         try:
+            self._start(results, func)
+            results._chunksize = chunksize
+            makers = (
+                _single_tasks(iterable, results._taken)
+                if chunksize == 1
+                else self._chunk_tasks(iterable, chunksize, results._taken)
+            )
             if buffersize is None:
-                self._feed(feed)
+                self._feed(_Feed(self._crew, results, makers))
             else:
+                feed = _BoundedFeed(self._crew, results, makers, buffersize)
                 _start(threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True))
+            if chunksize == 1:
+                return results
+            return (item for chunk in results for item in chunk)
         except BaseException:
-            # Nobody waits for what is not going to come.
-            self._crew.feeding -= 1
-            self._cache.pop(results._job, None)
+            # Nobody will ask for them, and whoever keeps the exception keeps them.
+            results._finish(False, _cancelled())
             raise
-        if chunksize == 1:
-            return results
-        return (item for chunk in results for item in chunk)
 
     def _chunk_tasks(
         self, iterable: Iterable[Any], chunksize: int, taken: list[int]
@@ -1629,16 +1674,22 @@ class Pool(_original.Root):
 
     def _feed(self, feed: "_Feed") -> None:
         """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
-        if self._feeder is None:
-            feeder: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-            _start(
-                threading.Thread(
-                    target=_feed_all, args=(feeder,), name="sidestep-pool-feeder", daemon=True
-                )
+        feeder = self._feeder
+        if feeder is None:
+            feeder = queue.SimpleQueue()
+            thread = threading.Thread(
+                target=_feed_all, args=(feeder,), name="sidestep-pool-feeder", daemon=True
             )
-            self._feeder = feeder
-            weakref.finalize(self, feeder.put, None)
-        self._feeder.put(feed)
+            try:
+                _start(thread)
+                weakref.finalize(self, feeder.put, None)
+                self._feeder = feeder
+            except BaseException:
+                # An exception of a signal handler may come when it runs already.
+                self._feeder = None
+                feeder.put(None)
+                raise
+        feeder.put(feed)
 
     # --- the end
 
@@ -1687,12 +1738,16 @@ class _Starter:
         arguments: tuple[Any, ...],
     ) -> None:
         self.pool, self.ctx, self.core, self.arguments = pool, ctx, core, arguments
+        #: The line of the worker that was started last, and a reference that does not keep it.
+        self.latest: tuple[int, Callable[[], Any]] = 0, lambda: None
 
     def __call__(self, line: int) -> Any:
-        # A worker inherits it, and lets the signal through once it is ready for it: on its way
-        # there a Ctrl-C would end in a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        # Asked for first: a handler's exception may come once the signal is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            # A worker inherits it, and lets the signal through once it is ready for it: on its
+            # way there a Ctrl-C would end in a traceback.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
             fresh = self.pool.Process(
                 self.ctx,
                 target=self.pool._life,
@@ -1700,6 +1755,7 @@ class _Starter:
             )
             fresh.name = fresh.name.replace("Process", "PoolWorker")
             fresh.daemon = True
+            self.latest = line, weakref.ref(fresh)
             fresh.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -1712,33 +1768,35 @@ class _Feed:
     def __init__(self, crew: _Crew, results: IMapIterator[Any], makers: Iterator[_Maker]) -> None:
         self._crew, self._makers = crew, makers
         self._results: Callable[[], IMapIterator[Any] | None] = lambda: results
-        crew.feeding += 1
 
     def __call__(self) -> None:
         """Take the input and submit it, until it ends or nobody wants the results."""
         count = 0
-        error: BaseException | None = None
-        try:
-            while self._may_go_on():
+        while self._may_go_on():
+            make: _Maker | None = None
+            error: BaseException | None = None
+            try:
+                make = next(self._makers, None)
+            except BaseException as raised:
+                error = raised
+            results = self._results()
+            if results is None or results._ended:
+                return
+            if make is not None:
                 try:
-                    make = next(self._makers, None)
+                    self._crew.send(results, count, make)
+                    count += 1
                 except BaseException as raised:
-                    # What came before is delivered, then this.
-                    make, error = None, raised
-                results = self._results()
-                if results is None:
-                    break
-                if make is None:
-                    if error is None:
-                        results._set_length(count)
-                    else:
-                        results._set_last(count, error)
-                    break
-                self._crew.send(results, count, make)
-                count += 1
-                del results, make
-        finally:
-            self._crew.feeding -= 1
+                    error = raised
+            if error is not None:
+                # What came before is delivered, then this.
+                results._set_last(count, error)
+                return
+            if make is None:
+                results._set_length(count)
+                return
+            del results, make
+        self._crew.fail_late()
 
     def _may_go_on(self) -> bool:
         results = self._results()
@@ -1761,10 +1819,13 @@ class _BoundedFeed(_Feed):
         for _ in range(size):
             self._room.put(None)
         results._room = self._room
-        results._cache[results._job] = weakref.proxy(results)
-        weakref.finalize(results, self._drop, results._cache, results._job).atexit = False
+        cache: Any = results._cache
+        if isinstance(cache, dict):
+            # That of a ClassicPool, which would keep them.
+            cache[results._job] = weakref.proxy(results)
+        weakref.finalize(results, self._drop, cache, results._job).atexit = False
 
-    def _drop(self, cache: dict[int, Any], job: int) -> None:
+    def _drop(self, cache: Any, job: int) -> None:
         """Nobody can ask for the results any more."""
         cache.pop(job, None)
         self._room.put(None)

@@ -1,6 +1,7 @@
 """A pool ends when it is told to, wherever that comes from; and Ctrl-C ends it once."""
 
 import gc
+import itertools
 import os
 import select
 import signal
@@ -9,15 +10,16 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import sidestep
-from sidestep import context, pool
+from sidestep import context, dummy, pool
 from sidestep.pool import WorkerLostError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,6 +28,13 @@ import pool_tasks as tasks
 from pool_ends import end, ended, worker_with
 
 TERMINATED = "terminated before"
+
+
+class InParts(pool.Pool):
+    """A pool with the workings of the standard library's."""
+
+    def _repopulate_pool(self) -> None:
+        super()._repopulate_pool()
 
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
@@ -494,5 +503,163 @@ def test_workers_take_their_workers_along(ctx: context.BaseContext, how: str) ->
         finally:
             for process in inner:
                 os.close(process)
+        made.close()
+        made.join()
+
+
+# --- an exception of a signal handler, anywhere -----------------------------------------------
+
+
+class Interruption(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt(call: Callable[[], object], moment: int) -> bool:
+    """Raise at a place in the pool's own code where a signal's handler may run, the nth of them.
+
+    Returns:
+        Whether the call has so many.
+    """
+    left = moment
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        caller = frame.f_back
+        at = caller if event == "return" and caller is not None else frame
+        if at.f_code.co_filename == pool.__file__ and event in ("call", "return", "c_return"):
+            if not left:
+                raise Interruption
+            left -= 1
+
+    # What the collector calls has nobody to raise to.
+    gc.disable()
+    sys.setprofile(watch)
+    try:
+        call()
+    except Interruption:
+        return True
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return False
+
+
+def forget_feeder(made: Any) -> None:
+    """Have the pool start another one with the next lazy map."""
+    if made._feeder is not None:
+        made._feeder.put(None)
+        made._feeder = None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda made: made.imap(tasks.square, range(3)),
+        lambda made: made.imap_unordered(tasks.square, range(3), 2),
+        lambda made: made.imap(tasks.square, range(3), buffersize=2),
+        lambda made: made.map_async(tasks.square, range(3), 1),
+        lambda made: made.apply_async(tasks.square, (3,)),
+    ],
+    ids=["imap", "imap_chunks", "imap_bounded", "map_async", "apply_async"],
+)
+def test_a_call_that_is_interrupted_anywhere_does_no_harm(call: Callable[[Any], object]) -> None:
+    made = sidestep.get_context("fork").Pool(1)
+    for moment in itertools.count():
+        forget_feeder(made)
+        if not interrupt(partial(call, made), moment):
+            break
+        assert list(made.imap(tasks.square, [2])) == [4]
+    assert moment > 10
+    made.close()
+    made.join()
+    assert not made._cache
+    assert not made._crew.open
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert gone() is None
+
+
+# One that was interrupted when it was made already is a pool that nobody has closed.
+@pytest.mark.filterwarnings("ignore:unclosed running:ResourceWarning")
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_pool_whose_making_is_interrupted_anywhere_leaves_nothing(kind: str) -> None:
+    # That no worker is left is checked after each test.
+    before = threading.active_count()
+    fork = sidestep.get_context("fork")
+    made: list[Any] = []
+    for moment in itertools.count():
+        if not interrupt(
+            lambda: made.append(fork.Pool(1) if kind == "processes" else pool.ThreadPool(1)),
+            moment,
+        ):
+            break
+    assert moment > 10
+    made[0].terminate()
+    made[0].join()
+    made.clear()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for thread in threading.enumerate():
+        if thread.name.startswith("sidestep-pool") or isinstance(thread, dummy.Process):
+            thread.join()
+    assert threading.active_count() <= before
+
+
+@pytest.fixture(params=("fails", "is interrupted"))
+def no_new_thread(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Have no thread of a pool start, or have its start end in an exception."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if request.param == "is interrupted":
+            start(thread)
+        raise Interruption
+
+    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_a_lazy_map_whose_thread_cannot_start(
+    no_new_thread: Callable[[], None], monkeypatch: pytest.MonkeyPatch, buffersize: int | None
+) -> None:
+    made = sidestep.get_context("fork").Pool(1)
+    no_new_thread()
+    # Whoever keeps the exception keeps the frames of the call.
+    with pytest.raises(Interruption) as kept:
+        made.imap(tasks.square, itertools.count(), buffersize=buffersize)
+    monkeypatch.undo()
+    assert list(made.imap(tasks.square, [2, 3], buffersize=buffersize)) == [4, 9]
+    made.close()
+    made.join()
+    assert kept.value is not None
+
+
+@pytest.mark.parametrize("made_by", [sidestep.get_context("fork").Pool, InParts, pool.ThreadPool])
+def test_a_pool_whose_thread_cannot_start_leaves_no_worker(
+    no_new_thread: Callable[[], None], monkeypatch: pytest.MonkeyPatch, made_by: Any
+) -> None:
+    no_new_thread()
+    with pytest.raises(Interruption):
+        made_by(1)
+    monkeypatch.undo()
+    assert not sidestep.active_children()
+
+
+def test_a_map_whose_input_fails_is_forgotten() -> None:
+    class Broken(Sequence[int]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, n: Any) -> Any:
+            if n == 2:
+                raise Interruption
+            return n
+
+    with sidestep.get_context("fork").Pool(1) as made:
+        with pytest.raises(Interruption):
+            made.map(tasks.square, Broken(), 1)
+        assert not made._cache
         made.close()
         made.join()

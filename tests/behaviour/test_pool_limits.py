@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import context
+from sidestep import context, pool
 from sidestep.pool import Pool, TaskCancelledError, TaskTimeoutError, ThreadPool
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -102,9 +103,10 @@ def test_a_task_that_waits_its_turn_is_not_timed() -> None:
         workers.join()
 
 
-@pytest.mark.parametrize("limit", [0, -1, float("nan")])
-def test_a_limit_is_above_zero(limit: float) -> None:
-    with pytest.raises(ValueError, match="task_timeout must be"):
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), True, "x", "3", 1j, [1]])
+def test_a_limit_is_a_number_above_zero(limit: Any) -> None:
+    said = re.escape(f"must be a number of seconds above 0 or None, not {limit!r}")
+    with pytest.raises(ValueError, match=f"^task_timeout {said}$"):
         sidestep.get_context("fork").Pool(1, task_timeout=limit)
 
 
@@ -266,3 +268,23 @@ def test_a_pool_of_replaced_parts_says_what_it_cannot_do() -> None:
         with pytest.raises(NotImplementedError, match="cannot cancel"):
             result.cancel()
     workers.join()
+
+
+def test_after_a_death_the_next_is_looked_for_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    deliver_all = pool._Crew.deliver_all
+
+    def deliver(crew: Any, timeout: float) -> bool:
+        waits.append(timeout)
+        return deliver_all(crew, timeout)
+
+    monkeypatch.setattr(pool._Crew, "deliver_all", deliver)
+    with sidestep.get_context("fork").Pool(1) as made:
+        with pytest.raises(pool.WorkerLostError):
+            made.apply(os._exit, (3,))
+        # Delivered by a wait that was begun after the worker was replaced.
+        assert made.apply(tasks.square, (3,)) == 9
+        made.close()
+        made.join()
+    assert waits[0] == pool._LOOK_EVERY
+    assert pool._LOOK_AGAIN in waits

@@ -22,7 +22,7 @@ from sidestep.pool import MaybeEncodingError, RemoteTraceback, ThreadPool, Worke
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pool_tasks as tasks
-from pool_ends import end, ended, worker_with
+from pool_ends import end, ended
 
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
@@ -334,7 +334,7 @@ def test_large_arguments_are_there_for_each_try_and_no_objects(tmp_path: Path) -
         workers.join()
 
 
-@pytest.mark.parametrize("wish", [-1, 1.5, None])
+@pytest.mark.parametrize("wish", [-1, 1.5, None, True, "x", float("nan")])
 def test_retries_are_a_number(wish: Any) -> None:
     with pytest.raises(ValueError, match="retries must be"):
         sidestep.get_context("fork").Pool(1, retries=wish)
@@ -388,7 +388,7 @@ def test_idle_and_busy_workers_die_in_rows_and_nothing_else_is_lost(two: Any) ->
         stays = two.apply_async(tasks.announce_and_stay, (told,))
         _, pid = told.get()
         results = [two.apply_async(tasks.square, (n,)) for n in range(10)]
-        os.kill(worker_with(two, pid).pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerLostError) as caught:
             stays.get()
         assert caught.value.pid == pid
