@@ -570,6 +570,15 @@ class ApplyResult(_original.Root, Generic[_T]):
         pool._crew.cancel(self)
         return self._finish(False, _cancelled())
 
+    def _kept(self) -> Callable[[], "ApplyResult[_T] | None"]:
+        """What the open tasks hold of the call: itself only if it has somebody to call.
+
+        Otherwise, once nobody holds the result, nothing holds the pool.
+        """
+        if self._callback is None and self._error_callback is None:
+            return weakref.ref(self)
+        return lambda: self
+
     def _forget(self) -> None:
         """Have nobody wait for the call's end: it was interrupted, and has no result."""
         self._cache.pop(self._job, None)
@@ -699,6 +708,9 @@ class IMapIterator(_original.Root, Generic[_T]):
         return result
 
     __next__ = next
+
+    def _kept(self) -> Callable[[], "IMapIterator[_T] | None"]:
+        return weakref.ref(self)
 
     def cancel(self) -> bool:
         """As `ApplyResult.cancel`: what has arrived in its turn is still handed out before.
@@ -832,7 +844,7 @@ class _Crew:
         self.jobs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         #: Behind each number that was submitted and not yet reported: the job, the task's index in
         #: it, the task itself if it may be needed again, and how often it was submitted.
-        self.open: dict[int, tuple[Any, int, Any, int]] = {}
+        self.open: dict[int, tuple[Callable[[], Any], int, Any, int]] = {}
         self.pid = os.getpid()
         #: Workers in a row that ended before they came to take tasks, while no other had: all, and
         #: those that have nobody else to blame.
@@ -902,11 +914,12 @@ class _Crew:
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
+        kept = job._kept()
         if self.retries:
             packed = self.core.pack(task)
-            self.core.submit_packed(packed, self.open, (job, index, packed, 1))
+            self.core.submit_packed(packed, self.open, (kept, index, packed, 1))
         else:
-            self.core.submit(task, self.open, (job, index, None, 1))
+            self.core.submit(task, self.open, (kept, index, None, 1))
         self.fail_late()
 
     def fail_late(self) -> None:
@@ -936,12 +949,13 @@ class _Crew:
             if not isinstance(result, MemoryError):
                 value = MaybeEncodingError(result, "the result of a task")
                 value.__cause__ = result
-        self.hand_over(entry[0], entry[1], success, value)
+        self.hand_over(entry[0](), entry[1], success, value)
 
     def hand_over(self, job: Any, index: int, success: bool, value: Any) -> None:
-        """Give a job what came of one of its tasks."""
+        """Give a job what came of one of its tasks; it is None if nobody waits for it any more."""
         try:
-            job._set(index, (success, value))
+            if job is not None:
+                job._set(index, (success, value))
         except BaseException:
             # Even SystemExit: without the handler all other jobs would wait for ever.
             traceback.print_exc()
@@ -1003,16 +1017,18 @@ class _Crew:
         entry = self.open.pop(number, None)
         if entry is None:
             return
-        job, index, packed, tries = entry
+        kept, index, packed, tries = entry
         error: Exception
         if tries <= self.retries and not self.has_stopped:
             try:
-                self.core.submit_packed(packed, self.open, (job, index, packed, tries + 1))
+                self.core.submit_packed(packed, self.open, (kept, index, packed, tries + 1))
                 return
             except Exception as failed:
                 error = failed
+            job = kept()
         else:
-            position = job._position(index)
+            job = kept()
+            position = None if job is None else job._position(index)
             what = f"while it ran {_name_of(position)}"
             error = _lost(gone, what, position, starved, tries)
             error.__cause__ = words
@@ -1056,7 +1072,7 @@ class _Crew:
 
     def cancel(self, job: Any) -> None:
         """Have no task of the job run any more."""
-        numbers = {number for number, entry in list(self.open.items()) if entry[0] is job}
+        numbers = {number for number, entry in list(self.open.items()) if entry[0]() is job}
         for number in numbers:
             self.open.pop(number, None)
         # From here on each of them will never be taken, or is on the board, or is done.
@@ -1099,8 +1115,9 @@ class _Crew:
     def report_overrun(self, number: int, killed: Any) -> None:
         """Report a task that ran for too long."""
         entry = self.open.pop(number, None)
-        if entry is not None:
-            job, index, *_ = entry
+        job = None if entry is None else entry[0]()
+        if entry is not None and job is not None:
+            index = entry[1]
             position = job._position(index)
             error = TaskTimeoutError(
                 f"{_name_of(position)} ran longer than {self.task_timeout} seconds: its worker "
