@@ -37,7 +37,7 @@ def double(number: int) -> int:
 def usage() -> dict[str, int]:
     found = _sidestep.usage()
     assert found is not None
-    return found
+    return dict(found)
 
 
 class Replaced(Pool):
@@ -58,7 +58,7 @@ def open_descriptors() -> dict[int, str]:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
-    return found
+    return dict(found)
 
 
 def leave_free(count: int) -> None:
