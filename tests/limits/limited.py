@@ -44,7 +44,8 @@ class Replaced(Pool):
     """One that replaces a part of the standard library's pool, and so gets its workings."""
 
     def _get_sentinels(self) -> list[Any]:
-        return super()._get_sentinels()
+        sentinels: list[Any] = super()._get_sentinels()
+        return sentinels
 
 
 # --- descriptors ------------------------------------------------------------------------------
