@@ -11,7 +11,7 @@ use sidestep::shm::Envelope;
 
 use crate::error::to_py;
 use crate::family::{Name, export, handle};
-use crate::message;
+use crate::{memory, message};
 
 /// An object's message, kept for as long as somebody refers to it.
 #[pyclass(module = "sidestep._sidestep", frozen)]
@@ -90,20 +90,9 @@ impl FrozenView {
         // SAFETY: `view` is valid (the interpreter's promise); the range lies in the body, as was
         // just checked, which lives as long as the block, which this object keeps, of which the
         // view takes a reference; it is marked as read-only, and nobody writes to it any more.
-        let done = unsafe {
-            ffi::PyBuffer_FillInfo(
-                view,
-                slf.as_ptr(),
-                address.add(this.start).cast(),
-                this.size as ffi::Py_ssize_t,
-                1,
-                flags,
-            )
-        };
-        if done == 0 {
-            Ok(())
-        } else {
-            Err(PyErr::fetch(slf.py()))
+        unsafe {
+            let address = address.add(this.start);
+            memory::fill_view(slf.as_any(), view, address, this.size, true, flags)
         }
     }
 }

@@ -11,6 +11,37 @@ use sidestep::shm::{Kind, Ref, family};
 use crate::error::to_py;
 use crate::family::{Name, export, handle};
 
+/// Makes `view` one of `size` bytes at `address`, which holds on to `owner`.
+///
+/// # Safety
+/// `view` is the buffer structure that the interpreter hands out; the memory stays for as long as
+/// `owner` does, and is written to by nobody if it is said to be `readonly`.
+pub unsafe fn fill_view(
+    owner: &Bound<'_, PyAny>,
+    view: *mut ffi::Py_buffer,
+    address: *mut u8,
+    size: usize,
+    readonly: bool,
+    flags: c_int,
+) -> PyResult<()> {
+    // SAFETY: the caller's promises.
+    let done = unsafe {
+        ffi::PyBuffer_FillInfo(
+            view,
+            owner.as_ptr(),
+            address.cast(),
+            size as ffi::Py_ssize_t,
+            c_int::from(readonly),
+            flags,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(PyErr::fetch(owner.py()))
+    }
+}
+
 /// Zeroed memory in the arena.
 #[pyclass(module = "sidestep._sidestep", frozen, subclass)]
 pub struct Block {
@@ -67,20 +98,6 @@ impl Block {
         // SAFETY: `view` is valid (the interpreter's promise); the memory lives as long as the
         // object, of which the view takes a reference; concurrent writers are what shared memory
         // is for, and Python's views allow for them.
-        let done = unsafe {
-            ffi::PyBuffer_FillInfo(
-                view,
-                slf.as_ptr(),
-                address.cast(),
-                this.size as ffi::Py_ssize_t,
-                0,
-                flags,
-            )
-        };
-        if done == 0 {
-            Ok(())
-        } else {
-            Err(PyErr::fetch(slf.py()))
-        }
+        unsafe { fill_view(slf.as_any(), view, address, this.size, false, flags) }
     }
 }
