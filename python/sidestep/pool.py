@@ -12,7 +12,6 @@ A subclass that overrides the workings of the standard library's pool gets those
 import collections
 import contextlib
 import itertools
-import numbers
 import os
 import queue
 import reprlib
@@ -1446,7 +1445,8 @@ class Pool(_original.Root):
             raise ValueError(f"retries must be an int of 0 or more, not {retries!r}")
         if task_timeout is not None and (
             isinstance(task_timeout, bool)
-            or not isinstance(task_timeout, numbers.Real)
+            # Strings become floats as well, but are no numbers.
+            or not hasattr(task_timeout, "__float__")
             or not float(task_timeout) > 0
         ):
             raise ValueError(

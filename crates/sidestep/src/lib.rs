@@ -57,6 +57,11 @@ mod crash;
 pub mod primitive;
 pub mod sync;
 
+/// For the models: the word of a pipe's bell.
+#[cfg(loom)]
+#[allow(missing_docs)]
+#[path = "channel/bell.rs"]
+pub mod bell;
 #[cfg(not(loom))]
 pub mod channel;
 /// For the models: the words of a chain.

@@ -9,15 +9,15 @@
 use std::time::Duration;
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::{Arc, Condvar};
 use loom::thread;
-use sidestep::cursor;
 use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
 use sidestep::sync::{
     Acquired, Answer, Arrival, Barrier, Departed, Event, Gate, Lock, Mutex, Population,
     ReleaseError, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
+use sidestep::{bell, cursor};
 
 /// Runs a model; the number of times that a thread is interrupted where it need not be is bounded
 /// if `preemptions` says so; two or three find nearly all that there is to find.
@@ -666,12 +666,19 @@ impl Socket {
         *self.bytes.lock().unwrap() = 0;
     }
 
+    /// Takes one byte, if there is one, or all.
+    fn take(&self, all: bool) -> Result<(), ()> {
+        let mut bytes = self.bytes.lock().unwrap();
+        *bytes = if all { 0 } else { bytes.saturating_sub(1) };
+        Ok(())
+    }
+
     fn len(&self) -> u32 {
         *self.bytes.lock().unwrap()
     }
 }
 
-/// The rule of bells, of a pipe's and of who watches a queue: both ring, publish and settle under
+/// The rule of who watches a queue, and of a pipe that is watched: ring, publish and settle under
 /// the producers' mutex. Mutexes and cursors are the real ones.
 struct Watched {
     words: [AtomicU64; 4],
@@ -804,6 +811,222 @@ fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
         if queue.has_messages() {
             assert!(queue.socket.len() > 0);
         }
+    });
+}
+
+/// How a sender ends.
+#[derive(Clone, Copy)]
+enum End {
+    None,
+    BeforeTheBell,
+    WhileRinging,
+}
+
+/// A direction of a pipe that nobody watches, or that begins to be watched: mutexes, cursors and the
+/// bell are the real ones.
+struct Direction {
+    words: [AtomicU64; 4],
+    head: AtomicU64,
+    get_lock: Mutex,
+    put_lock: Mutex,
+    tail: AtomicU32,
+    turn: Mutex,
+    bell: AtomicU64,
+    socket: Socket,
+}
+
+impl Direction {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
+            head: AtomicU64::new(0),
+            get_lock: Mutex::new(),
+            put_lock: Mutex::new(),
+            tail: AtomicU32::new(0),
+            turn: Mutex::new(),
+            bell: AtomicU64::new(0),
+            socket: Socket {
+                bytes: loom::sync::Mutex::new(0),
+                changed: Condvar::new(),
+            },
+        })
+    }
+
+    fn ring(&self) {
+        let write = || {
+            self.socket.write();
+            Ok::<_, ()>(true)
+        };
+        bell::ring(&self.bell, write).unwrap();
+    }
+
+    /// As `pipe::Bell`; the sender may be killed once the message is there.
+    fn put(&self, process: &Process<'_>, end: End) {
+        let _ = self.put_lock.lock(process);
+        if bell::is_watched(&self.bell) {
+            self.ring();
+        }
+        let index = self.tail.load(Ordering::Relaxed);
+        self.tail.store(index + 1, Ordering::Relaxed);
+        let header = cursor::header(cursor::INLINE, 8, 0);
+        let nowhere = AtomicU64::new(0);
+        cursor::publish(&self.words[index as usize], header, &nowhere, 0);
+        fence(Ordering::SeqCst);
+        if let End::WhileRinging = end {
+            self.bell
+                .fetch_or(bell::RUNG | bell::WRITING, Ordering::SeqCst);
+        }
+        if let End::BeforeTheBell | End::WhileRinging = end {
+            return process.world.die(process.number);
+        }
+        self.ring();
+        self.put_lock.unlock();
+    }
+
+    fn has_messages(&self) -> bool {
+        let head = self.head.load(Ordering::Acquire);
+        cursor::look(&self.words[Segment::index(head)]) != 0
+            || self.head.load(Ordering::Acquire) != head
+    }
+
+    fn try_take(&self, process: &Process<'_>) -> bool {
+        let _ = self.get_lock.lock(process);
+        let head = self.head.load(Ordering::Relaxed);
+        let header = cursor::look(&self.words[Segment::index(head)]);
+        if header != 0 {
+            cursor::take(&self.head, cursor::behind(head, header));
+        }
+        self.get_lock.unlock();
+        if header != 0 && bell::is_watched(&self.bell) {
+            self.settle(process, false);
+        }
+        header != 0
+    }
+
+    /// As `End::take_bell`.
+    fn settle(&self, process: &Process<'_>, found: bool) {
+        let _ = self.turn.lock(process);
+        let has_messages = || self.has_messages();
+        if bell::is_watched(&self.bell) {
+            let _ = self.put_lock.lock(process);
+            let take = |all| self.socket.take(all);
+            bell::silence(&self.bell, found, has_messages, take).unwrap();
+            self.put_lock.unlock();
+        } else {
+            let take = || self.socket.take(false);
+            bell::hush(&self.bell, found, has_messages, take).unwrap();
+        }
+        self.turn.unlock();
+    }
+
+    fn watch(&self, process: &Process<'_>) {
+        let _ = self.turn.lock(process);
+        let _ = self.put_lock.lock(process);
+        let is_readable = || self.socket.len() > 0;
+        let take = |all| self.socket.take(all);
+        bell::watch(&self.bell, is_readable, || self.has_messages(), take).unwrap();
+        self.put_lock.unlock();
+        self.turn.unlock();
+    }
+
+    /// As `End::sleep`.
+    fn receive(&self, process: &Process<'_>) {
+        while !self.try_take(process) {
+            if bell::is_rung(&self.bell) && !self.has_messages() {
+                self.settle(process, false);
+            }
+            if self.has_messages() {
+                continue;
+            }
+            self.socket.poll();
+            if !self.has_messages() {
+                self.settle(process, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn loom_pipe_wakes_its_receiver_for_every_message() {
+    model(Some(3), || {
+        let (world, pipe) = (World::new(), Direction::new());
+        let sender = {
+            let (world, pipe) = (world.clone(), pipe.clone());
+            thread::spawn(move || {
+                pipe.put(&world.process(2), End::None);
+                pipe.put(&world.process(2), End::None);
+            })
+        };
+        pipe.receive(&world.process(1));
+        pipe.receive(&world.process(1));
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_pipe_wakes_both_its_receivers() {
+    model(Some(2), || {
+        let (world, pipe) = (World::new(), Direction::new());
+        let other = {
+            let (world, pipe) = (world.clone(), pipe.clone());
+            thread::spawn(move || pipe.receive(&world.process(2)))
+        };
+        let sender = {
+            let (world, pipe) = (world.clone(), pipe.clone());
+            thread::spawn(move || {
+                pipe.put(&world.process(3), End::None);
+                pipe.put(&world.process(3), End::None);
+            })
+        };
+        pipe.receive(&world.process(1));
+        other.join().unwrap();
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_pipe_is_rung_by_the_next_sender_when_one_was_killed() {
+    for end in [End::BeforeTheBell, End::WhileRinging] {
+        model(Some(2), move || {
+            let (world, pipe) = (World::new(), Direction::new());
+            let senders = {
+                let (world, pipe) = (world.clone(), pipe.clone());
+                thread::spawn(move || {
+                    pipe.put(&world.process(2), end);
+                    pipe.put(&world.process(3), End::None);
+                })
+            };
+            pipe.receive(&world.process(1));
+            pipe.receive(&world.process(1));
+            senders.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn loom_pipe_that_begins_to_be_watched_is_readable_while_it_has_messages() {
+    model(Some(2), || {
+        let (world, pipe) = (World::new(), Direction::new());
+        let sender = {
+            let (world, pipe) = (world.clone(), pipe.clone());
+            thread::spawn(move || {
+                pipe.put(&world.process(2), End::None);
+                pipe.put(&world.process(2), End::None);
+            })
+        };
+        pipe.watch(&world.process(1));
+        let mut taken = 0;
+        while taken < 2 {
+            pipe.socket.poll();
+            if pipe.try_take(&world.process(1)) {
+                taken += 1;
+            } else {
+                // Woken by a bell whose message is about to follow.
+                pipe.settle(&world.process(1), true);
+            }
+        }
+        sender.join().unwrap();
+        assert_eq!(pipe.socket.len(), 0);
     });
 }
 

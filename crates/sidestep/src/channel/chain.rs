@@ -31,6 +31,29 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::shm::{Entry, Envelope, Family, Kind, Note, Ref, Shared, Source, Txn, block};
 use crate::sync::{Acquired, Gate, Mutex};
 
+/// What a producer does around publishing a message, holding the producers' mutex.
+pub(crate) trait Announce<E = Error> {
+    /// The message is about to be published; a refusal prevents it.
+    fn before(&self) -> core::result::Result<(), E>;
+    /// The message is published.
+    fn after(&self) -> core::result::Result<(), E>;
+}
+
+/// Nobody is told.
+pub(crate) struct Quietly;
+
+impl Announce for Quietly {
+    #[inline]
+    fn before(&self) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn after(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// The control block of a chain: four lines of 128 bytes, so that producers and consumers do not
 /// share one.
 ///
@@ -354,10 +377,9 @@ impl Chain {
     }
 
     /// Puts a short message (at most [`INLINE_MAX`] bytes, given in `parts`), if there is room.
-    /// `announce` is called just before it is there, holding the producers' mutex.
     ///
     /// # Errors
-    /// The arena is at its ceiling, or what `announce` says; nothing was put.
+    /// The arena is at its ceiling, or `announce` refuses.
     #[inline]
     pub(crate) fn put<E: From<Error>>(
         &self,
@@ -365,7 +387,7 @@ impl Chain {
         own: u64,
         tag: u8,
         parts: &[&[u8]],
-        announce: impl FnOnce() -> core::result::Result<(), E>,
+        announce: &impl Announce<E>,
     ) -> core::result::Result<Put, E> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
         self.lock_producers(family);
@@ -395,7 +417,7 @@ impl Chain {
         let mut failure = None;
         for message in messages {
             let len = message.len() as u64;
-            match self.put_locked(family, own, tag, &[message], len, || Ok::<_, Error>(())) {
+            match self.put_locked::<Error>(family, own, tag, &[message], len, &Quietly) {
                 Ok(Put::Done(_)) => done += 1,
                 Ok(Put::Full) => break,
                 Err(error) => {
@@ -423,7 +445,7 @@ impl Chain {
         tag: u8,
         parts: &[&[u8]],
         len: u64,
-        announce: impl FnOnce() -> core::result::Result<(), E>,
+        announce: &impl Announce<E>,
     ) -> core::result::Result<Put, E> {
         if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
             return Ok(Put::Full);
@@ -441,17 +463,18 @@ impl Chain {
             .word(at + block::HEADER + end)
             .store(0, Ordering::Relaxed);
         self.ring(family);
-        announce()?;
+        announce.before()?;
         publish(
             family.word(start),
             header(INLINE, len, tag),
             &self.producer.tail,
             cursor(end, number.wrapping_add(1)),
         );
+        announce.after()?;
         Ok(Put::Done(number))
     }
 
-    /// Puts an envelope, if there is room; gives it back otherwise. `announce` as for [`Chain::put`].
+    /// Puts an envelope, if there is room; gives it back otherwise.
     ///
     /// # Errors
     /// As for [`Chain::put`]; the envelope is gone.
@@ -462,7 +485,7 @@ impl Chain {
         tag: u8,
         word: u64,
         envelope: Envelope,
-        announce: impl FnOnce() -> core::result::Result<(), E>,
+        announce: &impl Announce<E>,
     ) -> core::result::Result<core::result::Result<u32, Envelope>, E> {
         self.lock_producers(family);
         let tail = self.producer.tail.load(Ordering::Relaxed);
@@ -482,7 +505,7 @@ impl Chain {
                 .word(at + block::HEADER + end)
                 .store(0, Ordering::Relaxed);
             self.ring(family);
-            announce()?;
+            announce.before()?;
             family.transact(|txn| {
                 txn.set(start + 8, object);
                 txn.set(start + 16, word);
@@ -492,15 +515,15 @@ impl Chain {
                 txn.set(start, header(ENVELOPE, 16, tag));
                 Ok(())
             })?;
-            Ok(number)
+            Ok((number, announce.after()))
         });
         self.producer.put_lock.unlock();
         crash::point("put: envelope in, unlocked");
-        let number = placed?;
+        let (number, rung) = placed?;
         envelope.into_ref().moved();
         crate::primitive::store_load_barrier_after_rmw();
         self.waiting.items.wake_one();
-        Ok(Ok(number))
+        rung.map(|()| Ok(number))
     }
 
     /// An item is about to be published: those who watch must know before. Holding `put_lock`.

@@ -1,5 +1,6 @@
 //! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
+pub(crate) mod bell;
 mod chain;
 mod cursor;
 pub mod handshake;

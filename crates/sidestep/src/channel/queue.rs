@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Taken};
+use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Quietly, Taken};
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
@@ -117,7 +117,7 @@ impl Queue {
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<Put> {
         debug_assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_MAX);
         self.chain
-            .put(self.family(), self.object.payload(), tag, parts, || Ok(()))
+            .put(self.family(), self.object.payload(), tag, parts, &Quietly)
     }
 
     /// Puts several short messages under one lock: how many there was room for.
@@ -146,7 +146,7 @@ impl Queue {
     ) -> Result<core::result::Result<u32, Envelope>> {
         let own = self.object.payload();
         self.chain
-            .put_envelope(self.family(), own, tag, word, envelope, || Ok(()))
+            .put_envelope(self.family(), own, tag, word, envelope, &Quietly)
     }
 
     /// Says that nothing more is to come: whoever waits for items, or will, is told at once.
