@@ -17,6 +17,12 @@ from sidestep import _sidestep
 PATIENCE_S = 10.0
 
 
+def pytest_configure() -> None:
+    """Ctrl-C shall work in what the tests start, though it may be ignored where they run."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def life_line() -> None:
     """Made at the first need and kept until the process ends: so before the first comparison."""

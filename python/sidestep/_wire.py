@@ -102,7 +102,7 @@ def _dumps(obj: Any) -> Any:
     buffer = io.BytesIO()
     # Looked up late: a program may have put another pickler there.
     _pickler(reduction.ForkingPickler)(buffer).dump(obj)
-    return buffer.getbuffer()
+    return memoryview(buffer.getvalue())
 
 
 def _loads(data: bytes) -> Any:

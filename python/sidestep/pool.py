@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from . import _original, _sidestep, context, reduction, util
+from .process import BaseProcess
 
 if TYPE_CHECKING:
     from ._by_value import Exporter
@@ -1215,9 +1216,11 @@ def _end_all(processes: Iterable[Any]) -> None:
     for each in left:
         each.terminate()
     end = time.monotonic() + _GRACE
-    for each in left:
+    # Of a foreign context's processes no more is known than that they end and can be joined.
+    ours = [each for each in left if isinstance(each, BaseProcess)]
+    for each in ours:
         each.join(max(0.0, end - time.monotonic()))
-    for each in left:
+    for each in ours:
         if each.exitcode is None:
             each.kill()
     for each in left:
@@ -1412,7 +1415,7 @@ class Pool(_original.Root):
             # An exception of a signal handler may have come before the crew had this one.
             line, known = starter.latest
             fresh = known()
-            if fresh is not None and fresh.ident is not None:
+            if getattr(fresh, "ident", None) is not None:
                 self._crew.lines.setdefault(line, fresh)
             self._crew.terminate()
             raise

@@ -61,7 +61,8 @@ class ForkingPickler(pickle.Pickler):
         """Return the object's pickle."""
         buffer = io.BytesIO()
         cls(buffer, protocol).dump(obj)
-        return buffer.getbuffer()
+        # Not `getbuffer()`: a collector that comes upon both frees them in the wrong order.
+        return memoryview(buffer.getvalue())
 
     loads = staticmethod(pickle.loads)
 

@@ -638,19 +638,23 @@ def test_an_argument_that_submits_while_it_is_pickled(two: Any) -> None:
         tasks.Submits.pool = None
 
 
+# What a handler raises within a callback of a weak reference, the interpreter drops.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_submit_does_not_mix_results_up(two: Any) -> None:
-    interrupted = 0
-    for _ in range(20):
+    interrupted = tries = 0
+    while interrupted < 20:
+        tries += 1
+        assert tries < 100
         timer = threading.Timer(0.002, os.kill, [os.getpid(), signal.SIGINT])
         try:
             # In here: on a busy machine the signal comes before start() has returned.
             timer.start()
-            while True:
+            while timer.is_alive():
                 two.apply_async(len, (b"x" * 200_000,))
+            timer.join()
         except KeyboardInterrupt:
             interrupted += 1
         timer.join()
-    assert interrupted == 20
     assert two.map(tasks.square, range(50), 1) == [n * n for n in range(50)]
 
 

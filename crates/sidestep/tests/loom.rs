@@ -922,9 +922,9 @@ impl Direction {
     fn watch(&self, process: &Process<'_>) {
         let _ = self.turn.lock(process);
         let _ = self.put_lock.lock(process);
-        let is_readable = || self.socket.len() > 0;
+        let has_byte = || self.socket.len() > 0;
         let take = |all| self.socket.take(all);
-        bell::watch(&self.bell, is_readable, || self.has_messages(), take).unwrap();
+        bell::watch(&self.bell, has_byte, || self.has_messages(), take).unwrap();
         self.put_lock.unlock();
         self.turn.unlock();
     }

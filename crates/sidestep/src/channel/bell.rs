@@ -127,11 +127,11 @@ pub fn silence<E>(
 /// Those of `take`, as for [`silence`].
 pub fn watch<E>(
     bell: &AtomicU64,
-    is_readable: impl FnOnce() -> bool,
+    has_byte: impl FnOnce() -> bool,
     has_messages: impl Fn() -> bool,
     take: impl FnOnce(bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    let rung = if is_readable() { RUNG | SURPLUS } else { 0 };
+    let rung = if has_byte() { RUNG | SURPLUS } else { 0 };
     bell.store(WATCHED | rung, Ordering::SeqCst);
     crash::point("pipe: watched");
     silence(bell, false, has_messages, take)

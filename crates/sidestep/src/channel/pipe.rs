@@ -525,9 +525,7 @@ impl End {
     fn take_bytes(&self, socket: BorrowedFd<'_>, all: bool) -> Result<(), PipeError> {
         loop {
             // Frames begin with another byte, and are not ours to take.
-            let mut first = [0];
-            let mut is_bell = || socket::peek(socket, &mut first).is_ok() && first == [BELL];
-            if self.is_stream() && !is_bell() {
+            if self.is_stream() && !starts_with_bell(socket) {
                 return Ok(());
             }
             match self.take_byte(socket)? {
@@ -661,7 +659,7 @@ impl End {
         self.in_turn_alone(|| {
             bell::watch(
                 bell,
-                || socket::peek(socket, &mut [0]).is_ok_and(|bytes| bytes > 0),
+                || starts_with_bell(socket),
                 || self.has_messages(),
                 |all| self.take_bytes(socket, all),
             )
@@ -793,6 +791,13 @@ enum Byte {
     Other,
     None,
     End,
+}
+
+/// Whether a bell is the first that lies on the socket. A parcel is not touched before somebody asks
+/// for it: its descriptors would take numbers at a moment when nobody expects it.
+fn starts_with_bell(socket: BorrowedFd<'_>) -> bool {
+    let mut first = [0];
+    socket::peek(socket, &mut first).is_ok() && first == [BELL]
 }
 
 fn hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
@@ -1127,6 +1132,16 @@ mod tests {
         assert_eq!(ready, Step::Done(Ready::TimedOut));
         let parcel = sides[1].0.receive_parcel(sides[1].1.as_fd()).unwrap();
         assert!(matches!(parcel, Step::Done(Some(parcel)) if parcel.descriptors.len() == 1));
+    }
+
+    #[test]
+    fn to_watch_does_not_open_a_parcel() {
+        let sides = pair().unwrap();
+        let (reading, _writing) = socket::pipe().unwrap();
+        socket::send(sides[0].1.as_fd(), &[1], &[reading.as_fd()], Wait::AsSet).unwrap();
+        sides[1].0.watch(sides[1].1.as_fd()).unwrap();
+        assert!(sides[1].0.parcels().is_empty());
+        assert_eq!(bytes_on(&sides[1].1), 1);
     }
 
     #[test]
