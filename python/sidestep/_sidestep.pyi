@@ -116,6 +116,16 @@ def way_out(errno: int, process: bool = False) -> str:
         The end of a sentence, or nothing where there is no limit to name.
     """
 
+def memory_shortage(size: int) -> tuple[bool, int, int] | None:
+    """Tell whether `size` more bytes of shared memory are too many.
+
+    A 64th part of the machine and of each memory control group is left alone.
+
+    Returns:
+        Whether a control group is too small, or the machine; the bytes that it has left; and of how
+        many. None: they are not too many, or the system does not say what it has left.
+    """
+
 def reaped(token: int = 0) -> None:
     """Give back what a child held that has been waited for.
 

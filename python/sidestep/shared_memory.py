@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from . import _memory, _notes, _original, _sidestep, resource_tracker, util
+from . import _notes, _original, _sidestep, resource_tracker, util
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -33,6 +33,7 @@ _SHM_NAME_PREFIX = "/psm_"
 _SHM_RANDOM_BYTES = 4
 # The kernel gives a step back if a signal comes, so that one must not take long: some 2 ms.
 _STEP_BYTES = 16 << 20
+_LEAST_ASKED_FOR = 1 << 20
 # Where a file without a name can be found to be given one.
 _DESCRIPTORS = "/proc/self/fd"
 
@@ -42,6 +43,21 @@ _T = TypeVar("_T")
 def _make_filename() -> str:
     """A fresh name, with its slash. Another process may have it, however unlikely that is."""
     return _SHM_NAME_PREFIX + secrets.token_hex(_SHM_RANDOM_BYTES)
+
+
+def _lacking(size: int) -> str | None:
+    """Tell why `size` more bytes of memory are too many, and the way out; None if they are not."""
+    # To ask for less takes longer than to take it; the heap does not ask either.
+    shortage = _sidestep.memory_shortage(size) if size >= _LEAST_ASKED_FOR else None
+    if shortage is None:
+        return None
+    in_group, left, limit = shortage
+    if in_group:
+        return (
+            f"the memory control group has {left:,} bytes left of its limit of {limit:,}, "
+            "which can be raised (containers: --memory)"
+        )
+    return f"the machine has {left:,} of {limit:,} bytes left"
 
 
 @_original.descend("shared_memory")
@@ -205,7 +221,7 @@ class SharedMemory(_original.Root):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.ftruncate(self._fd, size)
             for start in range(0, size, _STEP_BYTES):
-                short = _memory.lacking(size - start)
+                short = _lacking(size - start)
                 if short is not None:
                     raise OSError(
                         errno.ENOMEM,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sidestep import _memory, _notes, resource_tracker, shared_memory
+from sidestep import _notes, resource_tracker, shared_memory
 from sidestep.shared_memory import ShareableList, SharedMemory
 
 SHM = Path("/dev/shm")
@@ -432,41 +432,6 @@ def test_what_does_not_fit_says_so(small_machine: list[str]) -> None:
     )
 
 
-MACHINE = "MemTotal: 1024000 kB\nMemFree: 100 kB\nMemAvailable: 512000 kB\n"
-# Each with a limit of 64 MiB, use of 60, of which 20 are files, in a group above the process's.
-GROUPS = {
-    2: {
-        "/proc/self/cgroup": "0::/outer/inner\n",
-        "/sys/fs/cgroup/outer/inner/memory.max": "max\n",
-        "/sys/fs/cgroup/outer/memory.max": f"{64 << 20}\n",
-        "/sys/fs/cgroup/outer/memory.current": f"{60 << 20}\n",
-        "/sys/fs/cgroup/outer/memory.stat": f"anon 7\nactive_file {20 << 20}\ninactive_file 0\n",
-    },
-    1: {
-        "/proc/self/cgroup": "5:cpu:/\n4:hugetlb,memory:/gone\n0::/\n",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes": f"{64 << 20}\n",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes": f"{60 << 20}\n",
-        "/sys/fs/cgroup/memory/memory.stat": f"active_file 5\ntotal_inactive_file {20 << 20}\n",
-    },
-}
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_files_that_are_kept_in_memory_count_as_room(
-    monkeypatch: pytest.MonkeyPatch, version: int
-) -> None:
-    files = GROUPS[version] | {"/proc/meminfo": MACHINE}
-    monkeypatch.setattr(_memory, "_text", lambda path: files.get(path, ""))
-    assert _memory.lacking(23 << 20) is None
-    assert _memory.lacking(24 << 20) == (
-        "the memory control group has 25,165,824 bytes left of its limit of 67,108,864, which can "
-        "be raised (containers: --memory)"
-    )
-    assert _memory.lacking(500 << 20) == ("the machine has 524,288,000 of 1,048,576,000 bytes left")
-    files.clear()
-    assert _memory.lacking(1 << 40) is None
-
-
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("nameless", [True, False])
 def test_memory_that_goes_meanwhile_gives_back_what_was_taken(
@@ -478,7 +443,7 @@ def test_memory_that_goes_meanwhile_gives_back_what_was_taken(
         asked.append(size)
         return "nothing is left" if len(asked) > steps else None
 
-    monkeypatch.setattr(_memory, "lacking", lacking)
+    monkeypatch.setattr(shared_memory, "_lacking", lacking)
     if not nameless:
         monkeypatch.setattr(shared_memory, "_DESCRIPTORS", "/nowhere")
     before = set(os.listdir(SHM))
@@ -486,6 +451,22 @@ def test_memory_that_goes_meanwhile_gives_back_what_was_taken(
         SharedMemory("sidestep-test-short", create=True, size=48_000_000)
     assert asked == [48_000_000 - (step << 24) for step in range(steps + 1)]
     assert {name for name in set(os.listdir(SHM)) - before if "short" in name} == set()
+
+
+def test_the_one_that_lacks_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacks: dict[int, tuple[bool, int, int]] = {
+        24 << 20: (True, 24 << 20, 64 << 20),
+        500 << 20: (False, 500 << 20, 1000 << 20),
+    }
+    monkeypatch.setattr(shared_memory._sidestep, "memory_shortage", lacks.get)
+    assert shared_memory._lacking(23 << 20) is None
+    assert shared_memory._lacking(24 << 20) == (
+        "the memory control group has 25,165,824 bytes left of its limit of 67,108,864, which can "
+        "be raised (containers: --memory)"
+    )
+    assert shared_memory._lacking(500 << 20) == (
+        "the machine has 524,288,000 of 1,048,576,000 bytes left"
+    )
 
 
 def test_reserving_survives_a_storm_of_signals() -> None:

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use sidestep::os::memory::{self, Group, Shortage};
 use sidestep::os::{lifeline, limits, process};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::{Population, Stamp};
@@ -242,6 +243,16 @@ fn way_out(errno: i32, process: bool) -> String {
     }
 }
 
+/// Whether `size` more bytes of shared memory are too many: whether it is a control group that has
+/// not got them, the bytes that it has left, or the machine, and of how many.
+#[pyfunction]
+fn memory_shortage(size: u64) -> Option<(bool, u64, u64)> {
+    Some(match memory::shortage(size)? {
+        Shortage::Machine { total, available } => (false, available, total),
+        Shortage::Group(Group { limit, available }) => (true, available, limit),
+    })
+}
+
 /// A child has been reaped: what it held is given back. `token` is from `forked`, or 0.
 #[pyfunction]
 #[pyo3(signature = (token=0))]
@@ -321,6 +332,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(inherited, m)?)?;
     m.add_function(wrap_pyfunction!(way_out, m)?)?;
+    m.add_function(wrap_pyfunction!(memory_shortage, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;
     m.add_function(wrap_pyfunction!(leave, m)?)?;
     m.add_function(wrap_pyfunction!(own_token, m)?)?;

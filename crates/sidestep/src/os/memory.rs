@@ -272,16 +272,20 @@ pub struct Group {
 /// # References
 /// cgroups(7)
 pub fn control_group() -> Option<Group> {
-    let groups = text("/proc/self/cgroup").ok()?;
+    group_of(|path| text(path).ok())
+}
+
+fn group_of(read: impl Fn(&str) -> Option<String>) -> Option<Group> {
+    let groups = read("/proc/self/cgroup")?;
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         if controllers.is_empty() {
             let files = ["memory.max", "memory.current", ""];
-            tightest("/sys/fs/cgroup", path, files)
+            tightest("/sys/fs/cgroup", path, files, &read)
         } else if controllers.split(',').any(|name| name == "memory") {
             let files = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_"];
-            tightest("/sys/fs/cgroup/memory", path, files)
+            tightest("/sys/fs/cgroup/memory", path, files, &read)
         } else {
             None
         }
@@ -291,11 +295,17 @@ pub fn control_group() -> Option<Group> {
 /// Limit and room of the group `path` under `root` and of those above it. A container sees its own
 /// group as the root, and a path that may not be there. `files` are the names of limit and use, and
 /// what a statistic begins with that counts the groups below, too.
-fn tightest(root: &str, path: &str, [limit, usage, whole]: [&str; 3]) -> Option<Group> {
+fn tightest(
+    root: &str,
+    path: &str,
+    [limit, usage, whole]: [&str; 3],
+    read: impl Fn(&str) -> Option<String>,
+) -> Option<Group> {
     let mut found: Option<Group> = None;
     for group in Path::new(path).ancestors() {
         let folder = format!("{root}{}", group.display());
-        let number = |file| text(&format!("{folder}/{file}")).ok()?.trim().parse().ok();
+        let folder = folder.trim_end_matches('/');
+        let number = |file| read(&format!("{folder}/{file}"))?.trim().parse().ok();
         // Version 1 says "no limit" by a number near 2^63.
         let Some(limit) = number(limit).filter(|&limit: &u64| limit < 1 << 60) else {
             continue;
@@ -303,7 +313,7 @@ fn tightest(root: &str, path: &str, [limit, usage, whole]: [&str; 3]) -> Option<
         let Some(used) = number(usage) else {
             continue;
         };
-        let statistics = text(&format!("{folder}/memory.stat")).unwrap_or_default();
+        let statistics = read(&format!("{folder}/memory.stat")).unwrap_or_default();
         let files: u64 = statistics
             .lines()
             .filter_map(|line| line.strip_prefix(whole)?.split_once(' '))
@@ -318,4 +328,92 @@ fn tightest(root: &str, path: &str, [limit, usage, whole]: [&str; 3]) -> Option<
         });
     }
     found
+}
+
+/// Who has too little memory left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The machine: what it has, and what is available of it, in bytes.
+    Machine {
+        /// All of it.
+        total: u64,
+        /// What could be taken.
+        available: u64,
+    },
+    /// A memory control group of the process.
+    Group(Group),
+}
+
+/// Whether `size` more bytes of shared memory are too many, and for whom. A 64th part of the
+/// machine and of its control group is left alone: the kernel's out-of-memory killer frees nothing
+/// of a file in memory, so it must not come to that. Where the system does not say what it has
+/// left, there is no shortage.
+pub fn shortage(size: u64) -> Option<Shortage> {
+    let (total, available) = machine();
+    if size > available.saturating_sub(total / 64) {
+        return Some(Shortage::Machine { total, available });
+    }
+    control_group()
+        .filter(|group| size > group.available.saturating_sub(group.limit / 64))
+        .map(Shortage::Group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit of 64 MiB in a group above the process's, use of 60, of which 20 are files.
+    fn assert_has_24_left(files: &[(&str, &str)]) {
+        let read = |path: &str| {
+            let (_, text) = files.iter().find(|(name, _)| *name == path)?;
+            Some((*text).to_owned())
+        };
+        let left = Group {
+            limit: 64 << 20,
+            available: 24 << 20,
+        };
+        assert_eq!(group_of(read), Some(left));
+    }
+
+    #[test]
+    fn files_that_are_kept_in_memory_count_as_room() {
+        assert_has_24_left(&[
+            ("/proc/self/cgroup", "0::/outer/inner\n"),
+            ("/sys/fs/cgroup/outer/inner/memory.max", "max\n"),
+            ("/sys/fs/cgroup/outer/memory.max", "67108864\n"),
+            ("/sys/fs/cgroup/outer/memory.current", "62914560\n"),
+            (
+                "/sys/fs/cgroup/outer/memory.stat",
+                "anon 7\nactive_file 20971520\ninactive_file 0\n",
+            ),
+        ]);
+        assert_has_24_left(&[
+            (
+                "/proc/self/cgroup",
+                "5:cpu:/\n4:hugetlb,memory:/gone\n0::/\n",
+            ),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864\n"),
+            ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "62914560\n"),
+            (
+                "/sys/fs/cgroup/memory/memory.stat",
+                "active_file 5\ntotal_inactive_file 20971520\n",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_process_without_control_groups_has_no_limit() {
+        assert_eq!(group_of(|_| None), None);
+        assert_eq!(
+            group_of(|path| (path == "/proc/self/cgroup").then(|| "0::/\n".to_owned())),
+            None
+        );
+    }
+
+    #[test]
+    fn the_machine_lacks_what_it_does_not_have() {
+        let (total, _) = machine();
+        assert!(shortage(2 * total).is_some());
+        assert_eq!(shortage(1), None);
+    }
 }

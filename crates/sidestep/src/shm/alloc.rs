@@ -14,7 +14,7 @@ use super::refs::Ref;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::limits::{self, Resource};
-use crate::os::memory;
+use crate::os::memory::{self, Shortage};
 
 /// What stands in the way where the limit of files does.
 const TOO_LARGE: &str = " and this process may make no larger files (RLIMIT_FSIZE, ulimit -f)";
@@ -227,18 +227,16 @@ impl Txn<'_> {
             };
             return Err(self.out_of_memory(size, hint));
         }
-        // The kernel's out-of-memory killer frees nothing of a shared file, so it must not come
-        // to that: look at what is left before each extent.
+        // Looked at before each extent.
         if used + size > self.get(header::GROWN_CHECK) {
             let margin = EXTENT;
-            let (total, available) = memory::machine();
-            if size + margin > available.saturating_sub(total / 64) {
-                return Err(self.out_of_memory(size, " and the machine has hardly any memory left"));
-            }
-            if let Some(group) = memory::control_group()
-                && size + margin > group.available.saturating_sub(group.limit / 64)
-            {
-                return Err(self.out_of_memory(size, " and the control group hardly any memory"));
+            let hint = match memory::shortage(size + margin) {
+                Some(Shortage::Machine { .. }) => " and the machine has hardly any memory left",
+                Some(Shortage::Group(_)) => " and the control group hardly any memory",
+                None => "",
+            };
+            if !hint.is_empty() {
+                return Err(self.out_of_memory(size, hint));
             }
             self.set(header::GROWN_CHECK, used + size + margin);
         }
