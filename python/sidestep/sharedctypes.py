@@ -113,7 +113,11 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
         items = tuple(items)
     letter = _letters.get(type_)
     # What the engine does not know how to store, and whatever is wrong, is up to `ctypes`.
-    if letter is None or len(items) != length or not _sidestep.fill(array._wrapper._block, letter, items):
+    if (
+        letter is None
+        or len(items) != length
+        or not _sidestep.fill(array._wrapper._block, letter, items)
+    ):
         array.__init__(*items)
     return array
 
@@ -371,9 +375,7 @@ class Synchronized(
 
 
 @_original.descend("sharedctypes")
-class SynchronizedArray(
-    SynchronizedBase["ctypes.Array[Any]"], _sidestep.GuardedArray, Generic[_T]
-):
+class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], _sidestep.GuardedArray, Generic[_T]):
     """An array with its lock; each index, slice or assignment is one access."""
 
     if TYPE_CHECKING:

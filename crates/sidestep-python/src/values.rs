@@ -12,6 +12,7 @@ use std::ffi::{c_int, c_long, c_longlong, c_short};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use pyo3::Borrowed;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -103,7 +104,7 @@ impl Item {
 
     /// What to write for an object of the exact type that the item is made of, without running
     /// any Python code; `None` for all others.
-    #[inline]
+    #[inline(always)]
     fn encode(self, value: &Bound<'_, PyAny>) -> Option<u64> {
         match self {
             Self::Signed(_) | Self::Unsigned(_) => {
@@ -207,10 +208,20 @@ impl Cells {
     /// Writes the low bits of `bits` at `index`, which is below `len`.
     #[inline]
     fn store(&self, index: usize, bits: u64) {
+        // SAFETY: it is the cells' item.
+        unsafe { self.store_as(self.item, index, bits) };
+    }
+
+    /// As `store`, for callers that know the item.
+    ///
+    /// # Safety
+    /// `item` is the cells' item.
+    #[inline(always)]
+    unsafe fn store_as(&self, item: Item, index: usize, bits: u64) {
         assert!(index < self.len);
         // SAFETY: as in `load`.
         unsafe {
-            match self.item.size() {
+            match item.size() {
                 1 => (*self.address.add(index).cast::<AtomicU8>()).store(bits as u8, Relaxed),
                 2 => {
                     (*self.address.add(2 * index).cast::<AtomicU16>()).store(bits as u16, Relaxed);
@@ -250,20 +261,76 @@ impl Cells {
     /// Writes the items of an exact list or tuple, in order. Whether that was all: an item for
     /// which `ctypes` must be asked ends it.
     fn fill(&self, stretch: Stretch, values: &Bound<'_, PyAny>) -> bool {
-        let mut places = stretch.places();
-        // Nothing here runs Python code, so the list stays as it is.
-        let mut write = |value: Bound<'_, PyAny>| {
-            let place = places.next()?;
-            self.store(place, self.item.encode(&value)?);
-            Some(())
-        };
-        if let Ok(list) = values.cast_exact::<PyList>() {
-            list.len() == stretch.len && list.iter().try_for_each(&mut write).is_some()
-        } else if let Ok(tuple) = values.cast_exact::<PyTuple>() {
-            tuple.len() == stretch.len && tuple.iter().try_for_each(&mut write).is_some()
-        } else {
-            false
+        if let Ok(tuple) = values.cast_exact::<PyTuple>() {
+            return tuple.len() == stretch.len && self.write(stretch, tuple.iter_borrowed());
         }
+        let Ok(list) = values.cast_exact::<PyList>() else {
+            return false;
+        };
+        let items = (0..stretch.len).map(|n| {
+            // SAFETY: the list is as long as the stretch, holds its items, and stays as it is, as
+            // no Python code runs until the last of them is written.
+            unsafe {
+                let item = ffi::PyList_GetItem(list.as_ptr(), n as ffi::Py_ssize_t);
+                Borrowed::from_ptr(list.py(), item)
+            }
+        });
+        list.len() == stretch.len && self.write(stretch, items)
+    }
+
+    /// As `fill`, which runs no Python code.
+    fn write<'a, 'py: 'a>(
+        &self,
+        stretch: Stretch,
+        values: impl Iterator<Item = Borrowed<'a, 'py, PyAny>>,
+    ) -> bool {
+        // Where the compiler knows the item, its loop has no decisions.
+        // SAFETY: it is the cells' item.
+        unsafe {
+            match self.item {
+                item @ Item::Double => self.write_all(item, stretch, values),
+                item @ Item::Signed(4) => self.write_all(item, stretch, values),
+                item => self.write_all(item, stretch, values),
+            }
+        }
+    }
+
+    /// # Safety
+    /// `item` is the cells' item.
+    #[inline(always)]
+    unsafe fn write_all<'a, 'py: 'a>(
+        &self,
+        item: Item,
+        stretch: Stretch,
+        values: impl Iterator<Item = Borrowed<'a, 'py, PyAny>>,
+    ) -> bool {
+        for (place, value) in stretch.places().zip(values) {
+            let Some(bits) = item.encode(&value) else {
+                return false;
+            };
+            // SAFETY: the caller's promise.
+            unsafe { self.store_as(item, place, bits) };
+        }
+        true
+    }
+
+    /// The items at these places as a list. Equal neighbours are one object.
+    fn list<'py>(&self, py: Python<'py>, stretch: Stretch) -> PyResult<Bound<'py, PyAny>> {
+        let mut last = None;
+        let items = stretch.places().map(|place| {
+            let bits = self.load(place);
+            match &last {
+                Some((same, object)) if *same == bits => Bound::clone(object),
+                _ => {
+                    // There is one for every item of which slices are lists.
+                    let object = self.item.decode(py, bits);
+                    let object = object.unwrap_or_else(|| py.None().into_bound(py));
+                    last = Some((bits, object.clone()));
+                    object
+                }
+            }
+        });
+        PyList::new(py, items).map(Bound::into_any)
     }
 }
 
@@ -442,19 +509,13 @@ impl Guarded {
     /// The lock's own method.
     #[getter]
     fn acquire<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.parts()?
-            .lock
-            .bind(py)
-            .getattr(intern!(py, "acquire"))
+        self.parts()?.lock.bind(py).getattr(intern!(py, "acquire"))
     }
 
     /// The lock's own method.
     #[getter]
     fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.parts()?
-            .lock
-            .bind(py)
-            .getattr(intern!(py, "release"))
+        self.parts()?.lock.bind(py).getattr(intern!(py, "release"))
     }
 
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -570,12 +631,7 @@ impl GuardedArray {
                 && cells.item.makes_lists()
             {
                 let stretch = cells.places(slice)?;
-                return guarded.locked(py, |_| {
-                    let items = stretch
-                        .places()
-                        .map(|place| cells.item.decode(py, cells.load(place)));
-                    PyList::new(py, items).map(Bound::into_any)
-                });
+                return guarded.locked(py, |_| cells.list(py, stretch));
             }
         }
         guarded.locked(py, |parts| parts.object.bind(py).get_item(index))
