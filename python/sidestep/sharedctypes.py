@@ -12,7 +12,6 @@ wrote. If it dies inside of `with value:`, the lock says so to the next one that
 import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
 from . import _original, _sidestep, get_context, heap
@@ -108,7 +107,7 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
         return _allocate(type_ * size_or_initializer)
     length = len(size_or_initializer)
     array = _allocate(type_ * length)
-    items = size_or_initializer
+    items: Any = size_or_initializer
     if type(items) not in (list, tuple):
         items = tuple(items)
     letter = _letters.get(type_)

@@ -3,6 +3,7 @@
 import array
 import ctypes
 import gc
+import operator
 import pickle
 import signal
 import struct
@@ -377,7 +378,13 @@ def _plain(value: Any) -> str:
 
 
 def original(obj: Any) -> Any:
-    return original_sharedctypes.synchronized(obj, threading.RLock())
+    lock: Any = threading.RLock()
+    return original_sharedctypes.synchronized(obj, lock)
+
+
+def put(obj: Any, name: str, value: Any) -> Any:
+    """What comes of writing an attribute."""
+    return outcome(lambda: setattr(obj, name, value))
 
 
 @pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
@@ -386,11 +393,7 @@ def test_a_value_takes_and_gives_what_the_original_does(type_: Any) -> None:
     for value in ANYTHING:
         for each in (ours, theirs):
             each.get_obj().__init__()
-        set_ours, set_theirs = (
-            outcome(lambda each=each, value=value: setattr(each, "value", value))
-            for each in (ours, theirs)
-        )
-        assert set_ours == set_theirs, value
+        assert put(ours, "value", value) == put(theirs, "value", value), value
         assert outcome(lambda: ours.value) == outcome(lambda: theirs.value), value
         if type_ is not ctypes.c_longdouble:  # whose last bytes are anything
             assert bytes(ours.get_obj()) == bytes(theirs.get_obj()), value
@@ -398,29 +401,30 @@ def test_a_value_takes_and_gives_what_the_original_does(type_: Any) -> None:
 
 @pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
 def test_an_array_takes_and_gives_what_the_original_does(type_: Any) -> None:
-    ours, theirs = sidestep.Array(type_, 6), original((type_ * 6)())
+    ours: Any = sidestep.Array(type_, 6)
+    theirs = original((type_ * 6)())
     size = ctypes.sizeof(ours.get_obj())
     assert len(ours) == len(theirs)
 
-    def both(act: Callable[[Any], Any]) -> None:
-        assert outcome(lambda: act(ours)) == outcome(lambda: act(theirs))
-        assert bytes(ours.get_obj()) == bytes(theirs.get_obj())
+    def both(act: Callable[..., Any], *args: Any) -> None:
+        assert outcome(lambda: act(ours, *args)) == outcome(lambda: act(theirs, *args)), args
+        assert bytes(ours.get_obj()) == bytes(theirs.get_obj()), args
 
     for start in (b"\0" * size, bytes(range(33, 33 + 6)) * (size // 6), b"\xff" * size):
         for place in PLACES:
-            for array in (ours, theirs):
-                ctypes.memmove(array.get_obj(), start, size)
-            both(lambda array, place=place: array[place])  # type: ignore[misc]
+            for items in (ours, theirs):
+                ctypes.memmove(items.get_obj(), start, size)
+            both(operator.getitem, place)
             for values in ([], [1, 2, 3], (1.5, 2.5, 3.5), [1, None, 3], "abc", b"abc", range(3)):
-                both(lambda array, place=place, values=values: array.__setitem__(place, values))  # type: ignore[misc]
+                both(operator.setitem, place, values)
         both(list)
     for value in ANYTHING:
-        both(lambda array, value=value: array.__setitem__(1, value))  # type: ignore[misc]
-        both(lambda array, value=value: array.__setitem__(-1, value))  # type: ignore[misc]
-        both(lambda array, value=value: array.__setitem__(slice(None), [value] * 6))  # type: ignore[misc]
-        both(lambda array: array[-1])
-    for act in (lambda array: array.value, lambda array: array.raw):
-        assert outcome(lambda act=act: act(ours))[0] == outcome(lambda act=act: act(theirs))[0]  # type: ignore[misc]
+        both(operator.setitem, 1, value)
+        both(operator.setitem, -1, value)
+        both(operator.setitem, slice(None), [value] * 6)
+        both(operator.getitem, -1)
+    for name in ("value", "raw"):
+        assert hasattr(ours, name) == hasattr(theirs, name)
 
 
 @pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
@@ -436,11 +440,7 @@ def test_strings_take_and_give_what_the_original_does() -> None:
     ours, theirs = sidestep.Array("c", 4), original((ctypes.c_char * 4)())
     for value in (b"", b"ab", b"abcd", b"abcde", b"a\0b", "text", None, bytearray(b"xy")):
         for name in ("value", "raw"):
-            done = [
-                outcome(lambda each=each: setattr(each, name, value))  # type: ignore[misc]
-                for each in (ours, theirs)
-            ]
-            assert done[0] == done[1]
+            assert put(ours, name, value) == put(theirs, name, value)
             assert (ours.value, ours.raw) == (theirs.value, theirs.raw)
 
 
@@ -453,7 +453,7 @@ def test_a_class_of_ones_own_does_things_in_its_own_way() -> None:
     assert wrapped[1] == ("loud", 2)
 
     class Doubled(sharedctypes.Synchronized[int]):
-        @property
+        @property  # type: ignore[override, misc]
         def value(self) -> int:
             return 2 * super().value
 
@@ -477,10 +477,10 @@ def test_an_access_from_within_an_access() -> None:
 
     class Reads:
         def __float__(self) -> float:
-            return counter.value + 0.5
+            return float(counter.value) + 0.5
 
     real = sidestep.Value("d", lock=counter.get_lock())
-    real.value = Reads()  # type: ignore[assignment]
+    real.value = Reads()
     assert real.value == 3.5
     assert repr(counter.get_lock()).endswith("(None, 0)>")
 
