@@ -361,7 +361,9 @@ fn loom_semaphore_hands_each_permit_to_one() {
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let semaphore = semaphore.clone();
-                thread::spawn(move || assert_eq!(semaphore.acquire(forever), Wait::Ready))
+                thread::spawn(move || {
+                    assert_eq!(semaphore.acquire(&Patience::new(), forever), Wait::Ready)
+                })
             })
             .collect();
         semaphore.release(1).unwrap();
@@ -381,7 +383,7 @@ fn loom_semaphore_waiter_that_gives_up_keeps_no_wake() {
             let semaphore = semaphore.clone();
             thread::spawn(move || {
                 let mut slices = 1;
-                let wait = semaphore.acquire(|| {
+                let wait = semaphore.acquire(&Patience::new(), || {
                     slices -= 1;
                     (slices >= 0).then_some(SLICE)
                 });
@@ -393,7 +395,7 @@ fn loom_semaphore_waiter_that_gives_up_keeps_no_wake() {
         let patient = {
             let semaphore = semaphore.clone();
             thread::spawn(move || {
-                assert_eq!(semaphore.acquire(forever), Wait::Ready);
+                assert_eq!(semaphore.acquire(&Patience::new(), forever), Wait::Ready);
                 semaphore.release(1).unwrap();
             })
         };

@@ -142,7 +142,7 @@ impl SharedSemaphore {
 
     /// As [`Semaphore::acquire`].
     pub fn acquire(&self, left: impl FnMut() -> Option<Duration>) -> Wait {
-        let wait = self.inner.inner.acquire(left);
+        let wait = self.inner.inner.acquire(&self.patience, left);
         if wait == Wait::Ready {
             self.inner.permits.took(self.me());
         }
