@@ -138,7 +138,8 @@ def remains() -> dict[str, Any]:
 
 def own_names() -> list[str]:
     """Names in /dev/shm that nobody uses, unless we do; other programs make some, too."""
-    names = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    # The package makes no semaphores with names.
+    names = {f"/dev/shm/{n}" for n in os.listdir("/dev/shm") if not n.startswith("sem.")}
     for maps in Path("/proc").glob("[0-9]*/maps") if names else ():
         if int(maps.parent.name) != os.getpid():
             with contextlib.suppress(OSError):
