@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import functools
 import gc
 import operator
 import pickle
@@ -370,6 +371,8 @@ def outcome(act: Callable[[], Any]) -> Any:
         return type(error), str(error)
     if isinstance(result, list):
         return [(type(item), _plain(item)) for item in result]
+    if isinstance(result, ctypes.Array):
+        return type(result), bytes(result)
     return type(result), _plain(result)
 
 
@@ -431,13 +434,15 @@ def test_an_array_takes_and_gives_what_the_original_does(type_: Any) -> None:
 def test_an_array_is_filled_as_ctypes_would(type_: Any) -> None:
     for value in ANYTHING:
         for items in ([value], (value, value), [value, 1], ["x", value]):
-            made = outcome(lambda items=items: bytes(sidestep.RawArray(type_, items)))
-            assert made == outcome(lambda items=items: bytes((type_ * len(items))(*items))), items
+            made = outcome(functools.partial(sidestep.RawArray, type_, items))
+            expected = outcome(functools.partial(type_ * len(items), *items))
+            assert made == expected, items
     assert sidestep.RawArray("i", array.array("i", [1, 2]))[:] == [1, 2]
 
 
 def test_strings_take_and_give_what_the_original_does() -> None:
-    ours, theirs = sidestep.Array("c", 4), original((ctypes.c_char * 4)())
+    ours: Any = sidestep.Array("c", 4)
+    theirs = original((ctypes.c_char * 4)())
     for value in (b"", b"ab", b"abcd", b"abcde", b"a\0b", "text", None, bytearray(b"xy")):
         for name in ("value", "raw"):
             assert put(ours, name, value) == put(theirs, name, value)
@@ -453,8 +458,8 @@ def test_a_class_of_ones_own_does_things_in_its_own_way() -> None:
     assert wrapped[1] == ("loud", 2)
 
     class Doubled(sharedctypes.Synchronized[int]):
-        @property  # type: ignore[override, misc]
-        def value(self) -> int:
+        @property  # type: ignore[misc]
+        def value(self) -> int:  # type: ignore[override]
             return 2 * super().value
 
     raw = sidestep.RawValue("i", 4)
@@ -531,6 +536,24 @@ def test_a_wrapper_without_its_parts_says_so() -> None:
     for act in (len, list, lambda array: array.get_lock(), lambda array: array.acquire):
         with pytest.raises(RuntimeError, match="initialised"):
             act(Forgetful())
+
+
+def test_the_parts_of_a_wrapper_stay_what_they_are() -> None:
+    value: Any = sidestep.Value("i")
+    for name in ("_obj", "_lock", "acquire", "release"):
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+    with pytest.raises(RuntimeError, match="already"):
+        value.__init__(sidestep.RawValue("i"))
+
+
+def test_large_memory_is_zeros_again() -> None:
+    for _ in range(3):
+        items = sidestep.RawArray("B", 3_000_001)
+        assert not any(memoryview(items).cast("B")[::509])
+        assert bytes(items) == bytes(3_000_001)
+        ctypes.memset(items, 0xFF, 3_000_001)
+        del items
 
 
 def test_objects_that_are_not_shared_can_have_a_lock() -> None:
