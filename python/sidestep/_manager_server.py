@@ -17,6 +17,10 @@ if a call of it is still being carried out. Over a local socket that is known: t
 which process is there. Over a network the end of all its connections may also be a cut line, so
 they are kept for a while, in which the client may come back. Of a client that uses the standard
 library nothing is known: its references come over short connections without a name.
+
+A client of this server's own family of processes then makes a pipe in shared memory for the two of
+them (`share_pipe`), through which its calls go from then on. The socket stays, and tells either side of the
+other's end.
 """
 
 from __future__ import annotations
@@ -34,8 +38,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import _original, context, process, util
-from ._wire import Token, listener_client, note_traceback
+from . import _original, _sidestep, context, process, util
+from ._wire import Token, WireConnection, listener_client, note_traceback
+from .connection import Connection
 
 __all__ = ["GREETING", "Server", "all_methods", "public_methods"]
 
@@ -242,7 +247,8 @@ class Server(_original.Root):
                     else:
                         message = self._call(conn, ident, name, args, kwds)
                     args = kwds = None
-                self._settle_freed()
+                if self._freed:
+                    self._settle_freed()
                 if message[1] is _REPLIED:
                     continue
                 try:
@@ -264,8 +270,9 @@ class Server(_original.Root):
         """Carry out a call of the server over a long connection; the reply."""
         try:
             if name == "introduce":
-                self._introduce(conn, *args)
-                return "#RETURN", None
+                return "#RETURN", self._introduce(conn, *args)
+            if name == "share_pipe":
+                return "#RETURN", self._share_pipe(conn, *args)
             if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
             return "#RETURN", getattr(self, name)(conn, *args, **kwds)
@@ -309,6 +316,9 @@ class Server(_original.Root):
         return "#PROXY", (new_exposed, Token(typeid, self.address, new_ident))
 
     def _record(self, ident: str) -> _Record:
+        record = self.id_to_obj.get(ident)
+        if record is not None:
+            return record
         with self.mutex:
             record = self.id_to_obj.get(ident) or self.id_to_local_proxy_obj.get(ident)
         if record is None:
@@ -407,8 +417,11 @@ class Server(_original.Root):
 
     # Clients that have introduced themselves.
 
-    def _introduce(self, c: Any, name: str) -> None:
-        """Take note that this long connection belongs to the process that calls itself `name`."""
+    def _introduce(self, c: Any, name: str) -> tuple[int, int] | None:
+        """Take note that this long connection belongs to the process that calls itself `name`.
+
+        The result is the family whose members may call `share_pipe` now.
+        """
         with self.mutex:
             if self._epoll is None:
                 self._begin_watch()
@@ -422,6 +435,21 @@ class Server(_original.Root):
             client.connections[c] = c.fileno() if hasattr(c, "fileno") else -1
             if client.connections[c] >= 0:
                 self._watch(client.connections[c], select.EPOLLRDHUP, client, c)
+            local = client.process is not None
+        if local and isinstance(c, WireConnection) and type(c._conn) is Connection:
+            return _sidestep.family_name()
+        return None
+
+    def _share_pipe(self, c: Any, place: tuple[int, int, int]) -> Any:
+        """Go on with this connection in the pipe at `place`; False: stay on the socket."""
+        try:
+            side = _sidestep.PipeSide(place)
+        except (MemoryError, RuntimeError) as error:
+            util.info("a manager cannot join a client's pipe: %r", error)
+            return False
+        c.send(("#RETURN", True))
+        c.enter(side)
+        return _REPLIED
 
     def _take_leave(self, conn: Any) -> None:
         """Take note that nobody serves this connection any more."""

@@ -53,6 +53,9 @@ def arena_fd() -> int:
         OSError: The kernel refuses the memory, or the descriptor was closed by the program.
     """
 
+def family_name() -> tuple[int, int] | None:
+    """Return what tells this process's family from others on this machine; None if it has none."""
+
 def attach(fd: int) -> None:
     """Join the family whose arena is `fd`.
 
@@ -766,6 +769,23 @@ def pipe_pair() -> tuple[int, int]:
     Connections made on them (or on duplicates, while one of them lives) send through it.
     """
 
+@final
+class PipeSide:
+    """A side of a pipe in shared memory, for `Connection._enter`.
+
+    Args:
+        place: Where the other side's process says that it is; None makes a pipe.
+
+    Raises:
+        RuntimeError: No process holds the pipe any more, or this process is of another family.
+        MemoryError: The family's arena is at its ceiling.
+    """
+
+    def __new__(cls, place: _Place | None = None) -> Self: ...
+    @property
+    def opposite(self) -> _Place:
+        """Where the pipe's other side is."""
+
 def join_pipe(fd: int, place: _Place) -> None:
     """Tell this process that `fd` is the socket of the pipe at `place` (see `Connection._place`).
 
@@ -857,6 +877,20 @@ class Connection(Generic[_Sent_contra, _Received_co]):
         """Return what keeps the pipe in shared memory alive, without its sockets."""
     def _place(self) -> _Place:
         """Return where the pipe lies in the arena, and which side of it this is."""
+    def _enter(self, side: PipeSide) -> None:
+        """Have messages go through a pipe in shared memory; the socket becomes its life line.
+
+        The other side's process has to do the same before anything is sent.
+        """
+    def _send_plain(self, obj: object) -> bool:
+        """Send an object through the pipe, if it is plain (see `is_plain`): tell whether."""
+    def _receive(self) -> Any:
+        """Return the next message as it was sent: an object that was sent as one, or bytes."""
+    def _exchange(self, obj: object) -> Any:
+        """Send an object through the pipe and return the next message, as `_receive`.
+
+        None, and nothing was sent, if the object is not plain.
+        """
     def _to_stream(self) -> None:
         """Turn the pipe into a plain stream, for good: this end leaves the family.
 
@@ -954,7 +988,15 @@ class Connection(Generic[_Sent_contra, _Received_co]):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_details: object) -> None: ...
 
-# --- objects as bytes, for tests -----------------------------------------------------------------
+# --- objects as bytes ----------------------------------------------------------------------------
+
+def is_plain(obj: object) -> bool:
+    """Tell whether pickle would find only built-in types in an object, and few of them.
+
+    No reducer and no class then has a say in how it is pickled.
+    """
+
+# For tests:
 
 def _codec_dumps(obj: Any) -> tuple[bytes, list[bytes]]:
     """Serialise an object as channels do: the head, and a copy of each out-of-band buffer."""

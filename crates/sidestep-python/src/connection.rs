@@ -26,7 +26,9 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
-use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
+use sidestep::channel::pipe::{
+    self, End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received,
+};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
 use sidestep::os::{limits, socket};
@@ -137,6 +139,16 @@ impl Incoming {
         pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
     }
 
+    /// The message as it was sent: an object, or bytes.
+    fn into_either(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        match self {
+            Incoming::Short(ends::OBJECT, _) | Incoming::Long(ends::OBJECT, _) => {
+                self.into_object(py)
+            }
+            bytes => bytes.into_bytes(py).map(Bound::into_any),
+        }
+    }
+
     /// The message as bytes: pickled, if it was sent as an object.
     fn into_bytes(self, py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
         match self {
@@ -182,11 +194,29 @@ impl Connection {
             .clone()
     }
 
+    /// The end, of what has to be a pipe.
+    fn entered(&self) -> PyResult<Arc<End>> {
+        self.end()
+            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))
+    }
+
     fn set_end(&self, end: Option<Arc<End>>) -> Option<Arc<End>> {
         mem::replace(
             &mut *self.end.lock().unwrap_or_else(PoisonError::into_inner),
             end,
         )
+    }
+
+    fn send_outgoing(&self, py: Python<'_>, end: &End, outgoing: Outgoing) -> PyResult<bool> {
+        match outgoing {
+            Outgoing::Short(object) => {
+                let parts: [&[u8]; 1] = [&object.head];
+                self.send_through(py, end, ends::OBJECT, Message::Short(&parts))
+            }
+            Outgoing::Long(envelope) => {
+                self.send_through(py, end, ends::OBJECT, Message::Long(envelope))
+            }
+        }
     }
 
     /// Sends through the pipe, waiting for room. False: it has become a stream.
@@ -462,9 +492,7 @@ impl Connection {
     /// Offset and generation of the pipe and the side of it, for `_join_pipe` in another process,
     /// as long as some reference keeps the pipe alive.
     fn _place(&self) -> PyResult<(u64, u64, u64)> {
-        let end = self
-            .end()
-            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let end = self.entered()?;
         let handle = end.object().handle();
         Ok((handle.offset, handle.generation, end.side()))
     }
@@ -483,9 +511,7 @@ impl Connection {
 
     /// Keeps the pipe alive, without its sockets.
     fn _hold(&self) -> PyResult<Hold> {
-        let end = self
-            .end()
-            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let end = self.entered()?;
         let object = end.object().try_clone().map_err(to_py)?;
         Ok(Hold { _object: object })
     }
@@ -499,6 +525,44 @@ impl Connection {
                 .map_err(|error| pipe_error(py, error)),
             None => Ok(()),
         }
+    }
+
+    /// Has messages go through a pipe in shared memory from now on: this connection's socket becomes
+    /// the socket of `side`. Until the other socket has entered the other side nothing may be sent.
+    fn _enter(&self, side: &PipeSide) {
+        self.set_end(Some(Arc::clone(&side.end)));
+    }
+
+    /// Sends an object, if it is plain. False, and nothing was sent, otherwise.
+    fn _send_plain(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.sink(py)?;
+        let end = self.entered()?;
+        let Some(outgoing) = message::pack_plain(obj, INLINE_MAX)? else {
+            return Ok(false);
+        };
+        if self.send_outgoing(py, &end, outgoing)? {
+            Ok(true)
+        } else {
+            Err(pipe_error(py, PipeError::Stream))
+        }
+    }
+
+    /// Sends an object, if it is plain, and receives the next message, as `_receive`. None, and
+    /// nothing was sent, otherwise.
+    fn _exchange<'py>(
+        &self,
+        py: Python<'py>,
+        obj: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if !self._send_plain(py, obj)? {
+            return Ok(None);
+        }
+        self._receive(py).map(Some)
+    }
+
+    /// Receives a message as it was sent: an object, or bytes.
+    fn _receive<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, None)?.into_either(py)
     }
 
     /// Receives a descriptor that was sent with `send_handle`. None: there is no pipe here that
@@ -535,18 +599,8 @@ impl Connection {
         let py = slf.py();
         slf.get().sink(py)?;
         if let Some(end) = slf.get().end() {
-            let sent = match message::pack(obj, INLINE_MAX)? {
-                Outgoing::Short(object) => {
-                    let parts: [&[u8]; 1] = [&object.head];
-                    let message = Message::Short(&parts);
-                    slf.get().send_through(py, &end, ends::OBJECT, message)?
-                }
-                Outgoing::Long(envelope) => {
-                    let message = Message::Long(envelope);
-                    slf.get().send_through(py, &end, ends::OBJECT, message)?
-                }
-            };
-            if sent {
+            let outgoing = message::pack(obj, INLINE_MAX)?;
+            if slf.get().send_outgoing(py, &end, outgoing)? {
                 return Ok(());
             }
         }
@@ -772,6 +826,37 @@ fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
     Ok((first.into_raw_fd(), second.into_raw_fd()))
 }
 
+/// A side of a pipe in shared memory, for a connection that has a socket already.
+#[pyclass(frozen, module = "sidestep._sidestep")]
+pub struct PipeSide {
+    end: Arc<End>,
+}
+
+#[pymethods]
+impl PipeSide {
+    /// The first side of a new pipe; or the side at a `place`, in another process of the family.
+    #[new]
+    #[pyo3(signature = (place = None))]
+    fn new(place: Option<(u64, u64, u64)>) -> PyResult<Self> {
+        let end = match place {
+            None => pipe::create(),
+            Some((offset, generation, side)) => {
+                End::from_handle(handle((offset, generation)), side)
+            }
+        };
+        Ok(Self {
+            end: Arc::new(end.map_err(to_py)?),
+        })
+    }
+
+    /// Where the other side is.
+    #[getter]
+    fn opposite(&self) -> (u64, u64, u64) {
+        let handle = self.end.object().handle();
+        (handle.offset, handle.generation, 1 - self.end.side())
+    }
+}
+
 /// Tells this process that `fd` is the socket of a pipe: connections that are made on it join it.
 ///
 /// `place` is what `_place` said in another process of the family, where the pipe is still held.
@@ -790,7 +875,9 @@ fn join_pipe(py: Python<'_>, fd: i32, place: (u64, u64, u64)) -> PyResult<()> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Connection>()?;
     m.add_class::<Hold>()?;
+    m.add_class::<PipeSide>()?;
     m.add_function(wrap_pyfunction!(stream_pair, m)?)?;
     m.add_function(wrap_pyfunction!(pipe_pair, m)?)?;
+
     m.add_function(wrap_pyfunction!(join_pipe, m)?)
 }

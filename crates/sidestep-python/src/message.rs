@@ -39,7 +39,22 @@ impl Outgoing {
 pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     let taking = Taking::start();
     let message = codec::dumps(obj)?;
-    let refs = taking.finish();
+    outgoing(message, taking.finish(), short)
+}
+
+/// As [`pack`], if `obj` is plain; runs no code of the program.
+///
+/// # Errors
+/// MemoryError at the arena's ceiling.
+#[inline]
+pub fn pack_plain(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Option<Outgoing>> {
+    codec::plain(obj)
+        .map(|message| outgoing(message, Vec::new(), short))
+        .transpose()
+}
+
+#[inline]
+fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outgoing> {
     if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= short {
         return Ok(Outgoing::Short(message));
     }

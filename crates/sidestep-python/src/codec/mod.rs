@@ -38,6 +38,12 @@ pub use short::short;
 /// Buffers of at least so many bytes travel out of band.
 pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;
 
+/// Serialises one object, if it is plain: exact built-in types, few enough. Runs no code of the
+/// program.
+pub fn plain(obj: &Bound<'_, PyAny>) -> Option<Message> {
+    encode::encode(obj)
+}
+
 /// Serialises one object.
 ///
 /// Runs the program's own code when the object has some (`__reduce__`, registered reducers): call it
@@ -47,7 +53,7 @@ pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;
 ///
 /// Whatever pickle or that code raises.
 pub fn dumps(obj: &Bound<'_, PyAny>) -> PyResult<Message> {
-    match encode::encode(obj) {
+    match plain(obj) {
         Some(message) => Ok(message),
         None => pickle::dumps(obj),
     }
@@ -86,6 +92,13 @@ pub fn loads_bytes<'py>(
         Some(&format::PICKLE) => pickle::loads(head, buffers),
         _ => decode::decode(head.py(), head.as_bytes(), buffers),
     }
+}
+
+/// Whether an object is plain: pickle would find built-in types in it, and nothing that a reducer or
+/// a class has a say in.
+#[pyfunction]
+fn is_plain(obj: &Bound<'_, PyAny>) -> bool {
+    plain(obj).is_some()
 }
 
 /// What [`dumps`] makes of an object, for tests: the head and a copy of each buffer.
@@ -130,12 +143,13 @@ fn _codec_copy<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<
     loads(py, &message.head, buffers)
 }
 
-/// Adds the private functions for tests to the native module.
+/// Adds this module's functions, most of them for tests, to the native module.
 ///
 /// # Errors
 ///
 /// Out of memory.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(is_plain, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_dumps, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_loads, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_copy, m)?)

@@ -218,12 +218,21 @@ pub struct End {
 /// The arena is at its ceiling, or the process has too many descriptors.
 pub fn pair() -> Result<[(End, OwnedFd); 2], PipeError> {
     let (first, second) = socket::socket_pair()?;
-    let object = family()?.create(Kind::Pipe, layout::BYTES)?;
-    let other = object.try_clone()?;
-    let first_end = End::over(object, 0)?;
-    first_end.incoming.init(0, MAX_UNREAD);
-    first_end.outgoing.init(0, MAX_UNREAD);
-    Ok([(first_end, first), (End::over(other, 1)?, second)])
+    let end = create()?;
+    let other = end.object.try_clone()?;
+    Ok([(end, first), (End::over(other, 1)?, second)])
+}
+
+/// Side 0 of a new pipe for two sockets that are there already, connected to each other. Whoever has
+/// the other one takes side 1 by [`End::from_handle`].
+///
+/// # Errors
+/// The arena is at its ceiling.
+pub fn create() -> Result<End, Error> {
+    let end = End::over(family()?.create(Kind::Pipe, layout::BYTES)?, 0)?;
+    end.incoming.init(0, MAX_UNREAD);
+    end.outgoing.init(0, MAX_UNREAD);
+    Ok(end)
 }
 
 fn now_ns() -> u64 {
