@@ -232,10 +232,15 @@ class Server(_original.Root):
         # The last result is kept until the next request comes: a proxy in it must outlive the
         # moment in which the client makes its own.
         message: tuple[str, Any]
+        request = None
         try:
             while not self.stop_event.is_set():
                 try:
-                    ident, name, args, kwds = conn.recv()
+                    if request is None:
+                        request = conn.recv()
+                    elif type(request) is bytes:
+                        request = conn._loads(request)
+                    ident, name, args, kwds = request
                 except (EOFError, ConnectionError):
                     util.debug("a client of the manager has hung up")
                     return
@@ -246,14 +251,21 @@ class Server(_original.Root):
                         message = self._call_itself(conn, name, args, kwds)
                     else:
                         message = self._call(conn, ident, name, args, kwds)
-                    args = kwds = None
+                request = args = kwds = None
                 if self._freed:
                     self._settle_freed()
                 if message[1] is _REPLIED:
                     continue
                 try:
                     try:
-                        conn.send(message)
+                        if message[0] == "#RETURN" and getattr(conn, "answer", None):
+                            try:
+                                request = conn.answer(message[1])
+                            except EOFError:
+                                util.debug("a client of the manager has hung up")
+                                return
+                        if request is None:
+                            conn.send(message)
                     except (BrokenPipeError, ConnectionError):
                         raise
                     except Exception:
@@ -265,7 +277,7 @@ class Server(_original.Root):
             self._take_leave(conn)
 
     def _call_itself(
-        self, conn: Any, name: str, args: Sequence[Any], kwds: _Kwargs
+        self, conn: Any, name: str, args: Sequence[Any], kwds: _Kwargs | None
     ) -> tuple[str, Any]:
         """Carry out a call of the server over a long connection; the reply."""
         try:
@@ -275,12 +287,12 @@ class Server(_original.Root):
                 return "#RETURN", self._share_pipe(conn, *args)
             if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
-            return "#RETURN", getattr(self, name)(conn, *args, **kwds)
+            return "#RETURN", getattr(self, name)(conn, *args, **(kwds or {}))
         except BaseException:  # see `_call`
             return "#TRACEBACK", traceback.format_exc()
 
     def _call(
-        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs
+        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs | None
     ) -> tuple[str, Any]:
         """Call a method of a referent; the reply."""
         try:
@@ -292,11 +304,12 @@ class Server(_original.Root):
                         f"method {name!r} of a {type(obj).__name__} is not among those "
                         f"exposed: {sorted(exposed)}"
                     )
-                return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
+                return "#RETURN", fallback(self, conn, ident, obj, *args, **(kwds or {}))
         except Exception:
             return "#TRACEBACK", traceback.format_exc()
         try:
-            result = getattr(obj, name)(*args, **kwds)
+            method = getattr(obj, name)
+            result = method(*args, **kwds) if kwds else method(*args)
         except Exception as error:
             if conn not in self._client_of:
                 error = _known_everywhere(error)

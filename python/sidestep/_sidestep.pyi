@@ -786,6 +786,14 @@ class PipeSide:
     def opposite(self) -> _Place:
         """Where the pipe's other side is."""
 
+@final
+class Other:
+    """What `Connection._call` returns in place of a result."""
+
+    @property
+    def message(self) -> Any:
+        """Another answer, as `Connection._receive` returns it. None: the call was not sent."""
+
 def join_pipe(fd: int, place: _Place) -> None:
     """Tell this process that `fd` is the socket of the pipe at `place` (see `Connection._place`).
 
@@ -882,14 +890,21 @@ class Connection(Generic[_Sent_contra, _Received_co]):
 
         The other side's process has to do the same before anything is sent.
         """
-    def _send_plain(self, obj: object) -> bool:
-        """Send an object through the pipe, if it is plain (see `is_plain`): tell whether."""
-    def _receive(self) -> Any:
-        """Return the next message as it was sent: an object that was sent as one, or bytes."""
-    def _exchange(self, obj: object) -> Any:
-        """Send an object through the pipe and return the next message, as `_receive`.
+    def _call(self, id: str, name: str, args: Any, kwds: Any) -> Any:
+        """Make a call through the pipe, for a manager's proxy, and return its result.
 
-        None, and nothing was sent, if the object is not plain.
+        Or an `Other`: the call is not plain (see `is_plain`), or the answer is no plain result.
+        """
+    def _answer(self, result: object) -> Any:
+        """Answer a `_call` by its result, and return the next message, as `_receive`.
+
+        None, and nothing was sent, if the result is not plain. After any error an answer is due.
+        """
+    def _receive(self) -> Any:
+        """Return the next message as it was sent: bytes, or an object.
+
+        That is (id, name, args, kwds) for a `_call`, without keywords None in their place, and
+        ("#RETURN", result) for an `_answer`.
         """
     def _to_stream(self) -> None:
         """Turn the pipe into a plain stream, for good: this end leaves the family.

@@ -137,9 +137,9 @@ def _loads_within(message: Any) -> Any:
 class WireConnection(ConnectionWrapper):
     """A connection whose objects are pickled as any `multiprocessing` understands them."""
 
-    # Of one that has entered a pipe: sends a request and returns the answer, for `_loads`; None, if
-    # the request has to be pickled.
-    exchange: Callable[[Any], Any] | None = None
+    # Of one that has entered a pipe: the short way for calls, and for answers, see `_sidestep`.
+    call: Callable[[str, str, Any, Any], Any] | None = None
+    answer: Callable[[Any], Any] | None = None
 
     def __init__(self, conn: connection.Connection) -> None:
         super().__init__(conn, _dumps, _loads)
@@ -147,14 +147,10 @@ class WireConnection(ConnectionWrapper):
     def enter(self, side: _sidestep.PipeSide) -> None:
         """Have messages go through a pipe in shared memory, as the other side's process does."""
         self._conn._enter(side)
-        self.exchange = self._conn._exchange
+        self.call, self.answer = self._conn._call, self._conn._answer
+        # What it returns is for `_loads`, as before.
         self.recv_bytes = self._conn._receive
         self._dumps, self._loads = _dumps_within, _loads_within
-
-    def send(self, obj: Any) -> None:
-        """Send an object; pickled, if there is anything in it for pickle to do."""
-        if self.exchange is None or not self._conn._send_plain(obj):
-            self.send_bytes(self._dumps(obj))
 
     def recv(self) -> Any:
         """Receive an object."""

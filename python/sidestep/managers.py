@@ -445,12 +445,12 @@ def _explain_loss(address: Any, error: BaseException) -> None:
 class _Seat:
     """What one thread has with a server."""
 
-    __slots__ = ("busy", "connection", "exchange", "freed", "users")
+    __slots__ = ("busy", "call", "connection", "freed", "users")
 
     def __init__(self) -> None:
         self.connection: Any = None
-        # Of a connection through shared memory: see `WireConnection`.
-        self.exchange: Callable[[Any], Any] | None = None
+        # Of a connection through shared memory, the short way: see `WireConnection`.
+        self.call: Callable[[str, str, Any, Any], Any] | None = None
         self.users = 0  # how many places in the code want the connection to stay
         self.busy = False  # with a call
         self.freed: list[tuple[Any, ...]] = []  # references that the collector dropped during that
@@ -540,11 +540,36 @@ class _Line:
     def _explain(self, error: BaseException) -> None:
         _explain_loss(self.address, error)
 
-    def call(self, client: _Connect, authkey: bytes | None, request: tuple[Any, ...]) -> Any:
+    def call_quickly(
+        self, seat: _Seat, ident: str, name: str, args: Any, kwds: _Kwargs
+    ) -> Any:
+        """Make a call through shared memory; the result, or an `Other`."""
+        assert seat.call is not None
+        seat.busy = True
+        try:
+            answer = seat.call(ident, name, args, kwds)
+        except BaseException as error:
+            self._lose_reply(seat, error)
+            raise
+        finally:
+            seat.busy = False
+        # With an `Other` a reference may have come, and `call` does it.
+        if seat.freed and type(answer) is not _sidestep.Other:
+            self._work_off(seat)
+        return answer
+
+    def call(
+        self,
+        client: _Connect,
+        authkey: bytes | None,
+        request: tuple[Any, ...],
+        answer: Any = None,
+    ) -> Any:
         """Send a request and return the reply.
 
         It goes over this thread's connection. Calls of the server itself, whose requests begin
         with None, take a connection of their own where the server is the standard library's.
+        `answer` has come by `call_quickly`, if it is not None: nothing is sent then.
         """
         seat = self.local.seat
         of_server = request[0] is None
@@ -558,36 +583,42 @@ class _Line:
         if seat.connection is None:
             self._take_seat(seat, client, authkey)
         conn = seat.connection
-        answer = None
-        seat.busy = unanswered = True
+        seat.busy = True
+        unanswered = False
         try:
-            if seat.exchange is not None:
-                answer = seat.exchange(request)
             if answer is not None:
                 pass
             elif isinstance(conn, ConnectionWrapper):
-                unanswered = False
                 data = conn._dumps(request)
                 unanswered = True
                 conn.send_bytes(data)
                 answer = conn.recv_bytes()
             else:  # of a kind that a program has added to `listener_client`
+                unanswered = True
                 conn.send(request)
                 answer = conn.recv()
             unanswered = seat.busy = False
             # The reply may hold proxies; they are counted over this connection, which is free
             # again, for the process that it is known to belong to.
-            reply = conn._loads(answer) if type(answer) is bytes else answer
+            reply = conn._loads(answer) if isinstance(conn, ConnectionWrapper) else answer
         except BaseException as error:
             if unanswered:
-                self._put_aside(seat, broken=isinstance(error, EOFError | ConnectionError))
-                self._explain(error)
+                self._lose_reply(seat, error)
             raise
         finally:
             seat.busy = False
+        if seat.freed:
+            self._work_off(seat)
+        return reply
+
+    def _lose_reply(self, seat: _Seat, error: BaseException) -> None:
+        """After an error in the middle of a call."""
+        self._put_aside(seat, broken=isinstance(error, EOFError | ConnectionError))
+        self._explain(error)
+
+    def _work_off(self, seat: _Seat) -> None:
         while seat.freed:
             self.decref(*seat.freed.pop())
-        return reply
 
     def _take_seat(self, seat: _Seat, client: _Connect, authkey: bytes | None) -> None:
         """Open this thread's connection."""
@@ -597,14 +628,14 @@ class _Line:
         finally:
             seat.busy = False
         seat.connection = conn
-        seat.exchange = getattr(conn, "exchange", None)
+        seat.call = getattr(conn, "call", None)
         with self._mutex:
             if self._references:
                 self._lifeline = conn  # an older one may have broken unnoticed
 
     def _put_aside(self, seat: _Seat, broken: bool) -> None:
         """Take another connection from now on: a late reply may still come over this one."""
-        conn, seat.connection, seat.exchange = seat.connection, None, None
+        conn, seat.connection, seat.call = seat.connection, None, None
         with self._mutex:
             if self._lifeline is conn and (broken or not self._references):
                 self._lifeline = None
@@ -676,7 +707,7 @@ class _Line:
     def _leave(self, seat: _Seat) -> None:
         """Close the connection, if it is of no more use."""
         if not self._references and not seat.users:
-            conn, seat.connection, seat.exchange = seat.connection, None, None
+            conn, seat.connection, seat.call = seat.connection, None, None
             if conn is not None:
                 conn.close()
 
@@ -763,27 +794,27 @@ class BaseProxy(_original.Root):
             RemoteError: The method is not exposed, or its result cannot be pickled.
             ServerLostError: The server has ended.
         """
-        line = self._line
         seat = self._tls.seat
-        # Inner proxies have no references, and yet their connections are to last.
-        kept = line._references != 0
-        seat.users += kept
+        line = self._line
+        answer = None
+        if seat.call is not None and not seat.busy:
+            answer = line.call_quickly(seat, self._id, methodname, args, kwds)
+            if type(answer) is not _sidestep.Other:
+                return answer
+            answer = answer.message
+        request = (self._id, methodname, args, kwds)
         try:
-            kind, result = line.call(
-                self._Client, self._authkey, (self._id, methodname, args, kwds)
-            )
+            # Inner proxies have no references, and yet their connections are to last.
+            with line if line._references else contextlib.nullcontext():
+                kind, result = line.call(self._Client, self._authkey, request, answer)
+                if kind == "#PROXY":
+                    return self._proxy_for_result(*result)
             if kind == "#RETURN":
                 return result
-            if kind == "#PROXY":
-                return self._proxy_for_result(*result)
             raise convert_to_error(kind, result)
         finally:
-            if kept:
-                seat.users -= 1
-                if not line._references:
-                    line._leave(seat)
             # An exception refers to this frame: it must not find itself here.
-            result = None
+            result = answer = None
 
     def _proxy_for_result(self, exposed: Sequence[str], received: Any) -> Any:
         self._line.count()

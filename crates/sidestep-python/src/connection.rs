@@ -131,21 +131,34 @@ impl Incoming {
     /// The message as an object: unpickled, if it was sent as bytes.
     fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         let pickle = match self {
-            Incoming::Short(ends::OBJECT, head) => return codec::loads(py, &head, Vec::new()),
-            Incoming::Long(ends::OBJECT, envelope) => return message::unpack(py, &envelope),
+            Incoming::Short(ends::OBJECT | ends::RESULT, head) => {
+                return codec::loads(py, &head, Vec::new());
+            }
+            Incoming::Long(ends::OBJECT | ends::RESULT, envelope) => {
+                return message::unpack(py, &envelope);
+            }
             Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
             Incoming::Long(_, envelope) => ends::unpack_bytes(py, &envelope)?,
         };
         pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
     }
 
-    /// The message as it was sent: an object, or bytes.
-    fn into_either(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    fn tag(&self) -> u8 {
         match self {
-            Incoming::Short(ends::OBJECT, _) | Incoming::Long(ends::OBJECT, _) => {
-                self.into_object(py)
+            Incoming::Frame(_) => ends::BYTES,
+            Incoming::Short(tag, _) | Incoming::Long(tag, _) => *tag,
+        }
+    }
+
+    /// The message as it was sent: an object, or bytes. A result is what managers make of it.
+    fn into_either(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        match self.tag() {
+            ends::OBJECT => self.into_object(py),
+            ends::RESULT => {
+                let result = self.into_object(py)?;
+                Ok((intern!(py, "#RETURN"), result).into_pyobject(py)?.into_any())
             }
-            bytes => bytes.into_bytes(py).map(Bound::into_any),
+            _ => self.into_bytes(py).map(Bound::into_any),
         }
     }
 
@@ -207,15 +220,40 @@ impl Connection {
         )
     }
 
-    fn send_outgoing(&self, py: Python<'_>, end: &End, outgoing: Outgoing) -> PyResult<bool> {
+    /// Sends a plain message through the pipe. False, and nothing was sent, if there is none, or no
+    /// room for it in the arena.
+    fn send_plain(
+        &self,
+        py: Python<'_>,
+        tag: u8,
+        message: Option<codec::Message>,
+    ) -> PyResult<bool> {
+        self.sink(py)?;
+        let end = self.entered()?;
+        let Some(Ok(outgoing)) = message.map(|m| message::outgoing(m, Vec::new(), INLINE_MAX))
+        else {
+            return Ok(false);
+        };
+        if self.send_outgoing(py, &end, tag, outgoing)? {
+            Ok(true)
+        } else {
+            Err(pipe_error(py, PipeError::Stream))
+        }
+    }
+
+    fn send_outgoing(
+        &self,
+        py: Python<'_>,
+        end: &End,
+        tag: u8,
+        outgoing: Outgoing,
+    ) -> PyResult<bool> {
         match outgoing {
             Outgoing::Short(object) => {
                 let parts: [&[u8]; 1] = [&object.head];
-                self.send_through(py, end, ends::OBJECT, Message::Short(&parts))
+                self.send_through(py, end, tag, Message::Short(&parts))
             }
-            Outgoing::Long(envelope) => {
-                self.send_through(py, end, ends::OBJECT, Message::Long(envelope))
-            }
+            Outgoing::Long(envelope) => self.send_through(py, end, tag, Message::Long(envelope)),
         }
     }
 
@@ -533,28 +571,40 @@ impl Connection {
         self.set_end(Some(Arc::clone(&side.end)));
     }
 
-    /// Sends an object, if it is plain. False, and nothing was sent, otherwise.
-    fn _send_plain(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.sink(py)?;
-        let end = self.entered()?;
-        let Some(outgoing) = message::pack_plain(obj, INLINE_MAX)? else {
-            return Ok(false);
-        };
-        if self.send_outgoing(py, &end, outgoing)? {
-            Ok(true)
-        } else {
-            Err(pipe_error(py, PipeError::Stream))
-        }
-    }
-
-    /// Sends an object, if it is plain, and receives the next message, as `_receive`. None, and
-    /// nothing was sent, otherwise.
-    fn _exchange<'py>(
+    /// Makes a call through the pipe and waits for the answer: the result, or an `Other`. The process
+    /// at the other side gets it by `_receive` or `_answer`.
+    fn _call<'py>(
         &self,
         py: Python<'py>,
-        obj: &Bound<'py, PyAny>,
+        object: &Bound<'py, PyAny>,
+        method: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyAny>,
+        kwds: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = codec::call([object, method], args, kwds);
+        let message = if self.send_plain(py, ends::OBJECT, call)? {
+            let answer = self.receive(py, None)?;
+            if answer.tag() == ends::RESULT {
+                return answer.into_object(py);
+            }
+            answer.into_either(py)?
+        } else {
+            py.None().into_bound(py)
+        };
+        let other = Other {
+            message: message.unbind(),
+        };
+        Ok(Bound::new(py, other)?.into_any())
+    }
+
+    /// Answers a call by its result and receives the next message, as `_receive`. None, and nothing
+    /// was sent, if the result is not plain.
+    fn _answer<'py>(
+        &self,
+        py: Python<'py>,
+        result: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if !self._send_plain(py, obj)? {
+        if !self.send_plain(py, ends::RESULT, codec::plain(result))? {
             return Ok(None);
         }
         self._receive(py).map(Some)
@@ -600,7 +650,7 @@ impl Connection {
         slf.get().sink(py)?;
         if let Some(end) = slf.get().end() {
             let outgoing = message::pack(obj, INLINE_MAX)?;
-            if slf.get().send_outgoing(py, &end, outgoing)? {
+            if slf.get().send_outgoing(py, &end, ends::OBJECT, outgoing)? {
                 return Ok(());
             }
         }
@@ -857,6 +907,15 @@ impl PipeSide {
     }
 }
 
+/// What `Connection._call` returns in place of a result.
+#[pyclass(frozen, module = "sidestep._sidestep")]
+pub struct Other {
+    /// Another answer, as `Connection._receive` returns it. None: the call is not plain, and was not
+    /// sent.
+    #[pyo3(get)]
+    message: Py<PyAny>,
+}
+
 /// Tells this process that `fd` is the socket of a pipe: connections that are made on it join it.
 ///
 /// `place` is what `_place` said in another process of the family, where the pipe is still held.
@@ -876,6 +935,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Connection>()?;
     m.add_class::<Hold>()?;
     m.add_class::<PipeSide>()?;
+    m.add_class::<Other>()?;
     m.add_function(wrap_pyfunction!(stream_pair, m)?)?;
     m.add_function(wrap_pyfunction!(pipe_pair, m)?)?;
 

@@ -42,19 +42,12 @@ pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     outgoing(message, taking.finish(), short)
 }
 
-/// As [`pack`], if `obj` is plain; runs no code of the program.
+/// What to send for a message, short if it takes at most `short` bytes.
 ///
 /// # Errors
 /// MemoryError at the arena's ceiling.
 #[inline]
-pub fn pack_plain(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Option<Outgoing>> {
-    codec::plain(obj)
-        .map(|message| outgoing(message, Vec::new(), short))
-        .transpose()
-}
-
-#[inline]
-fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outgoing> {
+pub fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outgoing> {
     if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= short {
         return Ok(Outgoing::Short(message));
     }

@@ -44,6 +44,16 @@ pub fn plain(obj: &Bound<'_, PyAny>) -> Option<Message> {
     encode::encode(obj)
 }
 
+/// Serialises a call, if all of it is plain: two names, arguments, and arguments by keyword or, without
+/// any, None. Runs no code of the program.
+pub fn call(
+    names: [&Bound<'_, PyAny>; 2],
+    args: &Bound<'_, PyAny>,
+    kwds: &Bound<'_, PyAny>,
+) -> Option<Message> {
+    encode::encode_call(names, args, kwds)
+}
+
 /// Serialises one object.
 ///
 /// Runs the program's own code when the object has some (`__reduce__`, registered reducers): call it
