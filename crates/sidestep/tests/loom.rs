@@ -14,7 +14,7 @@ use loom::sync::{Arc, Condvar};
 use loom::thread;
 use sidestep::primitive::{lose_patience_with, store_load_barrier_after_rmw};
 use sidestep::sync::{
-    Acquired, Answer, Arrival, Barrier, Departed, Event, Gate, Lock, Mutex, Population,
+    Acquired, Answer, Arrival, Barrier, Departed, Event, Gate, Lock, Mutex, Patience, Population,
     ReleaseError, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 use sidestep::{bell, cursor};
@@ -361,7 +361,9 @@ fn loom_semaphore_hands_each_permit_to_one() {
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let semaphore = semaphore.clone();
-                thread::spawn(move || assert_eq!(semaphore.acquire(forever), Wait::Ready))
+                thread::spawn(move || {
+                    assert_eq!(semaphore.acquire(&Patience::new(), forever), Wait::Ready)
+                })
             })
             .collect();
         semaphore.release(1).unwrap();
@@ -381,7 +383,7 @@ fn loom_semaphore_waiter_that_gives_up_keeps_no_wake() {
             let semaphore = semaphore.clone();
             thread::spawn(move || {
                 let mut slices = 1;
-                let wait = semaphore.acquire(|| {
+                let wait = semaphore.acquire(&Patience::new(), || {
                     slices -= 1;
                     (slices >= 0).then_some(SLICE)
                 });
@@ -393,7 +395,7 @@ fn loom_semaphore_waiter_that_gives_up_keeps_no_wake() {
         let patient = {
             let semaphore = semaphore.clone();
             thread::spawn(move || {
-                assert_eq!(semaphore.acquire(forever), Wait::Ready);
+                assert_eq!(semaphore.acquire(&Patience::new(), forever), Wait::Ready);
                 semaphore.release(1).unwrap();
             })
         };
@@ -414,7 +416,9 @@ fn loom_event_set_reaches_all_waiters() {
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let event = event.clone();
-                thread::spawn(move || assert_eq!(event.wait(forever), Wait::Ready))
+                thread::spawn(move || {
+                    assert_eq!(event.wait(&Patience::new(), forever), Wait::Ready)
+                })
             })
             .collect();
         event.set();
@@ -433,7 +437,7 @@ fn loom_event_cleared_at_once_still_reaches_who_waited() {
         let waiter = {
             let (event, waits) = (event.clone(), waits.clone());
             thread::spawn(move || {
-                let wait = event.wait(|| {
+                let wait = event.wait(&Patience::new(), || {
                     waits.store(1, Ordering::SeqCst);
                     forever()
                 });
@@ -461,7 +465,7 @@ fn loom_notify_reaches_exactly_one() {
         let threads = places.map(|place| {
             let (waiters, told) = (waiters.clone(), told.clone());
             thread::spawn(move || {
-                while waiters.sleep(place, SLICE) == Ok(Answer::None) {}
+                while waiters.sleep(&Patience::new(), place, SLICE) == Ok(Answer::None) {}
                 if waiters.leave(place) == Answer::Passed {
                     told.fetch_add(1, Ordering::SeqCst);
                 }
@@ -1129,7 +1133,7 @@ fn loom_notify_is_not_spent_on_the_dead() {
         let waiter = {
             let waiters = waiters.clone();
             thread::spawn(move || {
-                while waiters.sleep(place, SLICE) == Ok(Answer::None) {}
+                while waiters.sleep(&Patience::new(), place, SLICE) == Ok(Answer::None) {}
                 assert_eq!(waiters.leave(place), Answer::Passed);
             })
         };
@@ -1151,7 +1155,7 @@ fn meet(barrier: &Barrier, process: &Process<'_>) -> bool {
             Arrival::Broken => return false,
             Arrival::Busy => thread::yield_now(),
             Arrival::Wait(place, _) => loop {
-                match barrier.sleep(place, SLICE) {
+                match barrier.sleep(&Patience::new(), place, SLICE) {
                     Ok(Answer::None) | Err(_) => {}
                     Ok(_) => return barrier.leave(place) == Answer::Passed,
                 }

@@ -65,9 +65,9 @@ use crate::crash;
 use crate::error::Error;
 use crate::os::clock::Deadline;
 use crate::os::socket::{Interest, Wait};
-use crate::primitive::{AtomicU64, Instant, Ordering, Wake, fence, process, socket, spin_loop};
+use crate::primitive::{AtomicU64, Instant, Ordering, Wake, fence, socket};
 use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, Txn, family};
-use crate::sync::{Acquired, Mutex as SharedMutex, SLICE};
+use crate::sync::{AWAKE_FOR, Acquired, Mutex as SharedMutex, Patience, SLICE};
 
 /// Unread bytes of a direction above which senders wait.
 pub const MAX_UNREAD: u64 = 1 << 20;
@@ -80,9 +80,6 @@ const NEWS_AGE_NS: u64 = 100_000;
 
 /// How long a blocked sender sleeps before it looks whether there is still somebody to read.
 const SENDER_SLICE: Duration = Duration::from_millis(50);
-
-/// Waits longer than this are not worth spinning for.
-const SPIN_FOR: Duration = Duration::from_micros(20);
 
 /// Offsets in the payload of a pipe, behind the two chains.
 ///
@@ -208,8 +205,7 @@ pub struct End {
     /// When the other side was last known to live, in ns of [`now_ns`].
     news: AtomicU64,
     closings_seen: AtomicU64,
-    /// How long recent waits took, in ns: decides whether spinning is worth it.
-    recent_wait_ns: AtomicU64,
+    patience: Patience,
 }
 
 /// Makes a pipe: two sides, each with its socket.
@@ -262,7 +258,7 @@ impl End {
             parcels: Mutex::default(),
             news: AtomicU64::new(0),
             closings_seen: AtomicU64::new(0),
-            recent_wait_ns: AtomicU64::new(0),
+            patience: Patience::new(),
             object,
         })
     }
@@ -580,39 +576,12 @@ impl End {
         socket: BorrowedFd<'_>,
         deadline: Deadline,
     ) -> Result<Step<Ready>, PipeError> {
-        let started = Instant::now();
-        if self.spin(started, deadline) {
+        // A look without a wait, and one at a stream, are not for the messages to come.
+        let waits = deadline.slice(AWAKE_FOR).is_some() && !self.is_stream();
+        if waits && self.patience.outlasts(|| self.has_messages()) {
             return Ok(Step::Done(Ready::Message));
         }
-        let ready = self.sleep(socket, deadline)?;
-        let took = (started.elapsed().as_nanos() as u64).min(1 << 30);
-        let before = self.recent_wait_ns.load(Ordering::Relaxed);
-        self.recent_wait_ns
-            .store(before - before / 4 + took / 4, Ordering::Relaxed);
-        Ok(ready)
-    }
-
-    fn spin(&self, started: Instant, deadline: Deadline) -> bool {
-        let limit = SPIN_FOR.as_nanos() as u64;
-        if self.has_messages() {
-            return true;
-        }
-        if self.is_stream()
-            || self.recent_wait_ns.load(Ordering::Relaxed) > limit
-            || process::processors() < 2
-            || deadline.slice(SPIN_FOR).is_none()
-        {
-            return false;
-        }
-        while started.elapsed() < SPIN_FOR {
-            for _ in 0..16 {
-                if self.has_messages() {
-                    return true;
-                }
-                spin_loop();
-            }
-        }
-        false
+        self.sleep(socket, deadline)
     }
 
     fn sleep(&self, socket: BorrowedFd<'_>, deadline: Deadline) -> Result<Step<Ready>, PipeError> {

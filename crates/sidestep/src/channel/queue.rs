@@ -6,9 +6,9 @@ use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Quietly, Ta
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
-use crate::primitive::{AtomicU32, Instant, Ordering, Wake, process, spin_loop};
+use crate::primitive::Wake;
 use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, family};
-use crate::sync::{Gate, SLICE, Wait};
+use crate::sync::{Gate, Patience, SLICE, Wait};
 
 /// What a queue is to be like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,12 +67,8 @@ pub struct Queue {
     object: Ref,
     chain: &'static Chain,
     source: Source,
-    /// How long recent waits took, in ns: decides whether spinning is worth it. Per process.
-    recent_wait_ns: AtomicU32,
+    patience: Patience,
 }
-
-/// Waits longer than this are not worth spinning for.
-const SPIN_FOR: Duration = Duration::from_micros(20);
 
 impl Queue {
     fn over(object: Ref) -> Result<Self> {
@@ -84,7 +80,7 @@ impl Queue {
             source: Source::part(&object, 0),
             object,
             chain,
-            recent_wait_ns: AtomicU32::new(0),
+            patience: Patience::new(),
         })
     }
 
@@ -202,23 +198,15 @@ impl Queue {
 
     /// Waits until there may be an item, or the queue is closed; the caller then tries to take one.
     pub fn wait_items(&self, deadline: Deadline) -> Wait {
-        let started = Instant::now();
-        let worth_it = self.recent_wait_ns.load(Ordering::Relaxed) <= SPIN_FOR.as_nanos() as u32;
-        if worth_it && process::processors() > 1 {
-            while started.elapsed() < SPIN_FOR {
-                for _ in 0..16 {
-                    if self.chain.may_have_items(self.family()) {
-                        self.note_wait(started);
-                        return Wait::Ready;
-                    }
-                    spin_loop();
-                }
-            }
+        if self
+            .patience
+            .outlasts(|| self.chain.may_have_items(self.family()))
+        {
+            return Wait::Ready;
         }
         let ready = || self.chain.may_have_items(self.family()) || self.chain.is_closed();
         let wait = sleep_until(self.chain.items(), deadline, ready);
         self.pass_on_closing(self.chain.items());
-        self.note_wait(started);
         wait
     }
 
@@ -228,13 +216,6 @@ impl Queue {
         if self.is_closed() {
             gate.wake_all();
         }
-    }
-
-    fn note_wait(&self, started: Instant) {
-        let took = started.elapsed().as_nanos().min(u128::from(u32::MAX / 8)) as u32;
-        let before = self.recent_wait_ns.load(Ordering::Relaxed);
-        self.recent_wait_ns
-            .store(before - before / 4 + took / 4, Ordering::Relaxed);
     }
 
     /// A consumer that slept and has now taken an item: others may sleep, and there may be more.

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::mutex::{Acquired, Mutex};
+use super::patience::Patience;
 use super::stamp::{Population, Stamp};
 use super::waiters::{Answer, Place, Waiters};
 use crate::crash;
@@ -122,13 +123,18 @@ impl Barrier {
 
     /// Sleeps at a place until there is an answer, or for `limit`, at most a slice; `Err` after a
     /// signal.
-    pub fn sleep(&self, place: Place, limit: Duration) -> Result<Answer, crate::primitive::Wake> {
+    pub fn sleep(
+        &self,
+        patience: &Patience,
+        place: Place,
+        limit: Duration,
+    ) -> Result<Answer, crate::primitive::Wake> {
         // It may have been broken between our look at the state and our entry, by a clean-up, which
         // holds no lock: either that has seen our entry, or we see its word here.
         // [barrier-break]
         fence(SeqCst);
         if !self.is_broken() {
-            let answer = self.waiters.sleep(place, limit)?;
+            let answer = self.waiters.sleep(patience, place, limit)?;
             if answer != Answer::None || !self.is_broken() {
                 return Ok(answer);
             }

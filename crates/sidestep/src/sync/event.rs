@@ -4,9 +4,10 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::gate::SLICE;
+use super::patience::Patience;
 use super::wait::Wait;
 use crate::crash;
-use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+use crate::primitive::{AtomicU32, Wake, futex_wait, futex_wake};
 
 const SET: u32 = 1;
 const SLEEPERS: u32 = 2;
@@ -70,17 +71,14 @@ impl Event {
     }
 
     /// Waits until the flag is set (or has been set meanwhile), for at most `left()` in all.
-    pub fn wait(&self, mut left: impl FnMut() -> Option<Duration>) -> Wait {
+    pub fn wait(&self, patience: &Patience, mut left: impl FnMut() -> Option<Duration>) -> Wait {
         let first = self.word.load(Acquire);
         if first & SET != 0 {
             return Wait::Ready;
         }
         let count = first / ONCE;
-        for _ in 0..SPINS {
-            if self.word.load(Acquire) / ONCE != count {
-                return Wait::Ready;
-            }
-            spin_loop();
+        if patience.outlasts(|| self.word.load(Acquire) / ONCE != count) {
+            return Wait::Ready;
         }
         loop {
             let word = self.word.load(Acquire);

@@ -4,9 +4,10 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::gate::SLICE;
+use super::patience::Patience;
 use super::wait::{ReleaseError, Wait};
 use crate::crash;
-use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+use crate::primitive::{AtomicU32, Wake, futex_wait, futex_wake};
 
 const SLEEPERS: u32 = 1;
 const ONE: u32 = 2;
@@ -69,12 +70,9 @@ impl Semaphore {
     }
 
     /// Takes one, sleeping until there is one, for at most `left()` in all.
-    pub fn acquire(&self, mut left: impl FnMut() -> Option<Duration>) -> Wait {
-        for _ in 0..SPINS {
-            if self.try_acquire() {
-                return Wait::Ready;
-            }
-            spin_loop();
+    pub fn acquire(&self, patience: &Patience, mut left: impl FnMut() -> Option<Duration>) -> Wait {
+        if patience.outlasts(|| self.value() > 0) && self.try_acquire() {
+            return Wait::Ready;
         }
         let mut slept = false;
         loop {

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::Duration;
 
 use super::{
-    Answer, Barrier, Departed, Event, Lock, Permits, Place, Population, ReleaseError,
+    Answer, Barrier, Departed, Event, Lock, Patience, Permits, Place, Population, ReleaseError,
     SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Wait, Waiters,
 };
 use crate::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::shm::{Family, Handle, Kind, Ref, Shared, Txn, family};
 pub struct InArena<T: 'static> {
     object: Ref,
     inner: &'static T,
+    patience: Patience,
 }
 
 #[allow(private_bounds)]
@@ -23,7 +24,11 @@ impl<T: Shared> InArena<T> {
     fn over(object: Ref) -> Result<Self> {
         let inner = object.family().at(object.payload());
         inner
-            .map(|inner| Self { object, inner })
+            .map(|inner| Self {
+                object,
+                inner,
+                patience: Patience::new(),
+            })
             .ok_or(Error::Foreign("the object does not lie in the arena"))
     }
 
@@ -137,7 +142,7 @@ impl SharedSemaphore {
 
     /// As [`Semaphore::acquire`].
     pub fn acquire(&self, left: impl FnMut() -> Option<Duration>) -> Wait {
-        let wait = self.inner.inner.acquire(left);
+        let wait = self.inner.inner.acquire(&self.patience, left);
         if wait == Wait::Ready {
             self.inner.permits.took(self.me());
         }
@@ -202,6 +207,14 @@ impl SharedCondition {
         Self::create(Kind::Condition)
     }
 
+    /// As [`Waiters::sleep`].
+    ///
+    /// # Errors
+    /// A signal handler ran.
+    pub fn sleep(&self, place: Place, limit: Duration) -> core::result::Result<Answer, Wake> {
+        self.inner.sleep(&self.patience, place, limit)
+    }
+
     /// The condition that `handle` names.
     ///
     /// # Errors
@@ -218,6 +231,11 @@ impl SharedEvent {
     /// The arena is at its ceiling.
     pub fn new() -> Result<Self> {
         Self::create(Kind::Event)
+    }
+
+    /// As [`Event::wait`].
+    pub fn wait(&self, left: impl FnMut() -> Option<Duration>) -> Wait {
+        self.inner.wait(&self.patience, left)
     }
 
     /// The event that `handle` names.
@@ -247,12 +265,12 @@ impl SharedBarrier {
     /// A signal handler ran.
     pub fn sleep(&self, place: Place, limit: Duration) -> core::result::Result<Answer, Wake> {
         let started = Instant::now();
-        let answer = Barrier::sleep(self, place, limit)?;
+        let answer = self.inner.sleep(&self.patience, place, limit)?;
         if answer != Answer::None || started.elapsed() < SLICE {
             return Ok(answer);
         }
         self.family().clean_dead();
-        Barrier::sleep(self, place, Duration::ZERO)
+        self.inner.sleep(&self.patience, place, Duration::ZERO)
     }
 
     /// The barrier that `handle` names.

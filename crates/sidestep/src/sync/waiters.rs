@@ -4,14 +4,22 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Duration;
 
 use super::gate::SLICE;
+use super::patience::Patience;
 use super::stamp::{Population, Stamp};
 use crate::crash;
-use crate::primitive::{AtomicU32, SPINS, Wake, futex_wait, futex_wake, spin_loop};
+use crate::primitive::{AtomicU32, Wake, futex_wait, futex_wake};
 
+/// The waiter sleeps, or is about to.
+const ASLEEP: u32 = 1 << 30;
 /// The wait has been answered: go on.
-const PASSED: u32 = 1 << 31;
+const PASSED: u32 = 2 << 30;
 /// The wait has been answered: what you waited for will not come.
-const BROKEN: u32 = 1 << 30;
+const BROKEN: u32 = 3 << 30;
+
+/// Whether a word is that of a waiter without an answer.
+fn is_waiting(word: u32) -> bool {
+    word != 0 && word & PASSED == 0
+}
 
 /// Most waiters at once; a model has a few.
 pub const WAITERS: usize = if cfg!(loom) { 3 } else { 510 };
@@ -29,6 +37,7 @@ struct Node {
 /// |--------------------|-------------------------------|-----------------------------------|
 /// | 0                  | free                          | its waiter as it leaves; a cleaner |
 /// | stamp              | a thread of that process waits | the waiter                       |
+/// | stamp, `ASLEEP`    | and sleeps, or is about to    | the waiter                        |
 /// | stamp, `PASSED`    | it was told to go on          | who notifies                      |
 /// | stamp, `BROKEN`    | it was told to give up        | who breaks                        |
 ///
@@ -94,18 +103,23 @@ impl Waiters {
     }
 
     /// Sleeps until there is an answer, a signal (`Err`), or for `limit`, at most a slice.
-    pub fn sleep(&self, place: Place, limit: Duration) -> Result<Answer, Wake> {
+    pub fn sleep(
+        &self,
+        patience: &Patience,
+        place: Place,
+        limit: Duration,
+    ) -> Result<Answer, Wake> {
         let word = &self.nodes[place.0].word;
-        for _ in 0..SPINS {
-            if self.answer(place) != Answer::None {
-                return Ok(self.answer(place));
-            }
-            spin_loop();
+        if patience.outlasts(|| self.answer(place) != Answer::None) {
+            return Ok(self.answer(place));
         }
-        let now = word.load(Acquire);
+        // If it fails, there is an answer.
+        let asleep = word.fetch_update(SeqCst, Acquire, |word| {
+            is_waiting(word).then_some(word | ASLEEP)
+        });
         crash::point("waiters: about to sleep");
-        if now & (PASSED | BROKEN) == 0
-            && futex_wait(word, now, Some(limit.min(SLICE))) == Wake::Interrupted
+        if let Ok(before) = asleep
+            && futex_wait(word, before | ASLEEP, Some(limit.min(SLICE))) == Wake::Interrupted
         {
             return Err(Wake::Interrupted);
         }
@@ -117,12 +131,10 @@ impl Waiters {
     }
 
     fn read(word: u32) -> Answer {
-        if word & PASSED != 0 {
-            Answer::Passed
-        } else if word & BROKEN != 0 {
-            Answer::Broken
-        } else {
-            Answer::None
+        match word & BROKEN {
+            PASSED => Answer::Passed,
+            BROKEN => Answer::Broken,
+            _ => Answer::None,
         }
     }
 
@@ -152,10 +164,7 @@ impl Waiters {
             let first = self
                 .used()
                 .iter()
-                .filter(|node| {
-                    let word = node.word.load(Relaxed);
-                    word != 0 && word & (PASSED | BROKEN) == 0
-                })
+                .filter(|node| is_waiting(node.word.load(Relaxed)))
                 .max_by_key(|node| now.wrapping_sub(node.ticket.load(Relaxed)));
             let Some(node) = first else { break };
             passed += usize::from(self.tell(family, node, PASSED));
@@ -165,40 +174,31 @@ impl Waiters {
 
     fn tell(&self, family: &impl Population, node: &Node, what: u32) -> bool {
         let word = node.word.load(Relaxed);
-        if word == 0 || word & (PASSED | BROKEN) != 0 {
-            return false;
-        }
-        if family.is_dead(Stamp::of_word(word)) {
+        if is_waiting(word) && family.is_dead(Stamp::of_word(word)) {
             let _ = node.word.compare_exchange(word, 0, SeqCst, Relaxed);
             crash::point("waiters: place of a dead one freed");
             return false;
         }
-        let told = node
-            .word
-            .compare_exchange(word, word | what, SeqCst, Relaxed)
-            .is_ok();
-        if told {
-            crash::point("waiters: told to go on, not woken yet");
+        Self::answer_at(node, what)
+    }
+
+    /// Answers whoever waits at a node, and wakes it if it sleeps: whether anybody waited.
+    fn answer_at(node: &Node, what: u32) -> bool {
+        // Not weaker: who breaks without a lock has stored that before, and looks here after.
+        let told = node.word.fetch_update(SeqCst, SeqCst, |word| {
+            is_waiting(word).then_some(word & Stamp::MASK | what)
+        });
+        crash::point("waiters: told, not woken yet");
+        if told.is_ok_and(|word| word & ASLEEP != 0) {
             futex_wake(&node.word, 1);
         }
-        told
+        told.is_ok()
     }
 
     /// Tells all waiters to give up.
     pub fn break_all(&self) {
         for node in self.used() {
-            // Not weaker: who breaks without a lock has stored that before, and looks here after.
-            let word = node.word.load(SeqCst);
-            if word != 0
-                && word & (PASSED | BROKEN) == 0
-                && node
-                    .word
-                    .compare_exchange(word, word | BROKEN, SeqCst, Relaxed)
-                    .is_ok()
-            {
-                crash::point("waiters: told to give up, not woken yet");
-                futex_wake(&node.word, 1);
-            }
+            Self::answer_at(node, BROKEN);
         }
     }
 
@@ -208,7 +208,7 @@ impl Waiters {
             let word = node.word.load(Relaxed);
             match word {
                 0 => (waiting, told),
-                _ if word & (PASSED | BROKEN) == 0 => (waiting + 1, told),
+                _ if is_waiting(word) => (waiting + 1, told),
                 _ => (waiting, told + 1),
             }
         })
@@ -216,16 +216,17 @@ impl Waiters {
 
     /// Whether a thread of that process waits without an answer.
     pub fn has_waiting(&self, who: Stamp) -> bool {
-        self.used()
-            .iter()
-            .any(|node| node.word.load(Relaxed) == who.word())
+        self.used().iter().any(|node| {
+            let word = node.word.load(Relaxed);
+            is_waiting(word) && Stamp::of_word(word) == who
+        })
     }
 
     /// Whether a process has ended that waits without an answer.
     pub fn has_dead(&self, family: &impl Population) -> bool {
         self.used().iter().any(|node| {
             let word = node.word.load(Relaxed);
-            word != 0 && word & (PASSED | BROKEN) == 0 && family.is_dead(Stamp::of_word(word))
+            is_waiting(word) && family.is_dead(Stamp::of_word(word))
         })
     }
 
