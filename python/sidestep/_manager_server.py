@@ -232,7 +232,7 @@ class Server(_original.Root):
         # The last result is kept until the next request comes: a proxy in it must outlive the
         # moment in which the client makes its own.
         message: tuple[str, Any]
-        request = None
+        request = answer = None
         try:
             while not self.stop_event.is_set():
                 try:
@@ -255,12 +255,13 @@ class Server(_original.Root):
                 if self._freed:
                     self._settle_freed()
                 if message[1] is _REPLIED:
+                    answer = getattr(conn, "answer", None)
                     continue
                 try:
                     try:
-                        if message[0] == "#RETURN" and getattr(conn, "answer", None):
+                        if answer is not None and message[0] == "#RETURN":
                             try:
-                                request = conn.answer(message[1])
+                                request = answer(message[1])
                             except EOFError:
                                 util.debug("a client of the manager has hung up")
                                 return
@@ -461,7 +462,7 @@ class Server(_original.Root):
             util.info("a manager cannot join a client's pipe: %r", error)
             return False
         c.send(("#RETURN", True))
-        c.enter(side)
+        c.enter(side, soundly=True)
         return _REPLIED
 
     def _take_leave(self, conn: Any) -> None:

@@ -885,10 +885,15 @@ class Connection(Generic[_Sent_contra, _Received_co]):
         """Return what keeps the pipe in shared memory alive, without its sockets."""
     def _place(self) -> _Place:
         """Return where the pipe lies in the arena, and which side of it this is."""
-    def _enter(self, side: PipeSide) -> None:
+    def _enter(self, side: PipeSide, soundly: bool = False) -> None:
         """Have messages go through a pipe in shared memory; the socket becomes its life line.
 
         The other side's process has to do the same before anything is sent.
+
+        Args:
+            side: This side.
+            soundly: Whether waiting here for long costs nothing at all. Only for threads that
+                handle no signals, and if the other side is one process.
         """
     def _call(self, id: str, name: str, args: Any, kwds: Any) -> Any:
         """Make a call through the pipe, for a manager's proxy, and return its result.

@@ -144,9 +144,9 @@ class WireConnection(ConnectionWrapper):
     def __init__(self, conn: connection.Connection) -> None:
         super().__init__(conn, _dumps, _loads)
 
-    def enter(self, side: _sidestep.PipeSide) -> None:
+    def enter(self, side: _sidestep.PipeSide, soundly: bool = False) -> None:
         """Have messages go through a pipe in shared memory, as the other side's process does."""
-        self._conn._enter(side)
+        self._conn._enter(side, soundly)
         self.call, self.answer = self._conn._call, self._conn._answer
         # What it returns is for `_loads`, as before.
         self.recv_bytes = self._conn._receive

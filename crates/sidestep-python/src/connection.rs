@@ -567,7 +567,13 @@ impl Connection {
 
     /// Has messages go through a pipe in shared memory from now on: this connection's socket becomes
     /// the socket of `side`. Until the other socket has entered the other side nothing may be sent.
-    fn _enter(&self, side: &PipeSide) {
+    ///
+    /// `soundly`: whoever receives here sleeps as `End::sleep_soundly` says.
+    #[pyo3(signature = (side, soundly = false))]
+    fn _enter(&self, side: &PipeSide, soundly: bool) {
+        if soundly {
+            side.end.sleep_soundly();
+        }
         self.set_end(Some(Arc::clone(&side.end)));
     }
 

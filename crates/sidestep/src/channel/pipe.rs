@@ -53,6 +53,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -206,6 +207,8 @@ pub struct End {
     news: AtomicU64,
     closings_seen: AtomicU64,
     patience: Patience,
+    /// Whether sleepers wait for the bell and the end alone.
+    soundly: AtomicBool,
 }
 
 /// Makes a pipe: two sides, each with its socket.
@@ -259,6 +262,7 @@ impl End {
             news: AtomicU64::new(0),
             closings_seen: AtomicU64::new(0),
             patience: Patience::new(),
+            soundly: AtomicBool::new(false),
             object,
         })
     }
@@ -566,6 +570,13 @@ impl End {
         }
     }
 
+    /// Has those who wait at this end sleep without a look every [`SLICE`]: one that waits for long
+    /// costs nothing at all. For an end whose other side is one process, so that nobody is left who
+    /// would want an answer if it is killed behind its commit, and where no signal handlers run.
+    pub fn sleep_soundly(&self) {
+        self.soundly.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until there may be something to receive. A signal ends it with
     /// [`Step::Interrupted`].
     ///
@@ -601,7 +612,12 @@ impl End {
                 Some(left) => (left, false),
                 None => (Duration::ZERO, true),
             };
-            let ready = match socket::poll(socket, Interest::Read, Some(left)) {
+            let limit = if left == SLICE && self.soundly.load(Ordering::Relaxed) {
+                None
+            } else {
+                Some(left)
+            };
+            let ready = match socket::poll(socket, Interest::Read, limit) {
                 Ok(ready) => ready,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     return Ok(Step::Interrupted);
