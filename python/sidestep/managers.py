@@ -540,9 +540,7 @@ class _Line:
     def _explain(self, error: BaseException) -> None:
         _explain_loss(self.address, error)
 
-    def call_quickly(
-        self, seat: _Seat, ident: str, name: str, args: Any, kwds: _Kwargs
-    ) -> Any:
+    def call_quickly(self, seat: _Seat, ident: str, name: str, args: Any, kwds: _Kwargs) -> Any:
         """Make a call through shared memory; the result, or an `Other`."""
         assert seat.call is not None
         seat.busy = True
@@ -574,14 +572,14 @@ class _Line:
         seat = self.local.seat
         of_server = request[0] is None
         # Busy: this is a signal handler, while the thread waits for the reply to another request.
+        if not (seat.busy or seat.connection is not None or (of_server and self._is_foreign)):
+            self._take_seat(seat, client, authkey)
         if seat.busy or (of_server and self._is_foreign):
             with contextlib.closing(
                 self._reach(client, authkey) if of_server else self._open(client, authkey)
             ) as conn:
                 conn.send(request)
                 return conn.recv()
-        if seat.connection is None:
-            self._take_seat(seat, client, authkey)
         conn = seat.connection
         seat.busy = True
         unanswered = False

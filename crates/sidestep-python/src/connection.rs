@@ -156,7 +156,9 @@ impl Incoming {
             ends::OBJECT => self.into_object(py),
             ends::RESULT => {
                 let result = self.into_object(py)?;
-                Ok((intern!(py, "#RETURN"), result).into_pyobject(py)?.into_any())
+                Ok((intern!(py, "#RETURN"), result)
+                    .into_pyobject(py)?
+                    .into_any())
             }
             _ => self.into_bytes(py).map(Bound::into_any),
         }

@@ -322,7 +322,9 @@ impl Text {
     #[inline]
     fn new(text: &[u8]) -> Option<Self> {
         let mut bytes = [0; MAX_NAME + 1];
-        bytes[..MAX_NAME].get_mut(..text.len())?.copy_from_slice(text);
+        bytes[..MAX_NAME]
+            .get_mut(..text.len())?
+            .copy_from_slice(text);
         bytes[MAX_NAME] = text.len() as u8;
         let (words, _) = bytes.as_chunks::<8>();
         Some(Self(
