@@ -6,7 +6,7 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyByteArray;
 use sidestep::shm::{Envelope, Ref, family};
 
 use crate::codec::{self, Message};
@@ -110,8 +110,8 @@ fn damaged() -> PyErr {
     PyRuntimeError::new_err("a message in the arena is damaged")
 }
 
-/// The object in an envelope; `buffer` makes each of its buffers, from where it begins in the body
-/// and its size.
+/// The object in an envelope; `buffer` makes the buffers of what can be written to, from where one
+/// begins in the body and its size.
 ///
 /// # Errors
 /// What unpickling or `buffer` raises.
@@ -140,15 +140,15 @@ pub fn unpack_by<'py>(
             .and_then(|end| body.get(at..end))
             .ok_or_else(damaged)
     };
-    let head = PyBytes::new(py, take(at, head_len)?);
+    let head = take(at, head_len)?;
     at += head_len;
-    let mut buffers = Vec::with_capacity(count);
+    let (mut starts, mut buffers) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for i in 0..count {
         let size = word(16 + 8 * i).ok_or_else(damaged)?;
         at = at.next_multiple_of(64);
-        take(at, size)?;
-        buffers.push(buffer(at, size)?);
+        starts.push(at);
+        buffers.push(take(at, size)?);
         at += size;
     }
-    codec::loads_bytes(&head, buffers)
+    codec::loads_from(py, head, &buffers, |i| buffer(starts[i], buffers[i].len()))
 }

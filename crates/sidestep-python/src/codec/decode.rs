@@ -15,16 +15,24 @@ use super::message::View;
 
 import_exception!(pickle, UnpicklingError);
 
-/// Decodes one object that fills the head and uses all buffers.
-pub(super) fn decode<'py>(
+/// Contents that came beside the head.
+pub(super) enum Beside<'a, 'py> {
+    /// An object with the buffer protocol, which becomes the receiver's.
+    Object(Bound<'py, PyAny>),
+    /// Memory to copy from.
+    Memory(&'a [u8]),
+}
+
+/// Decodes one object that fills the head and uses all that came beside it.
+pub(super) fn decode<'a, 'py>(
     py: Python<'py>,
-    head: &[u8],
-    buffers: Vec<Bound<'py, PyAny>>,
+    head: &'a [u8],
+    buffers: impl Iterator<Item = Beside<'a, 'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut decoder = Decoder {
         py,
         rest: head,
-        buffers: buffers.into_iter(),
+        buffers,
     };
     let result = decoder.value(0);
     let Decoder {
@@ -50,13 +58,13 @@ enum Failure {
 
 type Decoded<T> = Result<T, Failure>;
 
-struct Decoder<'a, 'py> {
+struct Decoder<'a, 'py, B> {
     py: Python<'py>,
     rest: &'a [u8],
-    buffers: std::vec::IntoIter<Bound<'py, PyAny>>,
+    buffers: B,
 }
 
-impl<'a, 'py> Decoder<'a, 'py> {
+impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
     #[inline]
     fn take(&mut self, len: usize) -> Decoded<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Failure::Malformed)?;
@@ -142,28 +150,21 @@ impl<'a, 'py> Decoder<'a, 'py> {
                     self.length_4()?
                 };
                 let bytes = self.take(len)?;
-                // SAFETY: copies the slice into a new object, or raises.
-                unsafe {
-                    self.owned(ffi::PyBytes_FromStringAndSize(
-                        bytes.as_ptr().cast(),
-                        bytes.len() as ffi::Py_ssize_t,
-                    ))
-                }
+                self.bytes(bytes)
             }
             BYTEARRAY_4 => {
                 let len = self.length_4()?;
                 let bytes = self.take(len)?;
-                // SAFETY: copies the slice into a new object, or raises.
-                unsafe {
-                    self.owned(ffi::PyByteArray_FromStringAndSize(
-                        bytes.as_ptr().cast(),
-                        bytes.len() as ffi::Py_ssize_t,
-                    ))
-                }
+                self.bytearray(bytes)
             }
             STR_BUFFER | BYTES_BUFFER | BYTEARRAY_BUFFER => {
-                let buffer = self.buffers.next().ok_or(Failure::Malformed)?;
-                self.beside(tag, buffer)
+                let beside = self.buffers.next().ok_or(Failure::Malformed)?;
+                match (tag, beside) {
+                    (_, Beside::Object(buffer)) => self.beside(tag, buffer),
+                    (BYTES_BUFFER, Beside::Memory(bytes)) => self.bytes(bytes),
+                    (BYTEARRAY_BUFFER, Beside::Memory(bytes)) => self.bytearray(bytes),
+                    (_, Beside::Memory(text)) => self.str(text),
+                }
             }
             TUPLE_1 | TUPLE_4 | LIST_1 | LIST_4 | DICT_1 => {
                 let len = match tag {
@@ -204,6 +205,26 @@ impl<'a, 'py> Decoder<'a, 'py> {
                 text.as_ptr().cast(),
                 text.len() as ffi::Py_ssize_t,
                 c"strict".as_ptr(),
+            ))
+        }
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: copies the slice into a new object, or raises.
+        unsafe {
+            self.owned(ffi::PyBytes_FromStringAndSize(
+                bytes.as_ptr().cast(),
+                bytes.len() as ffi::Py_ssize_t,
+            ))
+        }
+    }
+
+    fn bytearray(&self, bytes: &[u8]) -> Decoded<Bound<'py, PyAny>> {
+        // SAFETY: copies the slice into a new object, or raises.
+        unsafe {
+            self.owned(ffi::PyByteArray_FromStringAndSize(
+                bytes.as_ptr().cast(),
+                bytes.len() as ffi::Py_ssize_t,
             ))
         }
     }

@@ -32,6 +32,8 @@ mod short;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+use decode::Beside;
+
 pub use message::{Head, Message, OutOfBand};
 pub use short::short;
 
@@ -85,22 +87,31 @@ pub fn loads<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     match head.first() {
         Some(&format::PICKLE) => pickle::loads(&PyBytes::new(py, head), buffers),
-        _ => decode::decode(py, head, buffers),
+        _ => decode::decode(py, head, buffers.into_iter().map(Beside::Object)),
     }
 }
 
-/// [`loads`] for a head that is a bytes object already: a pickle in it is not copied once more.
+/// [`loads`] for buffers that lie in memory: what is immutable is copied from there, once, and
+/// `own` makes an object of the buffer with this number for the others.
 ///
 /// # Errors
 ///
-/// As [`loads`].
-pub fn loads_bytes<'py>(
-    head: &Bound<'py, PyBytes>,
-    buffers: Vec<Bound<'py, PyAny>>,
+/// As [`loads`], and those of `own`.
+pub fn loads_from<'py>(
+    py: Python<'py>,
+    head: &[u8],
+    buffers: &[&[u8]],
+    own: impl FnMut(usize) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    match head.as_bytes().first() {
-        Some(&format::PICKLE) => pickle::loads(head, buffers),
-        _ => decode::decode(head.py(), head.as_bytes(), buffers),
+    match head.first() {
+        Some(&format::PICKLE) => {
+            let buffers = (0..buffers.len()).map(own).collect::<PyResult<_>>()?;
+            pickle::loads(&PyBytes::new(py, head), buffers)
+        }
+        _ => {
+            let memory = buffers.iter().map(|buffer| Beside::Memory(buffer));
+            decode::decode(py, head, memory)
+        }
     }
 }
 
@@ -128,13 +139,13 @@ fn _codec_dumps<'py>(
     Ok((PyBytes::new(py, &message.head), buffers))
 }
 
-/// [`loads_bytes`], for tests.
+/// [`loads`], for tests.
 #[pyfunction]
 fn _codec_loads<'py>(
     head: &Bound<'py, PyBytes>,
     buffers: Vec<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    loads_bytes(head, buffers)
+    loads(head.py(), head.as_bytes(), buffers)
 }
 
 /// One round trip without handing the message to Python, for tests and measurements.
