@@ -18,9 +18,9 @@ which process is there. Over a network the end of all its connections may also b
 they are kept for a while, in which the client may come back. Of a client that uses the standard
 library nothing is known: its references come over short connections without a name.
 
-A client of this server's own family of processes then makes a pipe in shared memory for the two of
-them (`share_pipe`), through which its calls go from then on. The socket stays, and tells either side of the
-other's end.
+A client of this server's own family of processes then makes a pipe in shared memory for the two
+of them (`share_pipe`), through which its calls go from then on. The socket stays: it carries the
+pipe's bell, and tells either side of the other's end.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ goes out as the one of the same name in `multiprocessing`, and what comes in und
 becomes ours. So a program that has never heard of this package understands ours, and is
 understood.
 
-A server and a client of one family of processes (`introduce`, `share_pipe` in `_manager_server`) need none
-of this: the same requests and replies go through a pipe in shared memory, the plain ones without pickle.
+A server and a client of one family of processes need none of this (`introduce`, `share_pipe` in
+`_manager_server`): the same requests and replies go through a pipe in shared memory, plain ones
+without pickle.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class WireConnection(ConnectionWrapper):
         self._conn._enter(side, soundly)
         self.call, self.answer = self._conn._call, self._conn._answer
         # What it returns is for `_loads`, as before.
-        self.recv_bytes = self._conn._receive
+        self.recv_bytes = self._conn._receive  # type: ignore[assignment]
         self._dumps, self._loads = _dumps_within, _loads_within
 
     def recv(self) -> Any:

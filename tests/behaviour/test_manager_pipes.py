@@ -53,7 +53,7 @@ def tell_route(items: Any, answers: Any) -> None:
 def test_members_of_the_family_use_a_pipe(method: str) -> None:
     ctx = sidestep.get_context(method)
     with SyncManager(ctx=ctx) as manager:
-        items = manager.list()
+        items: Any = manager.list()
         assert route(items) == "pipe"
         answers = ctx.SimpleQueue()
         child = ctx.Process(target=tell_route, args=(items, answers))
@@ -122,7 +122,7 @@ def test_other_families_and_the_standard_library_are_served_beside(manager: Any)
         outsider.kill()
     until(lambda: manager._number_of_objects() == 2)
     del theirs, stranger
-    multiprocessing.managers.BaseProxy._address_to_local.pop(manager.address)  # type: ignore[attr-defined]
+    multiprocessing.managers.BaseProxy._address_to_local.pop(manager.address)
 
 
 def test_without_room_for_a_pipe_the_socket_stays(
@@ -281,7 +281,8 @@ def check_and_tell(echo: Any, name: str, answers: Any) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_threads_and_children_never_get_each_others_replies(method: str) -> None:
     ctx = sidestep.get_context(method)
-    with EchoManager(ctx=ctx) as manager:
+    with EchoManager(ctx=ctx) as started:
+        manager: Any = started
         echo = manager.Echo()
         wrong: list[int] = []
         over = threading.Event()
@@ -443,8 +444,7 @@ def test_a_manager_that_the_program_serves_itself_has_pipes_too() -> None:
     try:
         client: Any = managers.SyncManager(server.address, bytes(server.authkey))
         client.connect()
-        conn = client_route(client, server)
-        assert conn == "pipe"
+        assert client_route(client, server) == "pipe"
     finally:
         server.stop_event.set()
         with server.mutex:
