@@ -895,7 +895,7 @@ class Connection(Generic[_Sent_contra, _Received_co]):
             soundly: Whether waiting here for long costs nothing at all. Only for threads that
                 handle no signals, and if the other side is one process.
         """
-    def _call(self, id: str, name: str, args: Any, kwds: Any) -> Any:
+    def _call(self, object: str, method: str, args: Any, kwds: Any) -> Any:
         """Make a call through the pipe, for a manager's proxy, and return its result.
 
         Or an `Other`: the call is not plain (see `is_plain`), or the answer is no plain result.
@@ -908,7 +908,7 @@ class Connection(Generic[_Sent_contra, _Received_co]):
     def _receive(self) -> Any:
         """Return the next message as it was sent: bytes, or an object.
 
-        That is (id, name, args, kwds) for a `_call`, without keywords None in their place, and
+        That is (object, method, args, kwds) for a `_call`, None in place of no keywords, and
         ("#RETURN", result) for an `_answer`.
         """
     def _to_stream(self) -> None:

@@ -540,22 +540,6 @@ class _Line:
     def _explain(self, error: BaseException) -> None:
         _explain_loss(self.address, error)
 
-    def call_quickly(self, seat: _Seat, ident: str, name: str, args: Any, kwds: _Kwargs) -> Any:
-        """Make a call through shared memory; the result, or an `Other`."""
-        assert seat.call is not None
-        seat.busy = True
-        try:
-            answer = seat.call(ident, name, args, kwds)
-        except BaseException as error:
-            self._lose_reply(seat, error)
-            raise
-        finally:
-            seat.busy = False
-        # With an `Other` a reference may have come, and `call` does it.
-        if seat.freed and type(answer) is not _sidestep.Other:
-            self._work_off(seat)
-        return answer
-
     def call(
         self,
         client: _Connect,
@@ -567,7 +551,7 @@ class _Line:
 
         It goes over this thread's connection. Calls of the server itself, whose requests begin
         with None, take a connection of their own where the server is the standard library's.
-        `answer` has come by `call_quickly`, if it is not None: nothing is sent then.
+        Where the short way has brought an `answer`, nothing is sent.
         """
         seat = self.local.seat
         of_server = request[0] is None
@@ -796,9 +780,19 @@ class BaseProxy(_original.Root):
         line = self._line
         answer = None
         if seat.call is not None and not seat.busy:
-            answer = line.call_quickly(seat, self._id, methodname, args, kwds)
+            seat.busy = True
+            try:
+                answer = seat.call(self._id, methodname, args, kwds)
+            except BaseException as error:
+                line._lose_reply(seat, error)
+                raise
+            finally:
+                seat.busy = False
             if type(answer) is not _sidestep.Other:
+                if seat.freed:
+                    line._work_off(seat)
                 return answer
+            # Not plain: pickled there, or to be pickled here.
             answer = answer.message
         request = (self._id, methodname, args, kwds)
         try:
