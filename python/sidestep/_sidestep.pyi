@@ -273,6 +273,97 @@ class Frozen:
     def __len__(self) -> int:
         """Bytes of the message."""
 
+# --- values ----------------------------------------------------------------------------------
+
+@disjoint_base
+class Guarded:
+    """An object of `ctypes` and the lock that guards it; base of the wrappers of `sharedctypes`.
+
+    `__new__` takes any arguments; everything but `_guard` raises RuntimeError before that was
+    called. Where the lock is an engine's, and its class has not put methods of its own in place of
+    the engine's, it is taken and released natively; its methods are called otherwise.
+
+    If one dies: as with the lock. The memory keeps what was written.
+
+    Same as: `multiprocessing.sharedctypes.SynchronizedBase`.
+    """
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _guard(self, object: object, lock: object, memory: tuple[Block, str, int] | None) -> None:
+        """Hold an object and its lock.
+
+        Args:
+            object: The object.
+            lock: The lock: it has methods `acquire` and `release`.
+            memory: Where the object lies, the letter of its type (or of its items'), and how many
+                there are; None leaves each access to the object.
+
+        Raises:
+            RuntimeError: It holds one already.
+            ValueError: So many items do not fit the block.
+        """
+    @property
+    def _obj(self) -> Any: ...
+    @property
+    def _lock(self) -> Any: ...
+    def get_obj(self) -> Any:
+        """Return the object itself: whoever uses it must think of the lock."""
+    def get_lock(self) -> Any:
+        """Return the lock, for more than one access at a time."""
+    @property
+    def acquire(self) -> Any:
+        """The lock's own method."""
+    @property
+    def release(self) -> Any:
+        """The lock's own method."""
+    def __enter__(self) -> Any: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> Any: ...
+
+class GuardedValue(Guarded):
+    """One number or character."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    @property
+    def value(self) -> Any: ...
+    @value.setter
+    def value(self, value: Any) -> None: ...
+
+class GuardedArray(Guarded):
+    """An array: each index, slice or assignment is one access under the lock."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def __setitem__(self, index: Any, value: Any, /) -> None: ...
+
+class GuardedString(GuardedArray):
+    """An array of characters that are bytes."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    @property
+    def value(self) -> bytes: ...
+    @value.setter
+    def value(self, value: bytes) -> None: ...
+    @property
+    def raw(self) -> bytes: ...
+    @raw.setter
+    def raw(self, value: bytes) -> None: ...
+
+def fill(block: Block, letter: str, values: list[Any] | tuple[Any, ...]) -> bool:
+    """Write the items, whose type `letter` names, into a block of their length.
+
+    Returns:
+        Whether that was all. If not, some may be written, and `ctypes` has to be asked.
+
+    Raises:
+        ValueError: They do not fit.
+    """
+
 # --- locks -----------------------------------------------------------------------------------
 
 @disjoint_base

@@ -12,10 +12,9 @@ wrote. If it dies inside of `with value:`, the lock says so to the next one that
 import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
-from . import _original, get_context, heap
+from . import _original, _sidestep, get_context, heap
 from .reduction import ForkingPickler
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -42,6 +41,11 @@ typecode_to_type: dict[Any, Any] = {
     "f": ctypes.c_float,
     "d": ctypes.c_double,
 }
+
+
+# Types that the engine reads and writes by itself, with the letter that it knows them by.
+_letters: dict[Any, str] = {type_: code for code, type_ in typecode_to_type.items()}
+_letters[ctypes.c_bool] = "?"
 
 
 class LockLike(Protocol):
@@ -101,8 +105,19 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) ->
     type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
     if isinstance(size_or_initializer, int):
         return _allocate(type_ * size_or_initializer)
-    array = _allocate(type_ * len(size_or_initializer))
-    array.__init__(*size_or_initializer)
+    length = len(size_or_initializer)
+    array = _allocate(type_ * length)
+    items: Any = size_or_initializer
+    if type(items) not in (list, tuple):
+        items = tuple(items)
+    letter = _letters.get(type_)
+    # What the engine does not know how to store, and whatever is wrong, is up to `ctypes`.
+    if (
+        letter is None
+        or len(items) != length
+        or not _sidestep.fill(array._wrapper._block, letter, items)
+    ):
+        array.__init__(*items)
     return array
 
 
@@ -278,7 +293,7 @@ def _with_lock(obj: Any, lock: Any, ctx: Any) -> Any:
 
 
 @_original.descend("sharedctypes")
-class SynchronizedBase(Generic[_C]):
+class SynchronizedBase(_sidestep.Guarded, Generic[_C]):
     """A `ctypes` object and the lock that guards it.
 
     As a context manager it holds the lock: several accesses become one to the others.
@@ -290,35 +305,16 @@ class SynchronizedBase(Generic[_C]):
     """
 
     def __init__(self, obj: _C, lock: Any = None, ctx: Any = None) -> None:
-        self._obj = obj
-        self._lock = lock if lock else (ctx or get_context()).RLock()
-        # Bound here, once: they are the greater part of an access.
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
+        self._guard(obj, lock if lock else (ctx or get_context()).RLock(), _memory(obj))
 
-    def __enter__(self) -> Any:
-        return self._lock.__enter__()
+    if TYPE_CHECKING:
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Any:
-        return self._lock.__exit__(kind, error, traceback)
+        def get_obj(self) -> _C: ...
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # The lock first: outside of the family it raises a RuntimeError that says why, where the
         # pickler would stumble over the type of an array.
         return _rebuild_synchronized, (self._lock, self._obj)
-
-    def get_obj(self) -> _C:
-        """The object itself: whoever uses it must think of the lock."""
-        return self._obj
-
-    def get_lock(self) -> Any:
-        """The lock, for more than one access at a time."""
-        return self._lock
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} wrapper for {self._obj}>"
@@ -368,57 +364,37 @@ def _wrapper_class(type_: type) -> type[SynchronizedBase[Any]]:
 
 
 @_original.descend("sharedctypes")
-class Synchronized(SynchronizedBase["ctypes._SimpleCData[_T]"], Generic[_T]):
+class Synchronized(
+    SynchronizedBase["ctypes._SimpleCData[_T]"], _sidestep.GuardedValue, Generic[_T]
+):
     """A number or a character with its lock."""
 
     if TYPE_CHECKING:
         value: _T
-    else:
-        value = make_property("value")
 
 
 @_original.descend("sharedctypes")
-class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], Generic[_T]):
+class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], _sidestep.GuardedArray, Generic[_T]):
     """An array with its lock; each index, slice or assignment is one access."""
-
-    def __len__(self) -> int:
-        return len(self._obj)
 
     if TYPE_CHECKING:
         # By length and index, as with the original; each item is one access.
         def __iter__(self) -> Iterator[_T]: ...
 
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> _T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[_T]: ...
-    def __getitem__(self, index: Any) -> Any:
-        self.acquire()
-        try:
-            return self._obj[index]
-        finally:
-            self.release()
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.acquire()
-        try:
-            self._obj[index] = value
-        finally:
-            self.release()
+        @overload
+        def __getitem__(self, index: SupportsIndex) -> _T: ...
+        @overload
+        def __getitem__(self, index: slice) -> list[_T]: ...
+        def __getitem__(self, index: Any) -> Any: ...
 
 
 @_original.descend("sharedctypes")
-class SynchronizedString(SynchronizedArray[bytes]):
+class SynchronizedString(SynchronizedArray[bytes], _sidestep.GuardedString):
     """An array of `c_char` with its lock; `value` ends at the first zero byte, `raw` does not."""
 
     if TYPE_CHECKING:
-        value: bytes
-        raw: bytes
 
         def __getitem__(self, index: SupportsIndex | slice) -> bytes: ...  # type: ignore[override]
-    else:
-        value = make_property("value")
-        raw = make_property("raw")
 
 
 # --- memory and pickling -------------------------------------------------------------------
@@ -427,6 +403,23 @@ class SynchronizedString(SynchronizedArray[bytes]):
 def _allocate(type_: Any) -> Any:
     """An instance of the type in new shared memory, all bytes zero."""
     return rebuild_ctype(type_, heap.BufferWrapper(ctypes.sizeof(type_)), None)
+
+
+def _memory(obj: Any) -> tuple[_sidestep.Block, str, int] | None:
+    """Where the object lies, the letter of its items and their number, if the engine knows it."""
+    wrapper = getattr(obj, "_wrapper", None)
+    if wrapper is None:
+        return None
+    type_: Any = type(obj)
+    length = 1
+    if isinstance(obj, ctypes.Array):
+        length = type_._length_
+        # A class of somebody's own may do all things in its own way.
+        if type_ is not type_._type_ * length:
+            return None
+        type_ = type_._type_
+    letter = _letters.get(type_)
+    return None if letter is None else (wrapper._block, letter, length)
 
 
 def _rebuild_synchronized(lock: Any, obj: Any) -> Any:

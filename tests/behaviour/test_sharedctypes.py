@@ -1,11 +1,17 @@
 """Values and arrays of C types, shared with children of every start method and sent by queues."""
 
+import array
 import ctypes
+import functools
 import gc
+import operator
 import pickle
+import signal
 import struct
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing import sharedctypes as original_sharedctypes
 from typing import Any
 
 import pytest
@@ -13,6 +19,7 @@ import pytest
 import sidestep
 from sidestep import heap, sharedctypes
 from sidestep.reduction import ForkingPickler
+from sidestep.synchronize import AbandonedLockError
 
 
 @pytest.fixture(params=["fork", "spawn", "forkserver"])
@@ -314,6 +321,249 @@ def test_objects_that_are_not_shared_still_go_by_value() -> None:
     assert (copy.x, copy.y) == (1, 2.0)
 
 
+# --- side by side with the standard library ------------------------------------------------
+
+
+class Number(int):
+    pass
+
+
+class Index:
+    def __index__(self) -> int:
+        return 1
+
+
+class Real:
+    def __float__(self) -> float:
+        return 2.5
+
+
+class Letter(ctypes.c_int):
+    """Arrays of it have items of this class, not ints."""
+
+
+TYPES: list[Any] = [*sharedctypes.typecode_to_type.values(), ctypes.c_bool]
+# Types of which the engine knows nothing.
+OTHERS: list[Any] = [ctypes.c_longdouble, ctypes.c_int.__ctype_be__, Letter]
+ANYTHING: list[Any] = [
+    *(sign * 2**bits + near for bits in (0, 7, 8, 15, 16, 31, 32, 63, 64, 2000)
+      for sign in (1, -1) for near in (-1, 0, 1)),
+    *(True, False, None, Number(7), Index(), Real()),
+    *(0.0, -0.0, 1.5, -2.25, 1e300, 1e-320, float("nan"), float("inf"), -float("inf")),
+    *("", "x", "xy", "ß", "\U0001f600", "\ud800"),
+    *(b"", b"x", b"\0", b"xy", bytearray(b"x"), bytearray()),
+    *(ctypes.c_int(3), ctypes.c_double(2.5), ctypes.c_char(b"q"), ctypes.c_bool(True)),
+]  # fmt: skip
+PLACES: list[Any] = [
+    *range(-7, 8), True, Index(), 2**100, -(2**100), 1.0, None, "1", Number(2),
+    *(slice(*parts) for parts in (
+        (None,), (2,), (1, 4), (None, None, 2), (None, None, -1), (4, 0, -2), (10, 20), (-3, None),
+        (3, 1), (None, None, 0), (2**80,), (Index(), None), ("a",), (-100, 100, 3), (1, 1),
+    )),
+]  # fmt: skip
+
+
+def outcome(act: Callable[[], Any]) -> Any:
+    """What comes of it, or what is raised: with types, and texts of errors."""
+    try:
+        result = act()
+    except Exception as error:
+        return type(error), str(error)
+    if isinstance(result, list):
+        return [(type(item), _plain(item)) for item in result]
+    if isinstance(result, ctypes.Array):
+        return type(result), bytes(result)
+    return type(result), _plain(result)
+
+
+def _plain(value: Any) -> str:
+    return repr(value.value if isinstance(value, ctypes._SimpleCData) else value)
+
+
+def original(obj: Any) -> Any:
+    lock: Any = threading.RLock()
+    return original_sharedctypes.synchronized(obj, lock)
+
+
+def put(obj: Any, name: str, value: Any) -> Any:
+    """What comes of writing an attribute."""
+    return outcome(lambda: setattr(obj, name, value))
+
+
+@pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
+def test_a_value_takes_and_gives_what_the_original_does(type_: Any) -> None:
+    ours, theirs = sidestep.Value(type_), original(type_())
+    for value in ANYTHING:
+        for each in (ours, theirs):
+            each.get_obj().__init__()
+        assert put(ours, "value", value) == put(theirs, "value", value), value
+        assert outcome(lambda: ours.value) == outcome(lambda: theirs.value), value
+        if type_ is not ctypes.c_longdouble:  # whose last bytes are anything
+            assert bytes(ours.get_obj()) == bytes(theirs.get_obj()), value
+
+
+@pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
+def test_an_array_takes_and_gives_what_the_original_does(type_: Any) -> None:
+    ours: Any = sidestep.Array(type_, 6)
+    theirs = original((type_ * 6)())
+    size = ctypes.sizeof(ours.get_obj())
+    assert len(ours) == len(theirs)
+
+    def both(act: Callable[..., Any], *args: Any) -> None:
+        assert outcome(lambda: act(ours, *args)) == outcome(lambda: act(theirs, *args)), args
+        assert bytes(ours.get_obj()) == bytes(theirs.get_obj()), args
+
+    for start in (b"\0" * size, bytes(range(33, 33 + 6)) * (size // 6), b"\xff" * size):
+        for place in PLACES:
+            for items in (ours, theirs):
+                ctypes.memmove(items.get_obj(), start, size)
+            both(operator.getitem, place)
+            for values in ([], [1, 2, 3], (1.5, 2.5, 3.5), [1, None, 3], "abc", b"abc", range(3)):
+                both(operator.setitem, place, values)
+        both(list)
+    for value in ANYTHING:
+        both(operator.setitem, 1, value)
+        both(operator.setitem, -1, value)
+        both(operator.setitem, slice(None), [value] * 6)
+        both(operator.getitem, -1)
+    for name in ("value", "raw"):
+        assert hasattr(ours, name) == hasattr(theirs, name)
+
+
+@pytest.mark.parametrize("type_", TYPES + OTHERS, ids=lambda type_: str(type_.__name__))
+def test_an_array_is_filled_as_ctypes_would(type_: Any) -> None:
+    for value in ANYTHING:
+        for items in ([value], (value, value), [value, 1], ["x", value]):
+            made = outcome(functools.partial(sidestep.RawArray, type_, items))
+            expected = outcome(functools.partial(type_ * len(items), *items))
+            assert made == expected, items
+    assert sidestep.RawArray("i", array.array("i", [1, 2]))[:] == [1, 2]
+
+
+def test_strings_take_and_give_what_the_original_does() -> None:
+    ours: Any = sidestep.Array("c", 4)
+    theirs = original((ctypes.c_char * 4)())
+    for value in (b"", b"ab", b"abcd", b"abcde", b"a\0b", "text", None, bytearray(b"xy")):
+        for name in ("value", "raw"):
+            assert put(ours, name, value) == put(theirs, name, value)
+            assert (ours.value, ours.raw) == (theirs.value, theirs.raw)
+
+
+def test_a_class_of_ones_own_does_things_in_its_own_way() -> None:
+    class Loud(ctypes.c_int * 2):  # type: ignore[misc]
+        def __getitem__(self, index: Any) -> Any:
+            return ("loud", super().__getitem__(index))
+
+    wrapped = sharedctypes.synchronized(sharedctypes.copy(Loud(1, 2)))
+    assert wrapped[1] == ("loud", 2)
+
+    class Doubled(sharedctypes.Synchronized[int]):
+        @property  # type: ignore[misc]
+        def value(self) -> int:  # type: ignore[override]
+            return 2 * super().value
+
+    raw = sidestep.RawValue("i", 4)
+    assert Doubled(raw).value == 8
+
+    class Entered(sharedctypes.SynchronizedArray[int]):
+        def __getitem__(self, index: Any) -> Any:
+            with self:
+                return super().__getitem__(index)
+
+        def __len__(self) -> int:
+            return 1
+
+    entered = Entered(sidestep.RawArray("i", [5, 6]))
+    assert (len(entered), entered[1]) == (1, 6)
+
+
+def test_an_access_from_within_an_access() -> None:
+    counter = sidestep.Value("i", 3)
+
+    class Reads:
+        def __float__(self) -> float:
+            return float(counter.value) + 0.5
+
+    real = sidestep.Value("d", lock=counter.get_lock())
+    real.value = Reads()
+    assert real.value == 3.5
+    assert repr(counter.get_lock()).endswith("(None, 0)>")
+
+
+def test_a_lock_with_methods_of_its_own_is_asked() -> None:
+    calls = []
+
+    class Spy(type(sidestep.RLock())):  # type: ignore[misc]
+        def acquire(self, *args: Any) -> Any:
+            calls.append("acquire")
+            return super().acquire(*args)
+
+        def release(self) -> None:
+            calls.append("release")
+            super().release()
+
+        def __enter__(self) -> Any:
+            calls.append("enter")
+            return super().__enter__()
+
+    value = sidestep.Value("i", lock=Spy())
+    value.value = 5
+    assert calls == ["acquire", "release"]
+    with value:
+        calls.clear()
+    assert value.acquire()
+    value.release()
+    assert calls == ["acquire", "release"]
+
+
+def test_a_lock_that_is_not_recursive_is_held_once() -> None:
+    lock = sidestep.Lock()
+    array = sidestep.Array("i", [1, 2, 3], lock=lock)
+    array[0] = array[1] + sum(array[:]) + len(array)
+    array[:] = [7, 8, 9]
+    with pytest.raises(TypeError):
+        array[0] = "x"
+    assert not lock.locked()
+    with lock:
+        assert array.get_obj()[:] == [7, 8, 9]
+
+
+def test_a_wrapper_without_its_parts_says_so() -> None:
+    class Forgetful(sharedctypes.SynchronizedArray[int]):
+        def __init__(self) -> None:
+            pass
+
+    for act in (len, list, lambda array: array.get_lock(), lambda array: array.acquire):
+        with pytest.raises(RuntimeError, match="initialised"):
+            act(Forgetful())
+
+
+def test_the_parts_of_a_wrapper_stay_what_they_are() -> None:
+    value: Any = sidestep.Value("i")
+    for name in ("_obj", "_lock", "acquire", "release"):
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+    with pytest.raises(RuntimeError, match="already"):
+        value.__init__(sidestep.RawValue("i"))
+
+
+def test_large_memory_is_zeros_again() -> None:
+    for _ in range(3):
+        items = sidestep.RawArray("B", 3_000_001)
+        assert not any(memoryview(items).cast("B")[::509])
+        assert bytes(items) == bytes(3_000_001)
+        ctypes.memset(items, 0xFF, 3_000_001)
+        del items
+
+
+def test_objects_that_are_not_shared_can_have_a_lock() -> None:
+    plain = (ctypes.c_int * 2)()
+    wrapped = sharedctypes.synchronized(plain)
+    wrapped[1] = 5
+    assert plain[1] == wrapped[1] == 5
+    assert wrapped.get_obj() is plain
+
+
 # --- with other processes ------------------------------------------------------------------
 
 
@@ -450,3 +700,34 @@ def test_objects_made_after_the_start_travel_through_queues(ctx: Any) -> None:
     # Its maker has ended, the value has not.
     theirs.value += 1
     assert theirs.value == 6
+
+
+def _die_inside(value: Any) -> None:
+    class Deadly:
+        def __float__(self) -> float:
+            signal.raise_signal(signal.SIGKILL)
+            return 0.0
+
+    value.value = Deadly()
+
+
+def test_who_is_killed_inside_of_an_access_leaves_an_abandoned_lock(ctx: Any) -> None:
+    value, items = ctx.Value("d", 1.5), ctx.Array("d", 3)
+    child = ctx.Process(target=_die_inside, args=(value,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    shared = sidestep.Value("d", lock=value.get_lock())
+    for act in (
+        lambda: value.value,
+        lambda: setattr(value, "value", 2.5),
+        lambda: shared.value,
+        lambda: value.__enter__(),
+        lambda: value.acquire(),
+    ):
+        with pytest.raises(AbandonedLockError) as caught:
+            act()
+        assert caught.value.pid == child.pid
+    assert value.get_lock().recover()
+    assert value.value == 1.5
+    assert items[:] == [0.0] * 3

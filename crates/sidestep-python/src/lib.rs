@@ -19,6 +19,7 @@ mod message;
 mod pool;
 mod porch;
 mod queue;
+mod values;
 mod wait;
 
 /// The engine of sidestep.
@@ -33,6 +34,7 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<memory::Block>()?;
     m.add_class::<frozen::Frozen>()?;
     locks::register(m)?;
+    values::register(m)?;
     m.add_class::<queue::Queue>()?;
     pool::register(m)?;
     connection::register(m)?;

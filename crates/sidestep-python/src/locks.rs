@@ -76,8 +76,12 @@ impl Lock {
         ready(&self.inner)
     }
 
+    /// Takes the lock; whether it was to be had.
+    ///
+    /// # Errors
+    /// AbandonedLockError; what a signal handler raised.
     #[inline]
-    fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    pub fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let lock = self.lock()?;
         match lock.try_acquire(lock.family(), thread()) {
             Some(Wait::Ready) => Ok(true),
@@ -109,8 +113,12 @@ impl Lock {
         }
     }
 
+    /// Lets go of the lock once.
+    ///
+    /// # Errors
+    /// ValueError, AssertionError: it is not held, or not by this thread.
     #[inline]
-    fn give(&self) -> PyResult<()> {
+    pub fn give(&self) -> PyResult<()> {
         let lock = self.lock()?;
         lock.release(lock.family(), thread())
             .map_err(release_error)?;
@@ -118,6 +126,23 @@ impl Lock {
             with_kept(|kept| drop(kept.remove(&lock.object().handle().offset)));
         }
         Ok(())
+    }
+
+    /// The end of a `with` block, left by an exception of this kind.
+    ///
+    /// # Errors
+    /// As [`Lock::give`].
+    #[inline]
+    pub fn leave(&self, py: Python<'_>, kind: Any<'_, '_>) -> PyResult<()> {
+        let lock = self.lock()?;
+        let is_ours = || lock.holder(lock.family(), thread()) == Holder::ThisThread;
+        if lock.is_abandoned() || ABANDONED_LOCK.is(py, kind) && !is_ours() {
+            // Not ours, so there is an exception on its way that says so (from the wait of a
+            // condition); an end of a block must not make the lock usable again, nor take it away
+            // from one who has got it since.
+            return Ok(());
+        }
+        self.give()
     }
 }
 
@@ -191,15 +216,7 @@ impl Lock {
         _error: Any<'_, '_>,
         _traceback: Any<'_, '_>,
     ) -> PyResult<()> {
-        let lock = self.lock()?;
-        let is_ours = || lock.holder(lock.family(), thread()) == Holder::ThisThread;
-        if lock.is_abandoned() || ABANDONED_LOCK.is(py, kind) && !is_ours() {
-            // Not ours, so there is an exception on its way that says so (from the wait of a
-            // condition); an end of a block must not make the lock usable again, nor take it away
-            // from one who has got it since.
-            return Ok(());
-        }
-        self.give()
+        self.leave(py, kind)
     }
 
     /// Frees the lock if its owner was killed. Returns whether that was so.

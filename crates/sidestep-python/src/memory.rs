@@ -49,6 +49,20 @@ pub struct Block {
     size: usize,
 }
 
+impl Block {
+    /// Where the memory lies in this process, for as long as the block lives, and its size.
+    ///
+    /// # Errors
+    /// BufferError: not in the arena.
+    pub fn place(&self) -> PyResult<(*mut u8, usize)> {
+        self.object
+            .family()
+            .address(self.object.payload(), self.size as u64)
+            .map(|address| (address, self.size))
+            .ok_or_else(|| PyBufferError::new_err("the block does not lie in the arena"))
+    }
+}
+
 #[pymethods]
 impl Block {
     #[new]
@@ -85,19 +99,10 @@ impl Block {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let this = slf.get();
-        let address = this
-            .object
-            .family()
-            .address(this.object.payload(), this.size as u64);
-        let Some(address) = address else {
-            return Err(PyBufferError::new_err(
-                "the block does not lie in the arena",
-            ));
-        };
+        let (address, size) = slf.get().place()?;
         // SAFETY: `view` is valid (the interpreter's promise); the memory lives as long as the
         // object, of which the view takes a reference; concurrent writers are what shared memory
         // is for, and Python's views allow for them.
-        unsafe { fill_view(slf.as_any(), view, address, this.size, false, flags) }
+        unsafe { fill_view(slf.as_any(), view, address, size, false, flags) }
     }
 }

@@ -90,6 +90,9 @@ const CONTENTS: u64 = 2048;
 /// Blocks from this size on give their pages back; smaller ones share pages with others.
 const GIVES_BACK: u64 = 8 << 10;
 
+/// From this size on, memory is cleared by giving its pages back.
+const CLEARED_BY_PAGES: u64 = 256 << 10;
+
 /// Bytes of whole pages behind the header's page in a block that gives its pages back.
 fn returnable(size: u64) -> u64 {
     (size / 4096).saturating_sub(1) * 4096
@@ -325,9 +328,22 @@ impl Family {
     pub fn create(&'static self, kind: Kind, bytes: u64) -> Result<Ref> {
         let (object, fresh) = self.create_unzeroed(kind, bytes)?;
         if !fresh {
-            self.zero(object.payload(), bytes);
+            self.clear(object.payload(), bytes);
         }
         Ok(object)
+    }
+
+    /// Makes a range all zeros: a long one by giving its pages back, which costs nothing for pages
+    /// that nobody has touched, and for the others is put off until somebody does.
+    fn clear(&self, at: u64, len: u64) {
+        let first = at.next_multiple_of(4096);
+        let last = (at + len) / 4096 * 4096;
+        if len >= CLEARED_BY_PAGES && self.give_back(first, last - first) {
+            self.zero(at, first - at);
+            self.zero(last, at + len - last);
+        } else {
+            self.zero(at, len);
+        }
     }
 
     /// As [`Family::create`], with whatever the memory holds; tells whether that is zeros.
