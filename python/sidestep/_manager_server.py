@@ -17,6 +17,10 @@ if a call of it is still being carried out. Over a local socket that is known: t
 which process is there. Over a network the end of all its connections may also be a cut line, so
 they are kept for a while, in which the client may come back. Of a client that uses the standard
 library nothing is known: its references come over short connections without a name.
+
+A client of this server's own family of processes then makes a pipe in shared memory for the two
+of them (`share_pipe`), through which its calls go from then on. The socket stays: it carries the
+pipe's bell, and tells either side of the other's end.
 """
 
 from __future__ import annotations
@@ -34,8 +38,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import _original, context, process, util
-from ._wire import Token, listener_client, note_traceback
+from . import _original, _sidestep, context, process, util
+from ._wire import Token, WireConnection, listener_client, note_traceback
+from .connection import Connection
 
 __all__ = ["GREETING", "Server", "all_methods", "public_methods"]
 
@@ -227,10 +232,15 @@ class Server(_original.Root):
         # The last result is kept until the next request comes: a proxy in it must outlive the
         # moment in which the client makes its own.
         message: tuple[str, Any]
+        request = answer = None
         try:
             while not self.stop_event.is_set():
                 try:
-                    ident, name, args, kwds = conn.recv()
+                    if request is None:
+                        request = conn.recv()
+                    elif type(request) is bytes:
+                        request = conn._loads(request)
+                    ident, name, args, kwds = request
                 except (EOFError, ConnectionError):
                     util.debug("a client of the manager has hung up")
                     return
@@ -241,13 +251,22 @@ class Server(_original.Root):
                         message = self._call_itself(conn, name, args, kwds)
                     else:
                         message = self._call(conn, ident, name, args, kwds)
-                    args = kwds = None
-                self._settle_freed()
+                request = args = kwds = None
+                if self._freed:
+                    self._settle_freed()
                 if message[1] is _REPLIED:
+                    answer = getattr(conn, "answer", None)
                     continue
                 try:
                     try:
-                        conn.send(message)
+                        if answer is not None and message[0] == "#RETURN":
+                            try:
+                                request = answer(message[1])
+                            except EOFError:
+                                util.debug("a client of the manager has hung up")
+                                return
+                        if request is None:
+                            conn.send(message)
                     except (BrokenPipeError, ConnectionError):
                         raise
                     except Exception:
@@ -259,21 +278,22 @@ class Server(_original.Root):
             self._take_leave(conn)
 
     def _call_itself(
-        self, conn: Any, name: str, args: Sequence[Any], kwds: _Kwargs
+        self, conn: Any, name: str, args: Sequence[Any], kwds: _Kwargs | None
     ) -> tuple[str, Any]:
         """Carry out a call of the server over a long connection; the reply."""
         try:
             if name == "introduce":
-                self._introduce(conn, *args)
-                return "#RETURN", None
+                return "#RETURN", self._introduce(conn, *args)
+            if name == "share_pipe":
+                return "#RETURN", self._share_pipe(conn, *args)
             if name not in self.public or name == "accept_connection":
                 raise ValueError(f"{name!r} is no call of a manager's server")
-            return "#RETURN", getattr(self, name)(conn, *args, **kwds)
+            return "#RETURN", getattr(self, name)(conn, *args, **(kwds or {}))
         except BaseException:  # see `_call`
             return "#TRACEBACK", traceback.format_exc()
 
     def _call(
-        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs
+        self, conn: Any, ident: str, name: str, args: Sequence[Any], kwds: _Kwargs | None
     ) -> tuple[str, Any]:
         """Call a method of a referent; the reply."""
         try:
@@ -285,11 +305,12 @@ class Server(_original.Root):
                         f"method {name!r} of a {type(obj).__name__} is not among those "
                         f"exposed: {sorted(exposed)}"
                     )
-                return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
+                return "#RETURN", fallback(self, conn, ident, obj, *args, **(kwds or {}))
         except Exception:
             return "#TRACEBACK", traceback.format_exc()
         try:
-            result = getattr(obj, name)(*args, **kwds)
+            method = getattr(obj, name)
+            result = method(*args, **kwds) if kwds else method(*args)
         except Exception as error:
             if conn not in self._client_of:
                 error = _known_everywhere(error)
@@ -309,6 +330,9 @@ class Server(_original.Root):
         return "#PROXY", (new_exposed, Token(typeid, self.address, new_ident))
 
     def _record(self, ident: str) -> _Record:
+        record = self.id_to_obj.get(ident)
+        if record is not None:
+            return record
         with self.mutex:
             record = self.id_to_obj.get(ident) or self.id_to_local_proxy_obj.get(ident)
         if record is None:
@@ -407,8 +431,11 @@ class Server(_original.Root):
 
     # Clients that have introduced themselves.
 
-    def _introduce(self, c: Any, name: str) -> None:
-        """Take note that this long connection belongs to the process that calls itself `name`."""
+    def _introduce(self, c: Any, name: str) -> tuple[int, int] | None:
+        """Take note that this long connection belongs to the process that calls itself `name`.
+
+        The result is the family whose members may call `share_pipe` now.
+        """
         with self.mutex:
             if self._epoll is None:
                 self._begin_watch()
@@ -422,6 +449,21 @@ class Server(_original.Root):
             client.connections[c] = c.fileno() if hasattr(c, "fileno") else -1
             if client.connections[c] >= 0:
                 self._watch(client.connections[c], select.EPOLLRDHUP, client, c)
+            local = client.process is not None
+        if local and isinstance(c, WireConnection) and type(c._conn) is Connection:
+            return _sidestep.family_name()
+        return None
+
+    def _share_pipe(self, c: Any, place: tuple[int, int, int]) -> Any:
+        """Go on with this connection in the pipe at `place`; False: stay on the socket."""
+        try:
+            side = _sidestep.PipeSide(place)
+        except (MemoryError, RuntimeError) as error:
+            util.info("a manager cannot join a client's pipe: %r", error)
+            return False
+        c.send(("#RETURN", True))
+        c.enter(side, soundly=True)
+        return _REPLIED
 
     def _take_leave(self, conn: Any) -> None:
         """Take note that nobody serves this connection any more."""

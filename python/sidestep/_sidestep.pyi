@@ -53,6 +53,9 @@ def arena_fd() -> int:
         OSError: The kernel refuses the memory, or the descriptor was closed by the program.
     """
 
+def family_name() -> tuple[int, int] | None:
+    """Return what tells this process's family from others on this machine; None if it has none."""
+
 def attach(fd: int) -> None:
     """Join the family whose arena is `fd`.
 
@@ -857,6 +860,31 @@ def pipe_pair() -> tuple[int, int]:
     Connections made on them (or on duplicates, while one of them lives) send through it.
     """
 
+@final
+class PipeSide:
+    """A side of a pipe in shared memory, for `Connection._enter`.
+
+    Args:
+        place: Where the other side's process says that it is; None makes a pipe.
+
+    Raises:
+        RuntimeError: No process holds the pipe any more, or this process is of another family.
+        MemoryError: The family's arena is at its ceiling.
+    """
+
+    def __new__(cls, place: _Place | None = None) -> Self: ...
+    @property
+    def opposite(self) -> _Place:
+        """Where the pipe's other side is."""
+
+@final
+class Other:
+    """What `Connection._call` returns in place of a result."""
+
+    @property
+    def message(self) -> Any:
+        """Another answer, as `Connection._receive` returns it. None: the call was not sent."""
+
 def join_pipe(fd: int, place: _Place) -> None:
     """Tell this process that `fd` is the socket of the pipe at `place` (see `Connection._place`).
 
@@ -948,6 +976,32 @@ class Connection(Generic[_Sent_contra, _Received_co]):
         """Return what keeps the pipe in shared memory alive, without its sockets."""
     def _place(self) -> _Place:
         """Return where the pipe lies in the arena, and which side of it this is."""
+    def _enter(self, side: PipeSide, soundly: bool = False) -> None:
+        """Have messages go through a pipe in shared memory; the socket becomes its life line.
+
+        The other side's process has to do the same before anything is sent.
+
+        Args:
+            side: This side.
+            soundly: Whether waiting here for long costs nothing at all. Only for threads that
+                handle no signals, and if the other side is one process.
+        """
+    def _call(self, object: str, method: str, args: Any, kwds: Any) -> Any:
+        """Make a call through the pipe, for a manager's proxy, and return its result.
+
+        Or an `Other`: the call is not plain (see `is_plain`), or the answer is no plain result.
+        """
+    def _answer(self, result: object) -> Any:
+        """Answer a `_call` by its result, and return the next message, as `_receive`.
+
+        None, and nothing was sent, if the result is not plain. After any error an answer is due.
+        """
+    def _receive(self) -> Any:
+        """Return the next message as it was sent: bytes, or an object.
+
+        That is (object, method, args, kwds) for a `_call`, None in place of no keywords, and
+        ("#RETURN", result) for an `_answer`.
+        """
     def _to_stream(self) -> None:
         """Turn the pipe into a plain stream, for good: this end leaves the family.
 
@@ -1045,7 +1099,15 @@ class Connection(Generic[_Sent_contra, _Received_co]):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_details: object) -> None: ...
 
-# --- objects as bytes, for tests -----------------------------------------------------------------
+# --- objects as bytes ----------------------------------------------------------------------------
+
+def is_plain(obj: object) -> bool:
+    """Tell whether pickle would find only built-in types in an object, and few of them.
+
+    No reducer and no class then has a say in how it is pickled.
+    """
+
+# For tests:
 
 def _codec_dumps(obj: Any) -> tuple[bytes, list[bytes]]:
     """Serialise an object as channels do: the head, and a copy of each out-of-band buffer."""

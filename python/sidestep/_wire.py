@@ -15,6 +15,10 @@ These are the standard library's, and so are the names in the pickles: a class o
 goes out as the one of the same name in `multiprocessing`, and what comes in under that name
 becomes ours. So a program that has never heard of this package understands ours, and is
 understood.
+
+A server and a client of one family of processes need none of this (`introduce`, `share_pipe` in
+`_manager_server`): the same requests and replies go through a pipe in shared memory, plain ones
+without pickle.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, Self
 
-from . import _original, connection, reduction
+from . import _original, _sidestep, connection, reduction
 from .connection import ConnectionWrapper
 
 __all__ = [
@@ -99,14 +103,33 @@ def _resolve(path: str) -> Any:
 
 
 def _dumps(obj: Any) -> Any:
+    if _sidestep.is_plain(obj):
+        return pickle.dumps(obj)
     buffer = io.BytesIO()
     # Looked up late: a program may have put another pickler there.
     _pickler(reduction.ForkingPickler)(buffer).dump(obj)
     return memoryview(buffer.getvalue())
 
 
+# Every name that means something else here is spelled with it.
+_STANDARD = b"multiprocessing"
+# In longer pickles it is not looked for: with them the class below costs little.
+_SHORT = 4096
+
+
 def _loads(data: bytes) -> Any:
+    if len(data) <= _SHORT and _STANDARD not in data:
+        return pickle.loads(data)
     return _WireUnpickler(io.BytesIO(data)).load()
+
+
+def _dumps_within(obj: Any) -> Any:
+    """Within the family classes have one name."""
+    return reduction.ForkingPickler.dumps(obj)
+
+
+def _loads_within(message: Any) -> Any:
+    return reduction.ForkingPickler.loads(message) if type(message) is bytes else message
 
 
 # --- connections ------------------------------------------------------------------------------
@@ -115,8 +138,24 @@ def _loads(data: bytes) -> Any:
 class WireConnection(ConnectionWrapper):
     """A connection whose objects are pickled as any `multiprocessing` understands them."""
 
+    # Of one that has entered a pipe: the short way for calls, and for answers, see `_sidestep`.
+    call: Callable[[str, str, Any, Any], Any] | None = None
+    answer: Callable[[Any], Any] | None = None
+
     def __init__(self, conn: connection.Connection) -> None:
         super().__init__(conn, _dumps, _loads)
+
+    def enter(self, side: _sidestep.PipeSide, soundly: bool = False) -> None:
+        """Have messages go through a pipe in shared memory, as the other side's process does."""
+        self._conn._enter(side, soundly)
+        self.call, self.answer = self._conn._call, self._conn._answer
+        # What it returns is for `_loads`, as before.
+        self.recv_bytes = self._conn._receive  # type: ignore[assignment]
+        self._dumps, self._loads = _dumps_within, _loads_within
+
+    def recv(self) -> Any:
+        """Receive an object."""
+        return self._loads(self.recv_bytes())
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,16 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, TypeVar, overload
 
-from . import _original, connection, process, reduction, resource_tracker, shared_memory, util
+from . import (
+    _original,
+    _sidestep,
+    connection,
+    process,
+    reduction,
+    resource_tracker,
+    shared_memory,
+    util,
+)
 from ._manager_server import GREETING
 from ._manager_server import Server as Server
 from ._manager_server import all_methods as all_methods
@@ -433,6 +442,25 @@ def _explain_loss(address: Any, error: BaseException) -> None:
         ) from error
 
 
+class _Seat:
+    """What one thread has with a server."""
+
+    __slots__ = ("busy", "call", "connection", "freed", "users")
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        # Of a connection through shared memory, the short way: see `WireConnection`.
+        self.call: Callable[[str, str, Any, Any], Any] | None = None
+        self.users = 0  # how many places in the code want the connection to stay
+        self.busy = False  # with a call
+        self.freed: list[tuple[Any, ...]] = []  # references that the collector dropped during that
+
+
+class _Seats(threading.local):
+    def __init__(self) -> None:
+        self.seat = _Seat()
+
+
 class _Line:
     """What this process has with one server: a connection for each thread, and references.
 
@@ -449,9 +477,7 @@ class _Line:
     def __init__(self, address: Any) -> None:
         self.address = address
         self.authkey: bytes | None = None  # what the server has accepted
-        # Of each thread: its `connection`, how many `users` in the code want it to stay, whether
-        # it is `busy` with a call, and what proxies the collector has `freed` during that.
-        self.local: Any = threading.local()
+        self.local = _Seats()
         self._begin()
         _Line._all.add(self)
 
@@ -464,7 +490,7 @@ class _Line:
 
     def _begin(self) -> None:
         """Become a client without connections and references."""
-        self.local.__dict__.clear()
+        self.local.seat = _Seat()
         self._name = os.urandom(16).hex()
         self._is_foreign = False  # whether the server is the standard library's
         self._references = 0
@@ -483,13 +509,25 @@ class _Line:
             greeting = dispatch(conn, None, "accept_connection", (name,))
             self._is_foreign = greeting != GREETING
             if not self._is_foreign:
-                dispatch(conn, None, "introduce", (self._name,))
+                family = dispatch(conn, None, "introduce", (self._name,))
+                if family is not None and family == _sidestep.family_name():
+                    self._share_pipe(conn)
         except BaseException as error:
             conn.close()
             self._explain(error)
             raise
         self.authkey = authkey
         return conn
+
+    def _share_pipe(self, conn: Any) -> None:
+        """Go on in shared memory with a connection to a server of this family."""
+        try:
+            side = _sidestep.PipeSide()
+        except MemoryError as error:
+            util.info("no pipe to the manager's server: %r", error)  # the socket does as well
+            return
+        if dispatch(conn, None, "share_pipe", (side.opposite,)):
+            conn.enter(side)
 
     def _reach(self, client: _Connect, authkey: bytes | None) -> Any:
         """A new connection, on which nothing has been said yet."""
@@ -502,69 +540,91 @@ class _Line:
     def _explain(self, error: BaseException) -> None:
         _explain_loss(self.address, error)
 
-    def call(self, client: _Connect, authkey: bytes | None, request: tuple[Any, ...]) -> Any:
+    def call(
+        self,
+        client: _Connect,
+        authkey: bytes | None,
+        request: tuple[Any, ...],
+        answer: Any = None,
+    ) -> Any:
         """Send a request and return the reply.
 
         It goes over this thread's connection. Calls of the server itself, whose requests begin
         with None, take a connection of their own where the server is the standard library's.
+        Where the short way has brought an `answer`, nothing is sent.
         """
-        local = self.local
+        seat = self.local.seat
         of_server = request[0] is None
-        # In a signal handler, that is, while this thread waits for the reply to another request.
-        busy = getattr(local, "busy", False)
-        if not (busy or hasattr(local, "connection") or (of_server and self._is_foreign)):
-            local.busy = True
-            try:
-                conn = local.connection = self._open(client, authkey)
-                with self._mutex:
-                    if self._references:
-                        self._lifeline = conn  # an older one may have broken unnoticed
-            finally:
-                local.busy = False
-        if busy or (of_server and self._is_foreign):
+        # Busy: this is a signal handler, while the thread waits for the reply to another request.
+        if not (seat.busy or seat.connection is not None or (of_server and self._is_foreign)):
+            self._take_seat(seat, client, authkey)
+        if seat.busy or (of_server and self._is_foreign):
             with contextlib.closing(
                 self._reach(client, authkey) if of_server else self._open(client, authkey)
             ) as conn:
                 conn.send(request)
                 return conn.recv()
-        conn = local.connection
+        conn = seat.connection
+        seat.busy = True
         unanswered = False
-        local.busy = True
         try:
-            if isinstance(conn, ConnectionWrapper):
+            if answer is not None:
+                pass
+            elif isinstance(conn, ConnectionWrapper):
                 data = conn._dumps(request)
                 unanswered = True
                 conn.send_bytes(data)
-                data = conn.recv_bytes()
-                unanswered = local.busy = False
-                # The reply may hold proxies; they are counted over this connection, which is
-                # free again, for the process that it is known to belong to.
-                reply = conn._loads(data)
+                answer = conn.recv_bytes()
             else:  # of a kind that a program has added to `listener_client`
                 unanswered = True
                 conn.send(request)
-                reply = conn.recv()
+                answer = conn.recv()
+            unanswered = seat.busy = False
+            # The reply may hold proxies; they are counted over this connection, which is free
+            # again, for the process that it is known to belong to.
+            reply = conn._loads(answer) if isinstance(conn, ConnectionWrapper) else answer
         except BaseException as error:
             if unanswered:
-                self._put_aside(broken=isinstance(error, EOFError | ConnectionError))
-                self._explain(error)
+                self._lose_reply(seat, error)
             raise
         finally:
-            local.busy = False
-        while freed := local.__dict__.get("freed"):
-            self.decref(*freed.pop())
+            seat.busy = False
+        if seat.freed:
+            self._work_off(seat)
         return reply
 
-    def _put_aside(self, broken: bool) -> None:
+    def _lose_reply(self, seat: _Seat, error: BaseException) -> None:
+        """After an error in the middle of a call."""
+        self._put_aside(seat, broken=isinstance(error, EOFError | ConnectionError))
+        self._explain(error)
+
+    def _work_off(self, seat: _Seat) -> None:
+        while seat.freed:
+            self.decref(*seat.freed.pop())
+
+    def _take_seat(self, seat: _Seat, client: _Connect, authkey: bytes | None) -> None:
+        """Open this thread's connection."""
+        seat.busy = True
+        try:
+            conn = self._open(client, authkey)
+        finally:
+            seat.busy = False
+        seat.connection = conn
+        seat.call = getattr(conn, "call", None)
+        with self._mutex:
+            if self._references:
+                self._lifeline = conn  # an older one may have broken unnoticed
+
+    def _put_aside(self, seat: _Seat, broken: bool) -> None:
         """Take another connection from now on: a late reply may still come over this one."""
-        conn = self.local.__dict__.pop("connection", None)
+        conn, seat.connection, seat.call = seat.connection, None, None
         with self._mutex:
             if self._lifeline is conn and (broken or not self._references):
                 self._lifeline = None
             elif self._lifeline is None and self._references and not broken:
                 self._lifeline = conn
             kept = self._lifeline is conn
-        if not kept:
+        if conn is not None and not kept:
             conn.close()
 
     def _call_server(
@@ -589,8 +649,9 @@ class _Line:
 
     def decref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
         """Give a reference back; in the middle of another call of this thread, after that."""
-        if getattr(self.local, "busy", False):
-            self.local.__dict__.setdefault("freed", []).append((client, authkey, ident))
+        seat = self.local.seat
+        if seat.busy:
+            seat.freed.append((client, authkey, ident))
             return
         with self:
             try:
@@ -605,7 +666,7 @@ class _Line:
         with self._mutex:
             self._references += 1
             if self._lifeline is None:
-                self._lifeline = getattr(self.local, "connection", None)
+                self._lifeline = self.local.seat.connection
 
     def forget(self) -> None:
         """Note that a reference is gone, be it with the server."""
@@ -616,14 +677,19 @@ class _Line:
 
     def __enter__(self) -> None:
         """Keep this thread's connection open, as a reference may be on its way."""
-        self.local.users = getattr(self.local, "users", 0) + 1
+        self.local.seat.users += 1
 
     def __exit__(self, *details: object) -> None:
         """Let go of it; without references it is of no more use."""
-        # The numbers are not there in a child that was forked meanwhile.
-        self.local.users = getattr(self.local, "users", 1) - 1
-        if not self._references and not self.local.users:
-            conn = self.local.__dict__.pop("connection", None)
+        seat = self.local.seat
+        # A child that was forked meanwhile has a seat that nobody has used yet.
+        seat.users = max(0, seat.users - 1)
+        self._leave(seat)
+
+    def _leave(self, seat: _Seat) -> None:
+        """Close the connection, if it is of no more use."""
+        if not self._references and not seat.users:
+            conn, seat.connection, seat.call = seat.connection, None, None
             if conn is not None:
                 conn.close()
 
@@ -691,7 +757,7 @@ class BaseProxy(_original.Root):
 
     def _connect(self) -> None:
         """Open this thread's connection."""
-        self._tls.connection = self._line._open(self._Client, self._authkey)
+        self._line._take_seat(self._tls.seat, self._Client, self._authkey)
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: _Kwargs = _NO_KWARGS) -> Any:
         """Call a method of the referent.
@@ -710,12 +776,29 @@ class BaseProxy(_original.Root):
             RemoteError: The method is not exposed, or its result cannot be pickled.
             ServerLostError: The server has ended.
         """
+        seat = self._tls.seat
+        line = self._line
+        answer = None
+        if seat.call is not None and not seat.busy:
+            seat.busy = True
+            try:
+                answer = seat.call(self._id, methodname, args, kwds)
+            except BaseException as error:
+                line._lose_reply(seat, error)
+                raise
+            finally:
+                seat.busy = False
+            if type(answer) is not _sidestep.Other:
+                if seat.freed:
+                    line._work_off(seat)
+                return answer
+            # Not plain: pickled there, or to be pickled here.
+            answer = answer.message
         request = (self._id, methodname, args, kwds)
         try:
             # Inner proxies have no references, and yet their connections are to last.
-            line = self._line
             with line if line._references else contextlib.nullcontext():
-                kind, result = line.call(self._Client, self._authkey, request)
+                kind, result = line.call(self._Client, self._authkey, request, answer)
                 if kind == "#PROXY":
                     return self._proxy_for_result(*result)
             if kind == "#RETURN":
@@ -723,7 +806,7 @@ class BaseProxy(_original.Root):
             raise convert_to_error(kind, result)
         finally:
             # An exception refers to this frame: it must not find itself here.
-            result = None
+            result = answer = None
 
     def _proxy_for_result(self, exposed: Sequence[str], received: Any) -> Any:
         self._line.count()

@@ -503,7 +503,7 @@ def test_threads_have_connections_of_their_own(manager: Any) -> None:
     def fill(number: int) -> None:
         for _ in range(20):
             items.append(number)
-        items._tls.connection.close()
+        items._tls.seat.connection.close()
 
     threads = [threading.Thread(target=fill, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -576,7 +576,7 @@ def test_a_client_whose_only_connection_was_cut_finds_its_objects_again(address:
         items = manager.list([7])
         for _ in range(2):
             assert items[:] == [7]
-            with socket.socket(fileno=os.dup(items._tls.connection.fileno())) as line:
+            with socket.socket(fileno=os.dup(items._tls.seat.connection.fileno())) as line:
                 line.shutdown(socket.SHUT_RDWR)
             with pytest.raises((EOFError, OSError)):
                 items[:]

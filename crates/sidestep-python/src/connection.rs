@@ -26,7 +26,9 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
-use sidestep::channel::pipe::{End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received};
+use sidestep::channel::pipe::{
+    self, End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received,
+};
 use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
 use sidestep::os::{limits, socket};
@@ -129,12 +131,37 @@ impl Incoming {
     /// The message as an object: unpickled, if it was sent as bytes.
     fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         let pickle = match self {
-            Incoming::Short(ends::OBJECT, head) => return codec::loads(py, &head, Vec::new()),
-            Incoming::Long(ends::OBJECT, envelope) => return message::unpack(py, &envelope),
+            Incoming::Short(ends::OBJECT | ends::RESULT, head) => {
+                return codec::loads(py, &head, Vec::new());
+            }
+            Incoming::Long(ends::OBJECT | ends::RESULT, envelope) => {
+                return message::unpack(py, &envelope);
+            }
             Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
             Incoming::Long(_, envelope) => ends::unpack_bytes(py, &envelope)?,
         };
         pickler(py)?.call_method1(intern!(py, "loads"), (pickle,))
+    }
+
+    fn tag(&self) -> u8 {
+        match self {
+            Incoming::Frame(_) => ends::BYTES,
+            Incoming::Short(tag, _) | Incoming::Long(tag, _) => *tag,
+        }
+    }
+
+    /// The message as it was sent: an object, or bytes. A result is what managers make of it.
+    fn into_either(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        match self.tag() {
+            ends::OBJECT => self.into_object(py),
+            ends::RESULT => {
+                let result = self.into_object(py)?;
+                Ok((intern!(py, "#RETURN"), result)
+                    .into_pyobject(py)?
+                    .into_any())
+            }
+            _ => self.into_bytes(py).map(Bound::into_any),
+        }
     }
 
     /// The message as bytes: pickled, if it was sent as an object.
@@ -182,11 +209,54 @@ impl Connection {
             .clone()
     }
 
+    /// The end, of what has to be a pipe.
+    fn entered(&self) -> PyResult<Arc<End>> {
+        self.end()
+            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))
+    }
+
     fn set_end(&self, end: Option<Arc<End>>) -> Option<Arc<End>> {
         mem::replace(
             &mut *self.end.lock().unwrap_or_else(PoisonError::into_inner),
             end,
         )
+    }
+
+    /// Sends a plain message through the pipe. False, and nothing was sent, if there is none, or no
+    /// room for it in the arena.
+    fn send_plain(
+        &self,
+        py: Python<'_>,
+        tag: u8,
+        message: Option<codec::Message>,
+    ) -> PyResult<bool> {
+        self.sink(py)?;
+        let end = self.entered()?;
+        let Some(Ok(outgoing)) = message.map(|m| message::outgoing(m, Vec::new(), INLINE_MAX))
+        else {
+            return Ok(false);
+        };
+        if self.send_outgoing(py, &end, tag, outgoing)? {
+            Ok(true)
+        } else {
+            Err(pipe_error(py, PipeError::Stream))
+        }
+    }
+
+    fn send_outgoing(
+        &self,
+        py: Python<'_>,
+        end: &End,
+        tag: u8,
+        outgoing: Outgoing,
+    ) -> PyResult<bool> {
+        match outgoing {
+            Outgoing::Short(object) => {
+                let parts: [&[u8]; 1] = [&object.head];
+                self.send_through(py, end, tag, Message::Short(&parts))
+            }
+            Outgoing::Long(envelope) => self.send_through(py, end, tag, Message::Long(envelope)),
+        }
     }
 
     /// Sends through the pipe, waiting for room. False: it has become a stream.
@@ -462,9 +532,7 @@ impl Connection {
     /// Offset and generation of the pipe and the side of it, for `_join_pipe` in another process,
     /// as long as some reference keeps the pipe alive.
     fn _place(&self) -> PyResult<(u64, u64, u64)> {
-        let end = self
-            .end()
-            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let end = self.entered()?;
         let handle = end.object().handle();
         Ok((handle.offset, handle.generation, end.side()))
     }
@@ -483,9 +551,7 @@ impl Connection {
 
     /// Keeps the pipe alive, without its sockets.
     fn _hold(&self) -> PyResult<Hold> {
-        let end = self
-            .end()
-            .ok_or_else(|| PyValueError::new_err("the connection is not the end of a pipe"))?;
+        let end = self.entered()?;
         let object = end.object().try_clone().map_err(to_py)?;
         Ok(Hold { _object: object })
     }
@@ -499,6 +565,62 @@ impl Connection {
                 .map_err(|error| pipe_error(py, error)),
             None => Ok(()),
         }
+    }
+
+    /// Has messages go through a pipe in shared memory from now on: this connection's socket becomes
+    /// the socket of `side`. Until the other socket has entered the other side nothing may be sent.
+    ///
+    /// `soundly`: whoever receives here sleeps as `End::sleep_soundly` says.
+    #[pyo3(signature = (side, soundly = false))]
+    fn _enter(&self, side: &PipeSide, soundly: bool) {
+        if soundly {
+            side.end.sleep_soundly();
+        }
+        self.set_end(Some(Arc::clone(&side.end)));
+    }
+
+    /// Makes a call through the pipe and waits for the answer: the result, or an `Other`. The process
+    /// at the other side gets it by `_receive` or `_answer`.
+    fn _call<'py>(
+        &self,
+        py: Python<'py>,
+        object: &Bound<'py, PyAny>,
+        method: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyAny>,
+        kwds: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let call = codec::call([object, method], args, kwds);
+        let message = if self.send_plain(py, ends::OBJECT, call)? {
+            let answer = self.receive(py, None)?;
+            if answer.tag() == ends::RESULT {
+                return answer.into_object(py);
+            }
+            answer.into_either(py)?
+        } else {
+            py.None().into_bound(py)
+        };
+        let other = Other {
+            message: message.unbind(),
+        };
+        Ok(Bound::new(py, other)?.into_any())
+    }
+
+    /// Answers a call by its result and receives the next message, as `_receive`. None, and nothing
+    /// was sent, if the result is not plain.
+    fn _answer<'py>(
+        &self,
+        py: Python<'py>,
+        result: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if !self.send_plain(py, ends::RESULT, codec::plain(result))? {
+            return Ok(None);
+        }
+        self._receive(py).map(Some)
+    }
+
+    /// Receives a message as it was sent: an object, or bytes.
+    fn _receive<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, None)?.into_either(py)
     }
 
     /// Receives a descriptor that was sent with `send_handle`. None: there is no pipe here that
@@ -535,18 +657,8 @@ impl Connection {
         let py = slf.py();
         slf.get().sink(py)?;
         if let Some(end) = slf.get().end() {
-            let sent = match message::pack(obj, INLINE_MAX)? {
-                Outgoing::Short(object) => {
-                    let parts: [&[u8]; 1] = [&object.head];
-                    let message = Message::Short(&parts);
-                    slf.get().send_through(py, &end, ends::OBJECT, message)?
-                }
-                Outgoing::Long(envelope) => {
-                    let message = Message::Long(envelope);
-                    slf.get().send_through(py, &end, ends::OBJECT, message)?
-                }
-            };
-            if sent {
+            let outgoing = message::pack(obj, INLINE_MAX)?;
+            if slf.get().send_outgoing(py, &end, ends::OBJECT, outgoing)? {
                 return Ok(());
             }
         }
@@ -772,6 +884,46 @@ fn pipe_pair(py: Python<'_>) -> PyResult<(i32, i32)> {
     Ok((first.into_raw_fd(), second.into_raw_fd()))
 }
 
+/// A side of a pipe in shared memory, for a connection that has a socket already.
+#[pyclass(frozen, module = "sidestep._sidestep")]
+pub struct PipeSide {
+    end: Arc<End>,
+}
+
+#[pymethods]
+impl PipeSide {
+    /// The first side of a new pipe; or the side at a `place`, in another process of the family.
+    #[new]
+    #[pyo3(signature = (place = None))]
+    fn new(place: Option<(u64, u64, u64)>) -> PyResult<Self> {
+        let end = match place {
+            None => pipe::create(),
+            Some((offset, generation, side)) => {
+                End::from_handle(handle((offset, generation)), side)
+            }
+        };
+        Ok(Self {
+            end: Arc::new(end.map_err(to_py)?),
+        })
+    }
+
+    /// Where the other side is.
+    #[getter]
+    fn opposite(&self) -> (u64, u64, u64) {
+        let handle = self.end.object().handle();
+        (handle.offset, handle.generation, 1 - self.end.side())
+    }
+}
+
+/// What `Connection._call` returns in place of a result.
+#[pyclass(frozen, module = "sidestep._sidestep")]
+pub struct Other {
+    /// Another answer, as `Connection._receive` returns it. None: the call is not plain, and was not
+    /// sent.
+    #[pyo3(get)]
+    message: Py<PyAny>,
+}
+
 /// Tells this process that `fd` is the socket of a pipe: connections that are made on it join it.
 ///
 /// `place` is what `_place` said in another process of the family, where the pipe is still held.
@@ -790,7 +942,10 @@ fn join_pipe(py: Python<'_>, fd: i32, place: (u64, u64, u64)) -> PyResult<()> {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Connection>()?;
     m.add_class::<Hold>()?;
+    m.add_class::<PipeSide>()?;
+    m.add_class::<Other>()?;
     m.add_function(wrap_pyfunction!(stream_pair, m)?)?;
     m.add_function(wrap_pyfunction!(pipe_pair, m)?)?;
+
     m.add_function(wrap_pyfunction!(join_pipe, m)?)
 }

@@ -83,6 +83,8 @@ pub fn pipe_error(py: Python<'_>, error: PipeError) -> PyErr {
 pub const BYTES: u8 = 1;
 /// Tag of a message that `send` made.
 pub const OBJECT: u8 = 2;
+/// Tag of a message that `Connection._answer` made.
+pub const RESULT: u8 = 3;
 
 /// Long bytes as a message.
 pub fn pack_bytes(bytes: &[u8]) -> PyResult<Envelope> {

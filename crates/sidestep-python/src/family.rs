@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::IntoRawFd;
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use sidestep::os::memory::{self, Group, Shortage};
-use sidestep::os::{lifeline, limits, process};
+use sidestep::os::{lifeline, limits, process, socket};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::{Population, Stamp};
 
@@ -179,6 +179,17 @@ fn arena_fd() -> PyResult<i32> {
     Ok(family.fd().map_err(to_py)?.as_raw_fd())
 }
 
+/// What tells this process's family from others on this machine; None if it has none yet.
+#[pyfunction]
+fn family_name() -> PyResult<Option<(u64, u64)>> {
+    shm::existing()
+        .map(|family| {
+            let arena = family.fd().map_err(to_py)?;
+            socket::identity(arena).map_err(|error| PyOSError::new_err(error.to_string()))
+        })
+        .transpose()
+}
+
 /// Joins the family whose arena is `fd`.
 #[pyfunction]
 fn attach(fd: i32) -> PyResult<()> {
@@ -325,6 +336,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Collector>()?;
     m.add_function(wrap_pyfunction!(found, m)?)?;
     m.add_function(wrap_pyfunction!(arena_fd, m)?)?;
+    m.add_function(wrap_pyfunction!(family_name, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
     m.add_function(wrap_pyfunction!(life_line, m)?)?;

@@ -39,7 +39,15 @@ impl Outgoing {
 pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     let taking = Taking::start();
     let message = codec::dumps(obj)?;
-    let refs = taking.finish();
+    outgoing(message, taking.finish(), short)
+}
+
+/// What to send for a message, short if it takes at most `short` bytes.
+///
+/// # Errors
+/// MemoryError at the arena's ceiling.
+#[inline]
+pub fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outgoing> {
     if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= short {
         return Ok(Outgoing::Short(message));
     }

@@ -138,6 +138,11 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
                 let text = self.take(len)?;
                 self.str(text)
             }
+            NAME_1 => {
+                let len = self.length_1()?;
+                let text = self.take(len)?;
+                self.name(text)
+            }
             BYTES_1 | BYTES_4 => {
                 let len = if tag == BYTES_1 {
                     self.length_1()?
@@ -274,17 +279,26 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
     fn key(&mut self, depth: usize) -> Decoded<Bound<'py, PyAny>> {
         if let [STR_1, len, after @ ..] = self.rest
             && let Some((text, after)) = after.split_at_checked(usize::from(*len))
-            && let Some(text) = Text::new(text)
+            && text.len() <= MAX_NAME
         {
-            let whole = std::mem::replace(&mut self.rest, after);
-            if let Some(key) = KEYS.get(self.py, &text) {
-                return Ok(key);
-            }
-            let key = self.str(&whole[2..][..usize::from(*len)])?;
-            KEYS.put(self.py, text, &key);
-            return Ok(key);
+            self.rest = after;
+            return self.name(text);
         }
         self.value(depth)
+    }
+
+    /// A text that may have been seen before.
+    #[inline]
+    fn name(&self, text: &[u8]) -> Decoded<Bound<'py, PyAny>> {
+        let Some(known) = Text::new(text) else {
+            return self.str(text);
+        };
+        if let Some(name) = KEYS.get(self.py, &known) {
+            return Ok(name);
+        }
+        let name = self.str(text)?;
+        KEYS.put(self.py, known, &name);
+        Ok(name)
     }
 
     /// The object whose contents came as a buffer of their own.
@@ -328,9 +342,11 @@ struct Text([u64; 3]);
 impl Text {
     #[inline]
     fn new(text: &[u8]) -> Option<Self> {
-        let mut bytes = [0; 24];
-        bytes[..23].get_mut(..text.len())?.copy_from_slice(text);
-        bytes[23] = text.len() as u8;
+        let mut bytes = [0; MAX_NAME + 1];
+        bytes[..MAX_NAME]
+            .get_mut(..text.len())?
+            .copy_from_slice(text);
+        bytes[MAX_NAME] = text.len() as u8;
         let (words, _) = bytes.as_chunks::<8>();
         Some(Self(
             [0, 1, 2].map(|index| u64::from_ne_bytes(words[index])),

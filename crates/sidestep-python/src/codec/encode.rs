@@ -23,23 +23,30 @@ use super::message::{Head, Message, OutOfBand};
 
 /// Encodes the object, or gives up on it (None): then pickle has to do it.
 pub(super) fn encode(obj: &Bound<'_, PyAny>) -> Option<Message> {
-    let mut encoder = Encoder {
-        py: obj.py(),
-        head: Head::new(),
-        buffers: Vec::new(),
-        seen: [const { MaybeUninit::uninit() }; MAX_OBJECTS],
-        seen_len: 0,
-        objects: 0,
-        scalars: 0,
-    };
+    let mut encoder = Encoder::new(obj.py());
     // SAFETY: the object is alive, as is everything that it holds, since no Python code runs.
-    match unsafe { encoder.value(obj.as_ptr(), 0) } {
-        Ok(()) => Some(Message {
-            head: encoder.head,
-            buffers: encoder.buffers,
-        }),
-        Err(GaveUp) => None,
-    }
+    let encoded = unsafe { encoder.value(obj.as_ptr(), 0) };
+    encoder.finish(encoded)
+}
+
+/// Encodes a tuple of names, as those of methods are, and arguments: positional ones, and by keyword;
+/// no keywords become None.
+pub(super) fn encode_call(
+    names: [&Bound<'_, PyAny>; 2],
+    args: &Bound<'_, PyAny>,
+    kwds: &Bound<'_, PyAny>,
+) -> Option<Message> {
+    let mut encoder = Encoder::new(args.py());
+    encoder.head.tagged(TUPLE_1, [4]);
+    // SAFETY: as in `encode`.
+    let encoded = unsafe {
+        encoder
+            .name(names[0].as_ptr())
+            .and_then(|()| encoder.name(names[1].as_ptr()))
+            .and_then(|()| encoder.value(args.as_ptr(), 1))
+            .and_then(|()| encoder.keywords(kwds.as_ptr()))
+    };
+    encoder.finish(encoded)
 }
 
 /// The object is not for this encoding.
@@ -58,7 +65,58 @@ struct Encoder<'py> {
     scalars: usize,
 }
 
-impl Encoder<'_> {
+impl<'py> Encoder<'py> {
+    #[inline]
+    fn new(py: Python<'py>) -> Self {
+        Self {
+            py,
+            head: Head::new(),
+            buffers: Vec::new(),
+            seen: [const { MaybeUninit::uninit() }; MAX_OBJECTS],
+            seen_len: 0,
+            objects: 0,
+            scalars: 0,
+        }
+    }
+
+    #[inline]
+    fn finish(self, encoded: Encoded) -> Option<Message> {
+        encoded.ok().map(|()| Message {
+            head: self.head,
+            buffers: self.buffers,
+        })
+    }
+
+    /// A text that many messages have; any other object as usual.
+    ///
+    /// # Safety
+    ///
+    /// As for `value`.
+    unsafe fn name(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        let start = self.head.len();
+        // SAFETY: as the caller promises.
+        unsafe { self.value(obj, 1)? };
+        self.head.turn_into_name(start);
+        Ok(())
+    }
+
+    /// A dictionary, or None in place of an empty one.
+    ///
+    /// # Safety
+    ///
+    /// As for `value`.
+    unsafe fn keywords(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        // SAFETY: as the caller promises; an exact dictionary is asked for its size.
+        unsafe {
+            let is_dict = ffi::Py_TYPE(obj) == &raw mut ffi::PyDict_Type;
+            if is_dict && ffi::PyDict_Size(obj) == 0 {
+                self.atom(NONE)
+            } else {
+                self.value(obj, 1)
+            }
+        }
+    }
+
     /// # Safety
     ///
     /// `obj` and all that it holds stays alive and unchanged: true while no Python code runs.

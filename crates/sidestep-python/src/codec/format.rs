@@ -11,6 +11,7 @@
 //! | `..._BUFFER`     |                                           | contents are the next buffer     |
 //! | `TUPLE_n`        | number of items in `n` bytes              | the items                        |
 //! | `LIST_n`         | number of items in `n` bytes              | the items                        |
+//! | `NAME_1`         | length in one byte, below 24              | as `STR_1`; it comes often       |
 //! | `DICT_1`         | number of entries in one byte             | key, value, key, value, ...      |
 //!
 //! Sender and receiver are the same build, so the numbers may change between versions.
@@ -35,9 +36,13 @@ pub(super) const TUPLE_4: u8 = 0x11;
 pub(super) const LIST_1: u8 = 0x12;
 pub(super) const LIST_4: u8 = 0x13;
 pub(super) const DICT_1: u8 = 0x14;
+pub(super) const NAME_1: u8 = 0x15;
 
 /// The first byte of every pickle of protocol 2 and later.
 pub(super) const PICKLE: u8 = 0x80;
+
+/// Longest text that is remembered from message to message: keys of dictionaries and `NAME_1`.
+pub(super) const MAX_NAME: usize = 23;
 
 /// Containers inside containers inside ...: at most so many levels.
 pub(super) const MAX_DEPTH: usize = 4;

@@ -7,6 +7,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::format::{MAX_NAME, NAME_1, STR_1};
+
 /// Heads up to this length live inside the message, without an allocation.
 const INLINE_BYTES: usize = 112;
 
@@ -96,6 +98,21 @@ impl Head {
             }
             Store::Heap(bytes) => bytes.extend_from_slice(more),
             _ => self.spill(more.len()).extend_from_slice(more),
+        }
+    }
+
+    /// Has the text that was written at `start` remembered by its receiver, if it is short enough.
+    pub(super) fn turn_into_name(&mut self, start: usize) {
+        let bytes = match &mut self.0 {
+            Store::Inline { len, bytes } => &mut bytes[..*len],
+            Store::Heap(bytes) => bytes,
+            Store::Python { .. } => return,
+        };
+        if let Some([tag, len, ..]) = bytes.get_mut(start..)
+            && *tag == STR_1
+            && usize::from(*len) <= MAX_NAME
+        {
+            *tag = NAME_1;
         }
     }
 

@@ -40,6 +40,22 @@ pub use short::short;
 /// Buffers of at least so many bytes travel out of band.
 pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;
 
+/// Serialises one object, if it is plain: exact built-in types, few enough. Runs no code of the
+/// program.
+pub fn plain(obj: &Bound<'_, PyAny>) -> Option<Message> {
+    encode::encode(obj)
+}
+
+/// Serialises a call, if all of it is plain: two names, arguments, and arguments by keyword or, without
+/// any, None. Runs no code of the program.
+pub fn call(
+    names: [&Bound<'_, PyAny>; 2],
+    args: &Bound<'_, PyAny>,
+    kwds: &Bound<'_, PyAny>,
+) -> Option<Message> {
+    encode::encode_call(names, args, kwds)
+}
+
 /// Serialises one object.
 ///
 /// Runs the program's own code when the object has some (`__reduce__`, registered reducers): call it
@@ -49,7 +65,7 @@ pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;
 ///
 /// Whatever pickle or that code raises.
 pub fn dumps(obj: &Bound<'_, PyAny>) -> PyResult<Message> {
-    match encode::encode(obj) {
+    match plain(obj) {
         Some(message) => Ok(message),
         None => pickle::dumps(obj),
     }
@@ -99,6 +115,13 @@ pub fn loads_from<'py>(
     }
 }
 
+/// Whether an object is plain: pickle would find built-in types in it, and nothing that a reducer or
+/// a class has a say in.
+#[pyfunction]
+fn is_plain(obj: &Bound<'_, PyAny>) -> bool {
+    plain(obj).is_some()
+}
+
 /// What [`dumps`] makes of an object, for tests: the head and a copy of each buffer.
 #[pyfunction]
 fn _codec_dumps<'py>(
@@ -141,12 +164,13 @@ fn _codec_copy<'py>(py: Python<'py>, obj: &Bound<'py, PyAny>) -> PyResult<Bound<
     loads(py, &message.head, buffers)
 }
 
-/// Adds the private functions for tests to the native module.
+/// Adds this module's functions, most of them for tests, to the native module.
 ///
 /// # Errors
 ///
 /// Out of memory.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(is_plain, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_dumps, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_loads, m)?)?;
     m.add_function(wrap_pyfunction!(_codec_copy, m)?)

@@ -53,6 +53,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -206,6 +207,8 @@ pub struct End {
     news: AtomicU64,
     closings_seen: AtomicU64,
     patience: Patience,
+    /// Whether sleepers wait for the bell and the end alone.
+    soundly: AtomicBool,
 }
 
 /// Makes a pipe: two sides, each with its socket.
@@ -214,12 +217,21 @@ pub struct End {
 /// The arena is at its ceiling, or the process has too many descriptors.
 pub fn pair() -> Result<[(End, OwnedFd); 2], PipeError> {
     let (first, second) = socket::socket_pair()?;
-    let object = family()?.create(Kind::Pipe, layout::BYTES)?;
-    let other = object.try_clone()?;
-    let first_end = End::over(object, 0)?;
-    first_end.incoming.init(0, MAX_UNREAD);
-    first_end.outgoing.init(0, MAX_UNREAD);
-    Ok([(first_end, first), (End::over(other, 1)?, second)])
+    let end = create()?;
+    let other = end.object.try_clone()?;
+    Ok([(end, first), (End::over(other, 1)?, second)])
+}
+
+/// Side 0 of a new pipe for two sockets that are there already, connected to each other. Whoever has
+/// the other one takes side 1 by [`End::from_handle`].
+///
+/// # Errors
+/// The arena is at its ceiling.
+pub fn create() -> Result<End, Error> {
+    let end = End::over(family()?.create(Kind::Pipe, layout::BYTES)?, 0)?;
+    end.incoming.init(0, MAX_UNREAD);
+    end.outgoing.init(0, MAX_UNREAD);
+    Ok(end)
 }
 
 fn now_ns() -> u64 {
@@ -250,6 +262,7 @@ impl End {
             news: AtomicU64::new(0),
             closings_seen: AtomicU64::new(0),
             patience: Patience::new(),
+            soundly: AtomicBool::new(false),
             object,
         })
     }
@@ -557,6 +570,13 @@ impl End {
         }
     }
 
+    /// Has those who wait at this end sleep without a look every [`SLICE`]: one that waits for long
+    /// costs nothing at all. For an end whose other side is one process, so that nobody is left who
+    /// would want an answer if it is killed behind its commit, and where no signal handlers run.
+    pub fn sleep_soundly(&self) {
+        self.soundly.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until there may be something to receive. A signal ends it with
     /// [`Step::Interrupted`].
     ///
@@ -592,7 +612,12 @@ impl End {
                 Some(left) => (left, false),
                 None => (Duration::ZERO, true),
             };
-            let ready = match socket::poll(socket, Interest::Read, Some(left)) {
+            let limit = if left == SLICE && self.soundly.load(Ordering::Relaxed) {
+                None
+            } else {
+                Some(left)
+            };
+            let ready = match socket::poll(socket, Interest::Read, limit) {
                 Ok(ready) => ready,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     return Ok(Step::Interrupted);
