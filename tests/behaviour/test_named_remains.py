@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sidestep import _notes, resource_tracker, shared_memory
+from sidestep import _notes, _sidestep, resource_tracker, shared_memory
 from sidestep.shared_memory import ShareableList, SharedMemory
 
 SHM = Path("/dev/shm")
@@ -458,7 +458,7 @@ def test_the_one_that_lacks_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         24 << 20: (True, 24 << 20, 64 << 20),
         500 << 20: (False, 500 << 20, 1000 << 20),
     }
-    monkeypatch.setattr(shared_memory._sidestep, "memory_shortage", lacks.get)
+    monkeypatch.setattr(_sidestep, "memory_shortage", lacks.get)
     assert shared_memory._lacking(23 << 20) is None
     assert shared_memory._lacking(24 << 20) == (
         "the memory control group has 25,165,824 bytes left of its limit of 67,108,864, which can "
