@@ -682,55 +682,38 @@ impl Socket {
     }
 }
 
-/// The rule of who watches a queue, and of a pipe that is watched: ring, publish and settle under
-/// the producers' mutex. Mutexes and cursors are the real ones.
-struct Watched {
+/// A chain's words with a socket that tells of its messages. Mutexes and cursors are the real ones.
+struct Channel {
     words: [AtomicU64; 4],
     head: AtomicU64,
     get_lock: Mutex,
     put_lock: Mutex,
     tail: AtomicU32,
-    rung: AtomicU32,
     socket: Socket,
 }
 
-impl Watched {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
+impl Channel {
+    fn new() -> Self {
+        Self {
             words: core::array::from_fn(|_| AtomicU64::new(0)),
             head: AtomicU64::new(0),
             get_lock: Mutex::new(),
             put_lock: Mutex::new(),
             tail: AtomicU32::new(0),
-            rung: AtomicU32::new(0),
             socket: Socket {
                 bytes: loom::sync::Mutex::new(0),
                 changed: Condvar::new(),
             },
-        })
+        }
     }
 
     /// Holding the producers' mutex.
-    fn ring(&self) {
-        if self.rung.load(Ordering::Relaxed) == 0 {
-            self.socket.write();
-            self.rung.store(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Puts a message; its producer may be killed between the ring and the message.
-    fn put(&self, process: &Process<'_>, dies: bool) {
-        let _ = self.put_lock.lock(process);
-        self.ring();
-        if dies {
-            return process.world.die(process.number);
-        }
+    fn publish(&self) {
         let index = self.tail.load(Ordering::Relaxed);
         self.tail.store(index + 1, Ordering::Relaxed);
         let header = cursor::header(cursor::INLINE, 8, 0);
         let nowhere = AtomicU64::new(0);
         cursor::publish(&self.words[index as usize], header, &nowhere, 0);
-        self.put_lock.unlock();
     }
 
     fn has_messages(&self) -> bool {
@@ -749,26 +732,61 @@ impl Watched {
         self.get_lock.unlock();
         header != 0
     }
+}
+
+/// The rule of who watches a queue, and of a pipe that is watched: ring, publish and settle under
+/// the producers' mutex.
+struct Watched {
+    channel: Channel,
+    rung: AtomicU32,
+}
+
+impl Watched {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            channel: Channel::new(),
+            rung: AtomicU32::new(0),
+        })
+    }
+
+    /// Holding the producers' mutex.
+    fn ring(&self) {
+        if self.rung.load(Ordering::Relaxed) == 0 {
+            self.channel.socket.write();
+            self.rung.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts a message; its producer may be killed between the ring and the message.
+    fn put(&self, process: &Process<'_>, dies: bool) {
+        let _ = self.channel.put_lock.lock(process);
+        self.ring();
+        if dies {
+            return process.world.die(process.number);
+        }
+        self.channel.publish();
+        self.channel.put_lock.unlock();
+    }
 
     /// As `Chain::settle`: whether there are items.
     fn settle(&self, process: &Process<'_>) -> bool {
-        let _ = self.put_lock.lock(process);
-        let has_items = self.has_messages();
+        let _ = self.channel.put_lock.lock(process);
+        let has_items = self.channel.has_messages();
         if has_items {
             self.ring();
         } else {
-            self.socket.drain();
+            self.channel.socket.drain();
             self.rung.store(0, Ordering::Relaxed);
         }
-        self.put_lock.unlock();
+        self.channel.put_lock.unlock();
         has_items
     }
 
     /// As an event loop does: sleeps on the descriptor first.
     fn take_by_descriptor(&self, process: &Process<'_>) {
         loop {
-            self.socket.poll();
-            if self.try_take(process) {
+            self.channel.socket.poll();
+            if self.channel.try_take(process) {
                 return;
             }
             self.settle(process);
@@ -791,7 +809,7 @@ fn loom_watcher_hears_of_every_item() {
         queue.take_by_descriptor(&world.process(1));
         producer.join().unwrap();
         assert!(!queue.settle(&world.process(1)));
-        assert_eq!(queue.socket.len(), 0);
+        assert_eq!(queue.channel.socket.len(), 0);
     });
 }
 
@@ -806,14 +824,14 @@ fn loom_watcher_is_rung_while_there_are_items_whoever_dies_or_takes() {
                 queue.put(&world.process(3), false);
             })
         };
-        let taken = queue.try_take(&world.process(1));
+        let taken = queue.channel.try_take(&world.process(1));
         let has_items = queue.settle(&world.process(1));
         assert!(!(taken && has_items));
         producers.join().unwrap();
         // Whenever nobody holds the mutex: if there are items, the bell is rung.
-        let _ = queue.put_lock.lock(&world.process(1));
-        if queue.has_messages() {
-            assert!(queue.socket.len() > 0);
+        let _ = queue.channel.put_lock.lock(&world.process(1));
+        if queue.channel.has_messages() {
+            assert!(queue.channel.socket.len() > 0);
         }
     });
 }
@@ -826,39 +844,25 @@ enum End {
     WhileRinging,
 }
 
-/// A direction of a pipe that nobody watches, or that begins to be watched: mutexes, cursors and the
-/// bell are the real ones.
+/// A direction of a pipe that nobody watches, or that begins to be watched: the bell is the real one.
 struct Direction {
-    words: [AtomicU64; 4],
-    head: AtomicU64,
-    get_lock: Mutex,
-    put_lock: Mutex,
-    tail: AtomicU32,
+    channel: Channel,
     turn: Mutex,
     bell: AtomicU64,
-    socket: Socket,
 }
 
 impl Direction {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            words: core::array::from_fn(|_| AtomicU64::new(0)),
-            head: AtomicU64::new(0),
-            get_lock: Mutex::new(),
-            put_lock: Mutex::new(),
-            tail: AtomicU32::new(0),
+            channel: Channel::new(),
             turn: Mutex::new(),
             bell: AtomicU64::new(0),
-            socket: Socket {
-                bytes: loom::sync::Mutex::new(0),
-                changed: Condvar::new(),
-            },
         })
     }
 
     fn ring(&self) {
         let write = || {
-            self.socket.write();
+            self.channel.socket.write();
             Ok::<_, ()>(true)
         };
         bell::ring(&self.bell, write).unwrap();
@@ -866,15 +870,11 @@ impl Direction {
 
     /// As `pipe::Bell`; the sender may be killed once the message is there.
     fn put(&self, process: &Process<'_>, end: End) {
-        let _ = self.put_lock.lock(process);
+        let _ = self.channel.put_lock.lock(process);
         if bell::is_watched(&self.bell) {
             self.ring();
         }
-        let index = self.tail.load(Ordering::Relaxed);
-        self.tail.store(index + 1, Ordering::Relaxed);
-        let header = cursor::header(cursor::INLINE, 8, 0);
-        let nowhere = AtomicU64::new(0);
-        cursor::publish(&self.words[index as usize], header, &nowhere, 0);
+        self.channel.publish();
         fence(Ordering::SeqCst);
         if let End::WhileRinging = end {
             self.bell
@@ -884,40 +884,28 @@ impl Direction {
             return process.world.die(process.number);
         }
         self.ring();
-        self.put_lock.unlock();
-    }
-
-    fn has_messages(&self) -> bool {
-        let head = self.head.load(Ordering::Acquire);
-        cursor::look(&self.words[Segment::index(head)]) != 0
-            || self.head.load(Ordering::Acquire) != head
+        self.channel.put_lock.unlock();
     }
 
     fn try_take(&self, process: &Process<'_>) -> bool {
-        let _ = self.get_lock.lock(process);
-        let head = self.head.load(Ordering::Relaxed);
-        let header = cursor::look(&self.words[Segment::index(head)]);
-        if header != 0 {
-            cursor::take(&self.head, cursor::behind(head, header));
-        }
-        self.get_lock.unlock();
-        if header != 0 && bell::is_watched(&self.bell) {
+        let taken = self.channel.try_take(process);
+        if taken && bell::is_watched(&self.bell) {
             self.settle(process, false);
         }
-        header != 0
+        taken
     }
 
     /// As `End::take_bell`.
     fn settle(&self, process: &Process<'_>, found: bool) {
         let _ = self.turn.lock(process);
-        let has_messages = || self.has_messages();
+        let has_messages = || self.channel.has_messages();
         if bell::is_watched(&self.bell) {
-            let _ = self.put_lock.lock(process);
-            let take = |all| self.socket.take(all);
+            let _ = self.channel.put_lock.lock(process);
+            let take = |all| self.channel.socket.take(all);
             bell::silence(&self.bell, found, has_messages, take).unwrap();
-            self.put_lock.unlock();
+            self.channel.put_lock.unlock();
         } else {
-            let take = || self.socket.take(false);
+            let take = || self.channel.socket.take(false);
             bell::hush(&self.bell, found, has_messages, take).unwrap();
         }
         self.turn.unlock();
@@ -925,25 +913,25 @@ impl Direction {
 
     fn watch(&self, process: &Process<'_>) {
         let _ = self.turn.lock(process);
-        let _ = self.put_lock.lock(process);
-        let has_byte = || self.socket.len() > 0;
-        let take = |all| self.socket.take(all);
-        bell::watch(&self.bell, has_byte, || self.has_messages(), take).unwrap();
-        self.put_lock.unlock();
+        let _ = self.channel.put_lock.lock(process);
+        let has_byte = || self.channel.socket.len() > 0;
+        let take = |all| self.channel.socket.take(all);
+        bell::watch(&self.bell, has_byte, || self.channel.has_messages(), take).unwrap();
+        self.channel.put_lock.unlock();
         self.turn.unlock();
     }
 
     /// As `End::sleep`.
     fn receive(&self, process: &Process<'_>) {
         while !self.try_take(process) {
-            if bell::is_rung(&self.bell) && !self.has_messages() {
+            if bell::is_rung(&self.bell) && !self.channel.has_messages() {
                 self.settle(process, false);
             }
-            if self.has_messages() {
+            if self.channel.has_messages() {
                 continue;
             }
-            self.socket.poll();
-            if !self.has_messages() {
+            self.channel.socket.poll();
+            if !self.channel.has_messages() {
                 self.settle(process, true);
             }
         }
@@ -1021,7 +1009,7 @@ fn loom_pipe_that_begins_to_be_watched_is_readable_while_it_has_messages() {
         pipe.watch(&world.process(1));
         let mut taken = 0;
         while taken < 2 {
-            pipe.socket.poll();
+            pipe.channel.socket.poll();
             if pipe.try_take(&world.process(1)) {
                 taken += 1;
             } else {
@@ -1030,7 +1018,7 @@ fn loom_pipe_that_begins_to_be_watched_is_readable_while_it_has_messages() {
             }
         }
         sender.join().unwrap();
-        assert_eq!(pipe.socket.len(), 0);
+        assert_eq!(pipe.channel.socket.len(), 0);
     });
 }
 
