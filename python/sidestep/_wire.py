@@ -105,9 +105,15 @@ def _resolve(path: str) -> Any:
 def _dumps(obj: Any) -> Any:
     if _sidestep.is_plain(obj):
         return pickle.dumps(obj)
-    buffer = io.BytesIO()
     # Looked up late: a program may have put another pickler there.
-    _pickler(reduction.ForkingPickler)(buffer).dump(obj)
+    return _dumps_by(_pickler(reduction.ForkingPickler), obj)
+
+
+def _dumps_by(pickler: Callable[[io.BytesIO], Any], obj: Any) -> memoryview:
+    # Not `dumps` of that class, which may be the original's: that returns the buffer of a file, and
+    # a collector that comes upon both of them complains that it cannot close the file.
+    buffer = io.BytesIO()
+    pickler(buffer).dump(obj)
     return memoryview(buffer.getvalue())
 
 
@@ -125,7 +131,7 @@ def _loads(data: bytes) -> Any:
 
 def _dumps_within(obj: Any) -> Any:
     """Within the family classes have one name."""
-    return reduction.ForkingPickler.dumps(obj)
+    return _dumps_by(reduction.ForkingPickler, obj)
 
 
 def _loads_within(message: Any) -> Any:
