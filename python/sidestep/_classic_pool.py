@@ -475,7 +475,7 @@ class ClassicPool(Pool):
         """The life of the thread that looks after the workers."""
         thread: Any = threading.current_thread()
         while thread._state == RUN or (cache and thread._state != TERMINATE):
-            lost = next((w for w in pool if _is_lost(w, maxtasksperchild)), None)
+            before = list(pool)
             cls._maintain_pool(
                 ctx,
                 Process,
@@ -488,6 +488,8 @@ class ClassicPool(Pool):
                 maxtasksperchild,
                 wrap_exception,
             )
+            # Asked afterwards: a worker may end at any time, also just before it is forgotten.
+            lost = next((w for w in before if w not in pool and _is_lost(w, maxtasksperchild)), None)
             if lost is not None and thread._state != TERMINATE:
                 _fail(cache, _lost(lost, "with a task that nobody knows"))
             waited = [*cls._get_worker_sentinels(pool), *sentinels]

@@ -641,20 +641,31 @@ def test_an_argument_that_submits_while_it_is_pickled(two: Any) -> None:
 # What a handler raises within a callback of a weak reference, the interpreter drops.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_submit_does_not_mix_results_up(two: Any) -> None:
-    interrupted = tries = 0
-    while interrupted < 20:
-        tries += 1
-        assert tries < 100
-        timer = threading.Timer(0.002, os.kill, [os.getpid(), signal.SIGINT])
-        try:
-            # In here: on a busy machine the signal comes before start() has returned.
-            timer.start()
-            while timer.is_alive():
-                two.apply_async(len, (b"x" * 200_000,))
-            timer.join()
-        except KeyboardInterrupt:
-            interrupted += 1
-        timer.join()
+    came: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    def submit_until_interrupted() -> None:
+        # A function of its own: the jump back of a loop is no part of the `try` around it.
+        before = len(came)
+        timer = threading.Timer(0.002, os.kill, [os.getpid(), signal.SIGUSR1])
+        timer.start()
+        while len(came) == before:
+            two.apply_async(len, (b"x" * 200_000,))
+
+    usual = signal.signal(signal.SIGUSR1, handle)
+    try:
+        interrupted = 0
+        while interrupted < 20:
+            assert len(came) < 100
+            try:
+                submit_until_interrupted()
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
     assert two.map(tasks.square, range(50), 1) == [n * n for n in range(50)]
 
 
