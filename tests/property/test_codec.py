@@ -509,6 +509,7 @@ def test_a_task_arrives_as_pickle_brings_it(task: Any) -> None:
 
 
 def test_plain_tasks_need_no_pickle() -> None:
+    task: tuple[Any, ...]
     for task in (
         (called, (1, (2, [3, {4: "5"}])), {"six": 7}),
         (mapped, ((called, ((1, 2), (3, 4))),), {}),
@@ -531,7 +532,7 @@ def test_a_function_that_is_not_what_its_name_says_is_refused(
 def test_a_name_that_is_missing_on_arrival_is_told_as_pickle_tells_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = (called, (1,), {})
+    task: tuple[Any, ...] = (called, (1,), {})
     pickled = pickle.dumps(task, 5)
     head, _ = _sidestep._codec_dumps(task, True)
     assert head[0] < PICKLE
