@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,6 +82,21 @@ def fail_on_three(n: int) -> int:
     if n == 3:
         raise LookupError(n)
     return n
+
+
+class Farewell:
+    """Calls `say` when it goes."""
+
+    say: Callable[[], object] = tuple
+
+    def __del__(self) -> None:
+        type(self).say()
+
+
+def farewell_or_fail(n: int) -> Farewell:
+    if n == 3:
+        raise LookupError(n)
+    return Farewell()
 
 
 def fail_twice(folder: Path) -> None:

@@ -211,6 +211,22 @@ def test_terminate_from_a_callback(two: Any) -> None:
         left.get()
 
 
+def test_results_that_run_code_when_they_go(either: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was collected is dropped when one task fails, and may ask what became of the call."""
+    results: list[Any] = []
+
+    def say() -> None:
+        gc.collect()
+        said.extend(result.ready() for result in results)
+
+    said: list[bool] = []
+    monkeypatch.setattr(tasks.Farewell, "say", say)
+    results.append(either.map_async(tasks.farewell_or_fail, range(20), 1))
+    with pytest.raises(LookupError):
+        results[0].get()
+    assert said
+
+
 # --- workers --------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 //! What comes back of one call: the results of its tasks, until somebody asks for them.
 //!
 //! Lies in the memory of the process that made the call. Nothing of the caller's runs while the lock
-//! is held: what leaves an inbox is dropped by who took it out.
+//! is held, so what leaves an inbox is dropped only afterwards: a value's end may run code that comes
+//! back here.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -118,6 +119,7 @@ impl<V, W, E> Inbox<V, W, E> {
             return Arrival::Late(result);
         };
         state.came += 1;
+        let mut former = None;
         match (self.order, result) {
             (Order::Whole, Err(error)) if state.first_error.is_none() => {
                 state.first_error = Some(error);
@@ -127,11 +129,11 @@ impl<V, W, E> Inbox<V, W, E> {
                 if state.arrived.len() <= index {
                     state.arrived.resize_with(index + 1, || None);
                 }
-                state.arrived[index] = Some(result);
+                former = state.arrived[index].replace(result);
             }
         }
-        let arrival = self.settle(&mut state);
-        drop(state);
+        let arrival = self.settle(state);
+        drop(former);
         if self.order != Order::Whole {
             self.gate.wake_all();
         }
@@ -144,11 +146,11 @@ impl<V, W, E> Inbox<V, W, E> {
         let mut state = self.state();
         state.expected = Some(tasks);
         let arrival = if state.claimed {
+            drop(state);
             Arrival::Noted
         } else {
-            self.settle(&mut state)
+            self.settle(state)
         };
-        drop(state);
         self.gate.wake_all();
         arrival
     }
@@ -157,14 +159,18 @@ impl<V, W, E> Inbox<V, W, E> {
     /// ended already.
     pub fn expect_error(&self, tasks: usize, error: E) -> Arrival<V, E> {
         let mut state = self.state();
-        if !state.ended {
-            state.ending = Some(error);
-        }
+        let former = if state.ended {
+            Some(error)
+        } else {
+            state.ending.replace(error)
+        };
         drop(state);
+        drop(former);
         self.expect(tasks)
     }
 
-    fn settle(&self, state: &mut State<V, W, E>) -> Arrival<V, E> {
+    /// Lets the lock go, and says what has changed.
+    fn settle(&self, mut state: MutexGuard<'_, State<V, W, E>>) -> Arrival<V, E> {
         if Some(state.came) != state.expected {
             return Arrival::Noted;
         }
@@ -173,7 +179,9 @@ impl<V, W, E> Inbox<V, W, E> {
             return Arrival::Last(None);
         }
         let results = std::mem::take(&mut state.arrived);
-        Arrival::Last(Some(match state.first_error.take() {
+        let first_error = state.first_error.take();
+        drop(state);
+        Arrival::Last(Some(match first_error {
             Some(error) => Err(error),
             None => results.into_iter().flatten().collect(),
         }))
@@ -202,13 +210,14 @@ impl<V, W, E> Inbox<V, W, E> {
         }
         state.claimed = true;
         state.ended = true;
-        match (self.order, outcome) {
-            (Order::Whole, outcome) => state.outcome = Some(outcome),
-            (_, Err(error)) => state.ending = Some(error),
-            (_, Ok(_)) => {}
-        }
+        let former = match (self.order, outcome) {
+            (Order::Whole, outcome) => (state.outcome.replace(outcome), None),
+            (_, Err(error)) => (None, state.ending.replace(error)),
+            (_, outcome) => (Some(outcome), None),
+        };
         drop(state);
         self.gate.wake_all();
+        drop(former);
     }
 
     /// Whether the call was ended.
@@ -318,6 +327,7 @@ impl<V, W, E> State<V, W, E> {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Weak};
     use std::time::Duration;
 
     type Numbers = Inbox<u32, Vec<u32>, &'static str>;
@@ -414,6 +424,35 @@ mod tests {
         let inbox = Numbers::new(Order::InOrder, None);
         assert_eq!(inbox.expect(0), Arrival::Last(None));
         assert_eq!(inbox.next(), Next::Over);
+    }
+
+    /// Looks at its inbox when it is dropped.
+    struct ComesBack(Weak<Inbox<ComesBack, ComesBack, ComesBack>>);
+
+    impl Drop for ComesBack {
+        fn drop(&mut self) {
+            if let Some(inbox) = self.0.upgrade() {
+                assert!(inbox.is_claimed() || !inbox.is_ended());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_may_come_back() {
+        for order in [Order::Whole, Order::InOrder, Order::AsTheyCome] {
+            let inbox = Arc::new(Inbox::new(order, Some(3)));
+            let new = || ComesBack(Arc::downgrade(&inbox));
+            let _ = inbox.put(0, Ok(new()));
+            let _ = inbox.put(0, Err(new()));
+            let _ = inbox.put(0, Err(new()));
+            let _ = inbox.put(2, Ok(new()));
+            let _ = inbox.expect_error(3, new());
+            let _ = inbox.expect_error(3, new());
+            inbox.end(Err(new()));
+            inbox.end(Ok(new()));
+            let _ = inbox.expect_error(3, new());
+            assert!(inbox.is_ended());
+        }
     }
 
     #[test]
