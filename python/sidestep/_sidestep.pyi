@@ -792,11 +792,11 @@ class Inbox:
             If it was the last one, what to end the job with: success and value, or the exception
             that came first.
         """
-    def expect(self, tasks: int, error: BaseException | None = None) -> bool:
+    def expect(self, tasks: int, error: BaseException | None = None) -> tuple[bool, Any] | None:
         """There are so many tasks, and after their results an `error`, if one is given.
 
         Returns:
-            Whether all results have come.
+            What to end the job with if all results have come: success, and the value or exception.
         """
     def claim(self) -> bool:
         """Ask to end the job; False if somebody else does that, or all results have come."""

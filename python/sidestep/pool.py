@@ -629,6 +629,12 @@ class MapResult(ApplyResult[list[_T]]):
     def _position(self, index: int) -> int | range | None:
         return _items(index, self._chunksize, self._length)
 
+    def _set_length(self, length: int) -> None:
+        """There are `length` tasks: as many as the input had items for, whatever it said."""
+        outcome = self._inbox.expect(length)
+        if outcome is not None:
+            self._conclude(*outcome)
+
 
 @_original.descend("pool")
 class IMapIterator(_original.Root, Generic[_T]):
@@ -700,13 +706,15 @@ class IMapIterator(_original.Root, Generic[_T]):
 
     def _set_length(self, length: int) -> None:
         """There are `length` tasks."""
-        if self._inbox.expect(length):
-            self._conclude(True, None)
+        outcome = self._inbox.expect(length)
+        if outcome is not None:
+            self._conclude(*outcome)
 
     def _set_last(self, length: int, error: BaseException) -> None:
         """There are `length` tasks, and after their results this error."""
-        if self._inbox.expect(length, error):
-            self._conclude(True, None)
+        outcome = self._inbox.expect(length, error)
+        if outcome is not None:
+            self._conclude(*outcome)
 
     def _conclude(self, success: bool, value: Any) -> None:
         """Let go of the pool: nothing is to come any more."""
@@ -1597,7 +1605,9 @@ class Pool(_original.Root):
         result: MapResult[Any] = MapResult(self, chunksize, length, callback, error_callback)
         try:
             self._start(result, func)
-            source, place, goes_on = iter(items), 0, length > 0
+            # No more than it says that it has: each task's result has its place.
+            source: Iterator[Any] = itertools.islice(items, length)
+            place, goes_on = 0, length > 0
             while goes_on:
                 place, raised, goes_on = self._crew.feed(result, source, mapper, chunksize, place)
                 if raised is not None:
@@ -1606,6 +1616,8 @@ class Pool(_original.Root):
                     rest = partial(_feed_rest, self._crew, result, source, mapper, place)
                     _start(threading.Thread(target=rest, name="sidestep-pool-feeder", daemon=True))
                     break
+            if not goes_on:
+                result._set_length(place)
             return result
         except BaseException:
             result._forget()
@@ -1837,6 +1849,7 @@ def _feed_rest(
         if error is not None:
             job._finish(False, error)
             return
+    job._set_length(place)
 
 
 def _feed_one_by_one(

@@ -112,6 +112,39 @@ def test_a_chunk_size_below_one_raises(either: Any) -> None:
             call(tasks.square, [1, 2], 0)
 
 
+class Lying:
+    """Has other items than it says."""
+
+    def __init__(self, says: int, has: int) -> None:
+        self.says, self.has = says, has
+
+    def __len__(self) -> int:
+        return self.says
+
+    def __getitem__(self, index: int) -> int:
+        if index >= self.has:
+            raise IndexError(index)
+        return index
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2, 7])
+def test_a_map_of_what_has_fewer_items_than_it_says_ends(
+    either: Any, chunksize: int | None
+) -> None:
+    assert either.map(tasks.square, Lying(5, 3), chunksize) == [0, 1, 4]
+    assert either.map(tasks.square, Lying(5, 0), chunksize) == []
+    told = Told()
+    either.map_async(tasks.square, Lying(500, 3), chunksize, told)
+    assert told.wait() == [[0, 1, 4]]
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2, 7])
+def test_a_map_takes_no_more_items_than_there_are_said_to_be(
+    either: Any, chunksize: int | None
+) -> None:
+    assert either.map(tasks.square, Lying(3, 100), chunksize) == [0, 1, 4]
+
+
 def test_empty_iterables(either: Any) -> None:
     told = Told()
     assert either.map(tasks.square, []) == []

@@ -61,7 +61,15 @@ impl Inbox {
         place: usize,
         came: Came,
     ) -> PyResult<Option<Outcome<'py>>> {
-        match self.inner.put(place, came) {
+        self.settle(py, self.inner.put(place, came))
+    }
+
+    fn settle<'py>(
+        &self,
+        py: Python<'py>,
+        arrival: Arrival<Py<PyAny>, Py<PyAny>>,
+    ) -> PyResult<Option<Outcome<'py>>> {
+        match arrival {
             Arrival::Noted | Arrival::Late(_) => Ok(None),
             Arrival::Last(None) => Ok(Some((true, py.None().into_bound(py)))),
             Arrival::Last(Some(Err(error))) => Ok(Some(apart(py, Err(error)))),
@@ -133,15 +141,20 @@ impl Inbox {
         self.take(py, place, came(truth(success)?, value))
     }
 
-    /// There are so many tasks, and after their results an `error`, if one is given. Returns whether
-    /// all of them have come.
+    /// There are so many tasks, and after their results an `error`, if one is given. Returns what to
+    /// end the job with if all of them have come.
     #[pyo3(signature = (tasks, error=None))]
-    fn expect(&self, tasks: usize, error: Option<Py<PyAny>>) -> bool {
+    fn expect<'py>(
+        &self,
+        py: Python<'py>,
+        tasks: usize,
+        error: Option<Py<PyAny>>,
+    ) -> PyResult<Option<Outcome<'py>>> {
         let arrival = match error {
             None => self.inner.expect(tasks),
             Some(error) => self.inner.expect_error(tasks, error),
         };
-        matches!(arrival, Arrival::Last(_))
+        self.settle(py, arrival)
     }
 
     /// Asks to end the job: False if somebody else does that, or all results have come.
