@@ -225,7 +225,7 @@ class _Crew:
         chunksize: int,
         place: int,
         most: int = _BATCH,
-    ) -> tuple[int, BaseException | None, bool]:
+    ) -> tuple[Iterator[Any], int, BaseException | None, bool]:
         """Have at most `most` tasks made of the items of `source` put into the queue."""
 
         def send(place: int, make: _Maker) -> None:
@@ -234,7 +234,7 @@ class _Crew:
         place, _, error, goes_on = _feed_one_by_one(
             source, mapper, chunksize, job._inbox, place, most, send
         )
-        return place, error, goes_on
+        return source, place, error, goes_on
 
     def close(self) -> None:
         """Have the workers end when all is done."""

@@ -907,7 +907,8 @@ class PoolCore:
 
         Returns:
             The place of the next task; the items that could not be submitted, if it has stopped at
-            that; why not, or else what the source has raised; whether there may be more. It
+            that; why not, or None if they find memory once another task of the job is done; or else
+            what the source has raised; whether there may be more. It
             returns early once the inbox has no room.
         """
     def enter(self, worker: int, stage: int) -> None:

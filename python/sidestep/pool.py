@@ -272,7 +272,8 @@ _Harvest = tuple[
 
 
 #: Where `feed` has got: the next task's place; the items that could not be submitted, if it has
-#: stopped at that; why not, or else what the source has raised; and whether there may be more.
+#: stopped at that; why not, or None if they find memory once another task of the job is done; or
+#: else what the source has raised; and whether there may be more.
 _Fed = tuple[int, tuple[Any, ...] | None, BaseException | None, bool]
 
 
@@ -860,7 +861,7 @@ class _Crew:
         chunksize: int,
         place: int,
         most: int = _BATCH,
-    ) -> tuple[int, BaseException | None, bool]:
+    ) -> tuple[Iterator[Any], int, BaseException | None, bool]:
         """Give the workers at most `most` tasks made of the items of `source`.
 
         Args:
@@ -873,8 +874,8 @@ class _Crew:
             most: How many tasks, at most.
 
         Returns:
-            The place of the next task; what the source has raised, if it did; whether it may have
-            more items.
+            The source from here on; the place of the next task; what the source has raised, if it
+            did; whether it may have more items.
         """
         place, refused, error, goes_on = self.core.feed(
             source,
@@ -889,11 +890,15 @@ class _Crew:
             most,
         )
         if refused is not None:
-            assert isinstance(error, Exception)
-            self.send_by_value(job, place, _maker(mapper, refused), error)
-            place, error = place + 1, None
+            if isinstance(error, Exception):
+                self.send_by_value(job, place, _maker(mapper, refused), error)
+                place, error = place + 1, None
+            else:
+                # There is no memory for them now: they come first once there is.
+                source = source if isinstance(source, _Returnable) else _Returnable(source)
+                source.returned.extend(refused)
         self.fail_late()
-        return place, error, goes_on
+        return source, place, error, goes_on
 
     def fail_late(self) -> None:
         """End what was submitted when all jobs had been ended before."""
@@ -1609,7 +1614,9 @@ class Pool(_original.Root):
             source: Iterator[Any] = itertools.islice(items, length)
             place, goes_on = 0, length > 0
             while goes_on:
-                place, raised, goes_on = self._crew.feed(result, source, mapper, chunksize, place)
+                source, place, raised, goes_on = self._crew.feed(
+                    result, source, mapper, chunksize, place
+                )
                 if raised is not None:
                     raise raised
                 if goes_on and not result._inbox.has_room(place):
@@ -1775,10 +1782,13 @@ class _Feed:
             mapper = mapstar if results._chunksize > 1 else None
             try:
                 source = iter(self._iterable) if source is None else source
-                results._inbox.wait_room(count)
-                count, error, goes_on = self._crew.feed(
-                    results, source, mapper, results._chunksize, count, self._most
-                )
+                before, goes_on, error = count, True, None
+                while goes_on and error is None and count == before:
+                    # Again if there is no memory for the next task before another one is done.
+                    results._inbox.wait_room(count)
+                    source, count, error, goes_on = self._crew.feed(
+                        results, source, mapper, results._chunksize, count, self._most
+                    )
             except BaseException as raised:
                 error = raised
             if error is not None:
@@ -1794,6 +1804,17 @@ class _Feed:
     def _may_go_on(self) -> bool:
         results = self._results()
         return results is not None and not results._inbox.claimed and not self._crew.has_stopped
+
+
+class _Returnable(Iterator[Any]):
+    """An iterator that takes items back."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self.source = source
+        self.returned: collections.deque[Any] = collections.deque()
+
+    def __next__(self) -> Any:
+        return self.returned.popleft() if self.returned else next(self.source)
 
 
 class _BoundedFeed(_Feed):
@@ -1843,7 +1864,7 @@ def _feed_rest(
         job._inbox.wait_room(place)
         error: BaseException | None
         try:
-            place, error, goes_on = crew.feed(job, source, mapper, job._chunksize, place)
+            source, place, error, goes_on = crew.feed(job, source, mapper, job._chunksize, place)
         except BaseException as raised:
             error = raised
         if error is not None:

@@ -666,6 +666,41 @@ def test_large_arguments_are_sent_as_results_come(tmp_path: Path) -> None:
     )
 
 
+SCARCE_MEMORY = """
+import sidestep
+import pool_tasks as tasks
+
+if __name__ == "__main__":
+    context = sidestep.get_context("fork")
+    for count, size in [(5, 40 << 20), (150, 900_000)]:
+        expected = [(n, size) for n in range(1, count + 1)]
+        items = tasks.Lazy(count, size)
+        with context.Pool(2) as workers:
+            assert workers.map(tasks.first_and_size, items, 1) == expected
+            assert list(workers.imap(tasks.first_and_size, items)) == expected
+            assert list(workers.imap(tasks.first_and_size, items, buffersize=100)) == expected
+            assert sorted(workers.imap_unordered(tasks.first_and_size, items)) == expected
+        with context.Pool(2, retries=1) as workers:
+            assert workers.map(tasks.first_and_size, items, 1) == expected
+"""
+
+
+def test_a_map_waits_for_memory_that_its_own_tasks_will_give_back(tmp_path: Path) -> None:
+    """A single item fits the arena, and two or all of them do not."""
+    program = tmp_path / "scarce.py"
+    program.write_text(SCARCE_MEMORY)
+    here = os.path.dirname(__file__)
+    subprocess.run(
+        [sys.executable, str(program)],
+        env={
+            **os.environ,
+            "SIDESTEP_ARENA_LIMIT": "64M",
+            "PYTHONPATH": os.pathsep.join([here, *sys.path]),
+        },
+        check=True,
+    )
+
+
 def test_close_waits_for_the_rest_of_a_map_of_large_arguments(fork: Any) -> None:
     workers = fork.Pool(1)
     result = workers.map_async(tasks.first_and_size, tasks.Lazy(8, 40 << 20), 1)

@@ -95,6 +95,17 @@ impl Inbox {
         self.most.store(most, Relaxed);
     }
 
+    /// A task with so many items found no memory when `made` were submitted: whether it may do so once
+    /// one of them is done. No more of them are open at once from here on, and it does not count.
+    pub fn makes_do(&self, made: usize, items: usize) -> bool {
+        let open = self.inner.still_open(made);
+        if open > 0 {
+            self.items.fetch_sub(items, Relaxed);
+            self.limit(open);
+        }
+        open > 0
+    }
+
     /// Whether somebody ends the job, or has done it, or all results have come.
     pub fn is_over(&self) -> bool {
         self.inner.is_claimed()

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PySet, PyTuple};
 use sidestep::os::clock::Deadline;
@@ -27,7 +27,7 @@ const BATCH: usize = 256;
 
 /// From this size of tasks on only so many bytes are submitted ahead of the workers, or two tasks for each:
 /// memory that was used before is far cheaper than fresh one.
-const LARGE: u64 = 1 << 20;
+const LARGE: u64 = 64 << 10;
 const AHEAD: u64 = 64 << 20;
 
 /// While each worker has so many tasks before it, results are taken in batches, so often: to be woken for
@@ -86,7 +86,8 @@ type Harvest<'py> = (
 );
 
 /// Where `feed` has got: the next task's place; the items that it could not submit, if it has stopped at
-/// that; why not, or else what the source has raised; and whether there may be more.
+/// that; why not, or None if they find memory once another task of the job is done; or else what the source
+/// has raised; and whether there may be more.
 type Fed<'py> = (
     usize,
     Option<Bound<'py, PyTuple>>,
@@ -280,6 +281,12 @@ impl PoolCore {
                     if !inbox.get().has_room(place) {
                         return Ok((place, None, None, true));
                     }
+                }
+                Err(error)
+                    if error.is_instance_of::<PyMemoryError>(py)
+                        && inbox.get().makes_do(place, items.len()) =>
+                {
+                    return Ok((place, Some(items), None, true));
                 }
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     return Ok((place, Some(items), Some(exception(py, error)), true));

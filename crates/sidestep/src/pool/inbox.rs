@@ -230,6 +230,11 @@ impl<V, W, E> Inbox<V, W, E> {
         self.state().outcome.as_ref().map(look)
     }
 
+    /// How many of the `made` tasks have not come back.
+    pub fn still_open(&self, made: usize) -> usize {
+        made.saturating_sub(self.state().came)
+    }
+
     /// Whether of the `made` tasks fewer than `most` are still open, or the call is about to end.
     pub fn has_room(&self, made: usize, most: usize) -> bool {
         let state = self.state();
@@ -463,6 +468,7 @@ mod tests {
         assert_eq!(inbox.wait_room(2, 2, now), Wait::TimedOut);
         assert_eq!(inbox.put(0, Ok(10)), Arrival::Noted);
         assert_eq!(inbox.wait_room(2, 2, now), wait);
+        assert_eq!(inbox.still_open(3), 2);
         assert!(!inbox.has_room(3, 2) && inbox.claim());
         assert!(inbox.has_room(3, 2));
     }
