@@ -1,4 +1,5 @@
 //! `Queue`: objects through the engine's queue.
+#![allow(unsafe_code)] // The quick methods are called by the interpreter itself.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -6,12 +7,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
+use pyo3::{Borrowed, PyTypeInfo};
 use pyo3::{intern, types::PyString};
-use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
+use sidestep::channel::{Brief, EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
 use sidestep::os::clock::Deadline;
 use sidestep::os::doorbell;
 use sidestep::sync::Wait;
@@ -21,6 +23,7 @@ use crate::connection::os_error;
 use crate::error::{EMPTY, FULL, to_py};
 use crate::family::{Name, export, handle};
 use crate::message::{Outgoing, pack, unpack};
+use crate::quick::{self, Function, Quick, instance};
 use crate::wait::{deadline, truth, wait};
 
 thread_local! {
@@ -212,6 +215,9 @@ impl Queue {
     /// Takes one item without waiting.
     #[inline]
     fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
+        if let Some(message) = queue.try_take_brief() {
+            return codec::long(py, &message).map(Item::Object);
+        }
         let mut buffer = BUFFER.with(RefCell::take);
         buffer.clear();
         let taken = queue.try_take(&mut buffer);
@@ -363,7 +369,7 @@ impl Queue {
         let py = slf.py();
         let queue = Self::open(slf, WRITER)?;
         if let Some(item) = codec::short(obj)
-            && let Put::Done(_) = queue.try_put(0, &[item.as_slice()]).map_err(to_py)?
+            && let Put::Done(_) = queue.try_put_brief(0, &item).map_err(to_py)?
         {
             slf.get().used.store(true, Ordering::Relaxed);
             return Ok(());
@@ -609,4 +615,98 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+// --- the short ways -----------------------------------------------------------------------------
+
+// SAFETY of both: the interpreter calls them, attached, with an instance of the class that they are
+// listed for below, and with arguments that are alive.
+
+static QUEUE: [Quick; 2] = [
+    Quick::new(c"put", Function::Any(put)),
+    Quick::new(c"get", Function::Any(get)),
+];
+
+impl Queue {
+    /// The queue, if this process has not closed this end of it.
+    #[inline]
+    fn at_hand(&self, end: u8) -> Option<&Shared> {
+        let closed = self.closed.load(Ordering::Relaxed) & (CLOSED | end) != 0;
+        self.inner.get().filter(|_| !closed)
+    }
+
+    /// Puts an item if it is a brief one and there is room.
+    #[inline]
+    fn put_quickly(&self, obj: &Bound<'_, PyAny>) -> bool {
+        let Some(queue) = self.at_hand(WRITER) else {
+            return false;
+        };
+        let done = codec::short(obj)
+            .is_some_and(|item| matches!(queue.try_put_brief(0, &item), Ok(Put::Done(_))));
+        if done {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        done
+    }
+
+    /// Takes an item if there is one, it is a brief one, and there is nothing else to be done.
+    #[inline]
+    fn take_quickly(&self) -> Option<Brief> {
+        let queue = self.at_hand(READER)?;
+        if self.watched.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        queue.try_take_brief()
+    }
+}
+
+unsafe extern "C" fn put(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 1 && names.is_null() {
+            let obj = Borrowed::from_ptr(Python::assume_attached(), *args);
+            if instance::<Queue>(slf).put_quickly(&obj) {
+                return quick::none();
+            }
+        }
+        QUEUE[0].in_full(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn get(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 0
+            && names.is_null()
+            && let Some(message) = instance::<Queue>(slf).take_quickly()
+        {
+            let py = Python::assume_attached();
+            return match codec::long(py, &message) {
+                Ok(object) => object.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    std::ptr::null_mut()
+                }
+            };
+        }
+        QUEUE[1].in_full(slf, args, count, names)
+    }
+}
+
+/// See [`crate::own_methods`].
+///
+/// # Errors
+/// Out of memory.
+pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    quick::give::<Queue>(class, &QUEUE)
 }
