@@ -1104,7 +1104,7 @@ class Connection(Generic[_Sent_contra, _Received_co]):
 # --- methods --------------------------------------------------------------------------------------
 
 def own_methods(class_: _Class) -> _Class:
-    """Give a class derived from `Lock`, `Semaphore` or `Queue` its most called methods as its own.
+    """Give a class derived from a native one the most called methods of that as its own.
 
     The interpreter calls these faster than inherited ones. What the class's body defines stays.
 

@@ -9,13 +9,13 @@ import pytest
 import sidestep
 from sidestep import queues, synchronize
 
-LOCKS = [
+LOCKS: list[type[Any]] = [
     synchronize.Lock,
     synchronize.RLock,
     synchronize.Semaphore,
     synchronize.BoundedSemaphore,
 ]
-QUEUES = [queues.Queue, queues.JoinableQueue, queues.SimpleQueue]
+QUEUES: list[type[Any]] = [queues.Queue, queues.JoinableQueue, queues.SimpleQueue]
 OWN = [(cls, name) for cls in LOCKS for name in ("acquire", "release", "__enter__", "__exit__")]
 OWN += [(cls, name) for cls in QUEUES for name in ("put", "get")]
 

@@ -51,5 +51,6 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
 fn own_methods<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
     locks::give_own_methods(class)?;
     queue::give_own_methods(class)?;
+    values::give_own_methods(class)?;
     Ok(class.clone())
 }

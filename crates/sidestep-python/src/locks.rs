@@ -727,7 +727,7 @@ static LOCK: [Quick; 4] = [
 impl Lock {
     /// Takes the lock if that can be done at once.
     #[inline]
-    fn take_quickly(&self) -> bool {
+    pub fn take_quickly(&self) -> bool {
         self.inner
             .get()
             .is_some_and(|lock| lock.try_acquire(lock.family(), thread()) == Some(Wait::Ready))
@@ -735,7 +735,7 @@ impl Lock {
 
     /// Lets go of the lock if there is nothing else to be done.
     #[inline]
-    fn give_quickly(&self) -> bool {
+    pub fn give_quickly(&self) -> bool {
         KEPT_COUNT.load(Ordering::Relaxed) == 0
             && self
                 .inner

@@ -16,6 +16,7 @@ use std::ptr;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::ffi::{PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::sync::PyOnceLock;
@@ -236,4 +237,127 @@ pub fn give<T: PyTypeInfo>(class: &Bound<'_, PyType>, methods: &'static [Quick])
         class.setattr(name, method)?;
     }
     Ok(())
+}
+
+/// A quick attribute, and the whole one behind it.
+pub struct QuickAttribute {
+    name: &'static CStr,
+    get: ffi::getter,
+    set: ffi::setter,
+    whole: PyOnceLock<Py<PyAny>>,
+}
+
+impl QuickAttribute {
+    /// An attribute of this name.
+    pub const fn new(name: &'static CStr, get: ffi::getter, set: ffi::setter) -> Self {
+        Self {
+            name,
+            get,
+            set,
+            whole: PyOnceLock::new(),
+        }
+    }
+
+    /// Reads the attribute of the native class.
+    ///
+    /// # Safety
+    /// As for [`Quick::in_full`].
+    #[cold]
+    pub unsafe fn get_in_full(&self, slf: *mut PyObject) -> *mut PyObject {
+        // SAFETY: as the caller promises.
+        unsafe { self.call(c"__get__", &[slf]) }
+    }
+
+    /// Writes the attribute of the native class, or deletes it.
+    ///
+    /// # Safety
+    /// As for [`Quick::in_full`]; `value` is null or alive.
+    #[cold]
+    pub unsafe fn set_in_full(&self, slf: *mut PyObject, value: *mut PyObject) -> c_int {
+        // SAFETY: as the caller promises.
+        let done = unsafe {
+            if value.is_null() {
+                self.call(c"__delete__", &[slf])
+            } else {
+                self.call(c"__set__", &[slf, value])
+            }
+        };
+        if done.is_null() {
+            return -1;
+        }
+        // SAFETY: the result is ours.
+        unsafe { ffi::Py_DecRef(done) };
+        0
+    }
+
+    unsafe fn call(&self, name: &CStr, args: &[*mut PyObject]) -> *mut PyObject {
+        // SAFETY: the interpreter is attached; what is used is alive, and what is made is given
+        // back.
+        unsafe {
+            let Some(whole) = self.whole.get(Python::assume_attached()) else {
+                ffi::PyErr_BadInternalCall();
+                return ptr::null_mut();
+            };
+            let method = ffi::PyObject_GetAttrString(whole.as_ptr(), name.as_ptr());
+            if method.is_null() {
+                return method;
+            }
+            let end = ptr::null_mut::<PyObject>();
+            let result = match args {
+                [slf, value] => ffi::PyObject_CallFunctionObjArgs(method, *slf, *value, end),
+                _ => ffi::PyObject_CallFunctionObjArgs(method, args[0], end),
+            };
+            ffi::Py_DecRef(method);
+            result
+        }
+    }
+}
+
+/// As [`give`], for attributes.
+///
+/// # Errors
+/// Out of memory.
+pub fn give_attribute<T: PyTypeInfo>(
+    class: &Bound<'_, PyType>,
+    attribute: &'static QuickAttribute,
+) -> PyResult<()> {
+    let py = class.py();
+    let native = T::type_object(py);
+    if !class.is_subclass(&native)? {
+        return Ok(());
+    }
+    let name = PyString::new(py, &attribute.name.to_string_lossy());
+    attribute
+        .whole
+        .get_or_try_init(py, || native.getattr(&name).map(Bound::unbind))?;
+    // The interpreter refers to it as long as it runs.
+    let definition = Box::leak(Box::new(ffi::PyGetSetDef {
+        name: attribute.name.as_ptr(),
+        get: Some(attribute.get),
+        set: Some(attribute.set),
+        doc: ptr::null(),
+        closure: ptr::null_mut(),
+    }));
+    // SAFETY: the class is a subclass of the native one, which the functions expect; the
+    // definition is never freed.
+    let descriptor = unsafe {
+        let descriptor = ffi::PyDescr_NewGetSet(class.as_type_ptr(), definition);
+        Bound::from_owned_ptr_or_err(py, descriptor)?
+    };
+    class.setattr(name, descriptor)
+}
+
+/// Whether this method, found at a class that is derived from the class `native`, is that one's own or
+/// a quick one in its place, and not one that was written in Python.
+///
+/// # Errors
+/// Out of memory.
+pub fn is_native(method: &Bound<'_, PyAny>, native: &Bound<'_, PyType>) -> PyResult<bool> {
+    // SAFETY: both are alive; the type of a method of a native class is never freed.
+    let is_in_c = unsafe { ffi::Py_TYPE(method.as_ptr()) == &raw mut ffi::PyMethodDescr_Type };
+    Ok(is_in_c
+        && method
+            .getattr(intern!(method.py(), "__objclass__"))?
+            .cast_into::<PyType>()?
+            .is_subclass(native)?)
 }
