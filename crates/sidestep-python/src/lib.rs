@@ -52,5 +52,6 @@ fn own_methods<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> 
     locks::give_own_methods(class)?;
     queue::give_own_methods(class)?;
     values::give_own_methods(class)?;
+    connection::give_own_methods(class)?;
     Ok(class.clone())
 }

@@ -24,6 +24,15 @@ impl Brief {
         }
     }
 
+    /// A copy of a message that is short enough.
+    #[inline]
+    #[must_use]
+    pub fn of(message: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MOST];
+        bytes.get_mut(..message.len())?.copy_from_slice(message);
+        Some(Self::new(bytes, message.len()))
+    }
+
     /// The message.
     #[inline]
     #[must_use]

@@ -402,17 +402,18 @@ impl Chain {
     /// Puts a brief message, if there is room.
     ///
     /// # Errors
-    /// The arena is at its ceiling.
+    /// The arena is at its ceiling, or `announce` refuses.
     #[inline]
-    pub(crate) fn put_brief(
+    pub(crate) fn put_brief<E: From<Error>>(
         &self,
         family: &'static Family,
         own: u64,
         tag: u8,
         message: &Brief,
-    ) -> Result<Put> {
+        announce: &impl Announce<E>,
+    ) -> core::result::Result<Put, E> {
         let len = message.as_slice().len();
-        self.put_written(family, own, tag, len as u64, &Quietly, |to| {
+        self.put_written(family, own, tag, len as u64, announce, |to| {
             family.write_words(to, message.memory(), len);
         })
     }
@@ -649,14 +650,14 @@ impl Chain {
         taken
     }
 
-    /// Takes the oldest message if it is a brief one.
+    /// Takes the oldest message if it is a brief one: its tag and the message.
     #[inline]
     pub(crate) fn take_brief(
         &self,
         family: &'static Family,
         own: u64,
         note: Note,
-    ) -> Option<Brief> {
+    ) -> Option<(u8, Brief)> {
         if !self.may_have_items(family) {
             return None;
         }
@@ -669,7 +670,7 @@ impl Chain {
             let len = len_of(word) as usize;
             let message = Brief::new(family.read_words(start + 8, len), len);
             self.take_read(family, word, note, 1);
-            message
+            (tag_of(word), message)
         });
         self.consumer.get_lock.unlock();
         crash::point("take: unlocked");

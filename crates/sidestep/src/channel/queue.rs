@@ -124,7 +124,7 @@ impl Queue {
     #[inline]
     pub fn try_put_brief(&self, tag: u8, message: &Brief) -> Result<Put> {
         self.chain
-            .put_brief(self.family(), self.object.payload(), tag, message)
+            .put_brief(self.family(), self.object.payload(), tag, message, &Quietly)
     }
 
     /// Puts several short messages under one lock: how many there was room for.
@@ -183,6 +183,7 @@ impl Queue {
         let note = Note::in_slot(self.family(), self.source);
         self.chain
             .take_brief(self.family(), self.object.payload(), note)
+            .map(|(_, message)| message)
     }
 
     /// As [`Queue::try_take`], but the note of what was taken goes to `place`.
