@@ -635,19 +635,12 @@ impl Chain {
         to: &mut Vec<u8>,
         note: Note,
     ) -> Result<Taken> {
-        if !self.may_have_items(family) {
-            return Ok(Taken::Empty);
-        }
-        self.lock_consumers(family, note.source());
-        crash::point("take: locked");
-        let taken = self.take_locked(family, own, to, note, 1);
-        self.consumer.get_lock.unlock();
-        crash::point("take: unlocked");
-        if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
-            crate::primitive::store_load_barrier_after_rmw();
-            self.waiting.space.wake_one();
-        }
-        taken
+        let take = || self.take_locked(family, own, to, note, 1);
+        let took = |taken: &Result<Taken>| {
+            matches!(taken, Ok(Taken::Bytes { .. } | Taken::Envelope { .. }))
+        };
+        self.take_one(family, note, take, took)
+            .unwrap_or(Ok(Taken::Empty))
     }
 
     /// Takes the oldest message if it is a brief one: its tag and the message.
@@ -658,27 +651,42 @@ impl Chain {
         own: u64,
         note: Note,
     ) -> Option<(u8, Brief)> {
+        let take = || {
+            let (start, word) = self.front(family, own)?;
+            if form_of(word) != INLINE || len_of(word) > Brief::MOST as u64 {
+                return None;
+            }
+            let len = len_of(word) as usize;
+            let message = Brief::new(family.read_words(start + 8, len), len);
+            self.take_read(family, word, note, 1);
+            Some((tag_of(word), message))
+        };
+        self.take_one(family, note, take, Option::is_some).flatten()
+    }
+
+    /// Does `take` holding `get_lock`, unless there is nothing to take; then wakes a producer if it
+    /// `took` something.
+    #[inline]
+    fn take_one<T>(
+        &self,
+        family: &'static Family,
+        note: Note,
+        take: impl FnOnce() -> T,
+        took: impl FnOnce(&T) -> bool,
+    ) -> Option<T> {
         if !self.may_have_items(family) {
             return None;
         }
         self.lock_consumers(family, note.source());
         crash::point("take: locked");
-        let front = self.front(family, own);
-        let brief = front
-            .filter(|(_, word)| form_of(*word) == INLINE && len_of(*word) <= Brief::MOST as u64);
-        let taken = brief.map(|(start, word)| {
-            let len = len_of(word) as usize;
-            let message = Brief::new(family.read_words(start + 8, len), len);
-            self.take_read(family, word, note, 1);
-            (tag_of(word), message)
-        });
+        let taken = take();
         self.consumer.get_lock.unlock();
         crash::point("take: unlocked");
-        if taken.is_some() {
+        if took(&taken) {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.space.wake_one();
         }
-        taken
+        Some(taken)
     }
 
     /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
