@@ -8,6 +8,7 @@ import re
 import sys
 from typing import Any
 
+import engine
 import plots
 from machine import BENCHES
 from summary import Line, lines
@@ -22,6 +23,10 @@ def main() -> int:
     text = DOCUMENT.read_text()
     PLOTS.mkdir(exist_ok=True)
     for suite, results in newest().items():
+        if suite == "engine":
+            parts = [origin(results), engine.table(results)]
+            text = filled(text, suite, "\n\n".join(parts))
+            continue
         measured = lines(results)
         draw(suite, measured)
         text = filled(text, suite, region(suite, results, measured))
