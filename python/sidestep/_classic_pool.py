@@ -489,7 +489,9 @@ class ClassicPool(Pool):
                 wrap_exception,
             )
             # Asked afterwards: a worker may end at any time, also just before it is forgotten.
-            lost = next((w for w in before if w not in pool and _is_lost(w, maxtasksperchild)), None)
+            lost = next(
+                (w for w in before if w not in pool and _is_lost(w, maxtasksperchild)), None
+            )
             if lost is not None and thread._state != TERMINATE:
                 _fail(cache, _lost(lost, "with a task that nobody knows"))
             waited = [*cls._get_worker_sentinels(pool), *sentinels]

@@ -1109,7 +1109,7 @@ def is_plain(obj: object) -> bool:
 
 # For tests:
 
-def _codec_dumps(obj: Any) -> tuple[bytes, list[bytes]]:
+def _codec_dumps(obj: Any, is_task: bool = False) -> tuple[bytes, list[bytes]]:
     """Serialise an object as channels do: the head, and a copy of each out-of-band buffer."""
 
 def _codec_loads(head: bytes, buffers: list[Any]) -> Any:

@@ -15,7 +15,7 @@ use sidestep::sync::{SLICE, Stamp, Wait};
 use crate::codec;
 use crate::error::to_py;
 use crate::family::{Name, export, handle};
-use crate::message::{Outgoing, pack, unpack};
+use crate::message::{Outgoing, pack, pack_task, unpack};
 use crate::wait::{deadline, wait};
 
 /// The shared parts of a pool.
@@ -28,12 +28,9 @@ fn name(handle: sidestep::shm::Handle) -> Name {
     (handle.offset, handle.generation)
 }
 
-/// Packs and sends; a short message that is too long for the pool's frame goes as an envelope.
-fn send<T>(
-    obj: &Bound<'_, PyAny>,
-    to: impl FnOnce(Parcel<'_>) -> sidestep::Result<T>,
-) -> PyResult<T> {
-    match pack(obj, Pool::SHORT)? {
+/// Sends; a short message that is too long for the pool's frame goes as an envelope.
+fn send<T>(message: Outgoing, to: impl FnOnce(Parcel<'_>) -> sidestep::Result<T>) -> PyResult<T> {
+    match message {
         Outgoing::Short(message) => to(Parcel::Short(&message.head)),
         Outgoing::Long(envelope) => to(Parcel::Long(envelope)),
     }
@@ -143,14 +140,14 @@ impl PoolCore {
         entry: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let pool = self.pool()?;
-        let number = send(task, |parcel| pool.submit(parcel))?;
+        let number = send(pack_task(task, Pool::SHORT)?, |parcel| pool.submit(parcel))?;
         open.set_item(number, entry)
     }
 
     /// Serialises a task that may have to be submitted again.
     fn pack(&self, task: &Bound<'_, PyAny>) -> PyResult<PackedTask> {
         Ok(PackedTask {
-            bytes: match pack(task, Pool::SHORT)? {
+            bytes: match pack_task(task, Pool::SHORT)? {
                 Outgoing::Short(message) => Packed::Short(message.head.to_vec()),
                 Outgoing::Long(envelope) => Packed::Long(envelope),
             },
@@ -197,7 +194,9 @@ impl PoolCore {
     /// Reports what came of task `number`: whether `worker` may take another one.
     fn finish(&self, worker: u32, number: u32, result: &Bound<'_, PyAny>) -> PyResult<bool> {
         let pool = self.pool()?;
-        send(result, |parcel| pool.finish(worker, number, parcel))
+        send(pack(result, Pool::SHORT)?, |parcel| {
+            pool.finish(worker, number, parcel)
+        })
     }
 
     /// Takes the results that are there, waiting for one, or a nudge, for at most `timeout`
