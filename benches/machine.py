@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 BENCHES = Path(__file__).parent
+# Results and documents are changed by the runs themselves.
+CODE = ("python", "crates", "Cargo.lock", "benches/*.py", "benches/workloads")
 PACKAGES = ("sidestep", "numpy", "faster-fifo", "loky", "joblib", "mpire")
 
 
@@ -35,13 +37,18 @@ def version_of(package: str) -> str:
 
 
 def commit() -> str:
-    # What it says is about the code that is measured, not about results that a run writes.
-    command = ["git", "-C", str(BENCHES.parent), "describe", "--always", "--dirty"]
+    """The commit, with a plus if what is measured or what measures differs from it."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        name = git("rev-parse", "--short", "HEAD")
+        return name + ("+" if git("status", "--porcelain", "--", *CODE) else "")
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip() or "unknown"
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(BENCHES.parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def processor() -> str:
