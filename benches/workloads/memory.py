@@ -158,6 +158,22 @@ def left_of_bytes(mp: Any, n: int) -> float:
 
 
 @workload(
+    "left of a queued gigabyte",
+    128,
+    "memory that is still held after strings of 8 MB lay in a queue all at once and were taken",
+    goal=1,
+    unit="B",
+)
+def left_of_gigabyte(mp: Any, n: int) -> float:
+    queue, data = mp.Queue(), bytes(8 * MB)
+    before = settled()
+    for _ in range(n):
+        queue.put(data)
+    drain(queue, n)
+    return max(PAGE, settled() - before)
+
+
+@workload(
     "left of a pool's results",
     32,
     "memory that is still held after strings of 8 MB came back from a pool, which is closed",
