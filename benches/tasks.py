@@ -1,6 +1,10 @@
 """What workers call. Imports nothing: a child that starts has only its package to import."""
 
-from typing import Any
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def nothing(*_: Any) -> None:
