@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from machine import BENCHES, about
+from machine import BENCHES, about, others
 from tables import duration, markdown, origin, size
 
 # Two runs of so many, whose difference leaves out what happens only once.
@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("filter", nargs="?", default="", help="a part of the operations' names")
     options = parser.parse_args()
     binary = build()
+    busy = others()
     operations: dict[str, dict[str, Any]] = {
         name: {"seconds": seconds, "fastest": fastest, "instructions": None}
         for name, (fastest, seconds) in timed(binary, options.filter).items()
@@ -47,7 +48,7 @@ def main() -> int:
                 figures["instructions"] = instructions(binary, name)
     else:
         print("valgrind is not installed: no instructions are counted")
-    here = about(["make", "bench-engine"])
+    here = about(["make", "bench-engine"]) | {"other programs": busy()}
     results = {
         "suite": "engine",
         "about": here,

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +16,7 @@ PACKAGES = ("sidestep", "numpy", "faster-fifo", "loky", "joblib", "mpire")
 
 
 def about(command: list[str]) -> dict[str, str]:
-    """Names and values for the reader; the load is the one before the run."""
+    """Names and values for the reader, as of before the run."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(command),
@@ -25,8 +26,36 @@ def about(command: list[str]) -> dict[str, str]:
         "kernel": platform.release(),
         "processor": processor(),
         "processors": str(len(os.sched_getaffinity(0))),
-        "load before": f"{os.getloadavg()[0]:.1f}",
     }
+
+
+def others() -> Callable[[], str]:
+    """Watch from now on; the function that is returned says how busy other programs were.
+
+    A sample that did not have the machine for itself says little, and ratios suffer, too: which of
+    the contenders was disturbed is chance.
+    """
+    start, busy, own = time.monotonic(), busy_seconds(), own_seconds()
+
+    def said() -> str:
+        taken = busy_seconds() - busy - (own_seconds() - own)
+        whole = (time.monotonic() - start) * (os.cpu_count() or 1)
+        return f"{max(0.0, taken / whole):.0%} of the processors' time"
+
+    return said
+
+
+def busy_seconds() -> float:
+    """CPU time of all programs since the machine was started."""
+    first, *_ = Path("/proc/stat").read_text().splitlines()
+    user, nice, system = map(int, first.split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """CPU time of this process and of all that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def version_of(package: str) -> str:

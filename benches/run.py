@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import about, command_line
+from machine import about, command_line, others
 from measure import Sample, run_rounds
 from registry import SUITES, Workload, load
 from summary import lines
@@ -47,11 +47,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    here = about(command_line())
+    here, busy = about(command_line()), others()
     samples = {
         name: run_rounds(options.suite, workloads[name], options.rounds, options.scale, show)
         for name in chosen
     }
+    here["other programs"] = busy()
     results = plain(options, here, {name: workloads[name] for name in chosen}, samples)
     measured = lines(results)
     print(table(measured, options.suite))
