@@ -74,6 +74,21 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
+def blocked_signals() -> int:
+    """Return the signals that this thread has blocked: the bit of signal 1 is the lowest."""
+
+def hold_signals() -> None:
+    """Block the signals for which the process has a handler.
+
+    Handlers of those that have come already run in here, and may raise.
+    """
+
+def block_signals(signals: int, /) -> None:
+    """Block `signals`, as told by `blocked_signals`, and no others.
+
+    What has come meanwhile is handled in here, and may raise.
+    """
+
 def life_line() -> int:
     """Return a descriptor that polls readable once this process has ended (close-on-exec).
 

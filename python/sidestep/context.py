@@ -6,9 +6,9 @@ quick and creates nothing.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import threading
 
 from . import _original, process
 from . import reduction as reduction
@@ -587,7 +587,8 @@ def _force_start_method(method: str) -> None:
 # --- whether this thread is pickling a process for its start -------------------------------
 
 # The same for both packages: a lock or queue of the one goes to children of the other.
-_tls: Any = getattr(_original.module("context"), "_tls", None) or threading.local()
+_tls: Any = getattr(_original.module("context"), "_tls", None) or _thread._local()
+_original.when_imported("context", lambda theirs: _original.put(theirs, "_tls", _tls))
 
 
 def get_spawning_popen() -> PopenType | None:

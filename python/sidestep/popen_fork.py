@@ -16,13 +16,10 @@ the child at its end.
 
 from __future__ import annotations
 
+import _thread
 import atexit
-import contextlib
-import errno
 import os
-import signal
 import sys
-import threading
 
 from . import _sidestep, process, util
 
@@ -32,6 +29,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 __all__ = ["Popen"]
+
+# The module `signal` makes an enumeration of them, which takes longer than all that is done here.
+_SIGKILL = 9
+_SIGTERM = 15
 
 
 class LifeLines:
@@ -54,6 +55,8 @@ class LifeLines:
             # Keeps a place for the sentinel: once there is a child it is too late for an error.
             self._ours.append(os.dup(self.parent_fd))
         except OSError as error:
+            import errno
+
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             self.parent_fd, parent_w = os.pipe()
@@ -131,7 +134,7 @@ class Popen:
         self.returncode: int | None = None
         self.finalizer: util.Finalize | None = None
         # Taken by the one thread that reaps: once that is done, the number may be another's.
-        self._reaping = threading.Lock()
+        self._reaping = _thread.allocate_lock()
         self._owner = os.getpid()
         # Names the child to the engine, which gives back what the child held once it has ended.
         self._token = 0
@@ -161,11 +164,11 @@ class Popen:
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        self._send_signal(signal.SIGTERM)
+        self._send_signal(_SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        self._send_signal(signal.SIGKILL)
+        self._send_signal(_SIGKILL)
 
     def close(self) -> None:
         """Close the sentinel and what belongs to it."""
@@ -189,8 +192,10 @@ class Popen:
         exited = end.si_code == os.CLD_EXITED
         self._ended(end.si_status if exited else -end.si_status)
         if self._reaping.acquire(blocking=False):
-            with contextlib.suppress(ChildProcessError):
+            try:
                 os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
 
     def _ended(self, returncode: int) -> None:
         """Keep the exit code."""
@@ -241,9 +246,11 @@ class Popen:
 
     def _take_back(self) -> None:
         """End a child whose start has failed after all."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
+        try:
+            os.kill(self.pid, _SIGKILL)
             os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
         _sidestep.reaped(self._token)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import signal
 import sys
 from contextlib import contextmanager
 
@@ -62,7 +61,7 @@ class Popen(popen_fork.Popen):
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
             data["dies_with_parent"] = process_obj.dies_with_parent
-            data["blocked_signals"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            data["blocked_signals"] = _sidestep.blocked_signals()
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [
                 (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()

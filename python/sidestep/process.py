@@ -8,26 +8,24 @@ number stays its own, until `join`, `is_alive`, `exitcode` or `active_children` 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import signal
 import sys
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from _weakrefset import WeakSet
 
 from . import _original
 
+# Children import this module while they start, so what is slow to import is left for later.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-# Where the module's state is: the names in `_STATE`.
+# Where the module's state is, the names in `_STATE`: beside the original, there.
 _home: Any = _original.module("process") or sys.modules[__name__]
 _STATE = frozenset(
     {
@@ -42,7 +40,7 @@ _STATE = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    if name in _STATE and _original.BESIDE:
+    if name in _STATE and _home.__name__ != __name__:
         return getattr(_home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -164,6 +162,8 @@ class BaseProcess(_original.Root):
             # It may have children, as none of them can stay behind.
             self._config["dies_with_parent"] = True
         _cleanup()
+        # Here and not in each forked child.
+        _original.tell_logging()
         from . import util
 
         with util.SignalScope():
@@ -212,6 +212,8 @@ class BaseProcess(_original.Root):
 
     def interrupt(self) -> None:
         """Send SIGINT, which the child sees as KeyboardInterrupt unless it says otherwise."""
+        import signal
+
         self._started("interrupt")._send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
@@ -253,6 +255,7 @@ class BaseProcess(_original.Root):
     def name(self, name: str) -> None:
         if not isinstance(name, str):
             raise AssertionError(f"name must be a string, not {type(name).__name__}")
+        _original.tell_logging()
         self._name = name
 
     @property
@@ -353,7 +356,7 @@ class BaseProcess(_original.Root):
             words.append(f"pid={self._popen.pid}")
         words += [f"parent={self._parent_pid}", status]
         if exitcode is not None:
-            words.append(f"exitcode={_exitcode_to_name.get(exitcode, exitcode)}")
+            words.append(f"exitcode={_name_of(exitcode)}")
         if self.daemon:
             words.append("daemon")
         return f"<{' '.join(words)}>"
@@ -407,7 +410,9 @@ class BaseProcess(_original.Root):
             _report(f"Process {self.name}:\n{traceback.format_exc()}")
         finally:
             # Joins the threads that are not daemons: they may still use the package.
-            threading._shutdown()  # type: ignore[attr-defined]
+            threading: Any = sys.modules.get("threading")
+            if threading is not None:
+                threading._shutdown()
             util.info("process exiting with exitcode %d", exitcode)
             util._flush_std_streams()
         return exitcode
@@ -422,9 +427,10 @@ class BaseProcess(_original.Root):
         before = _home._current_process
         _home._current_process = self
         _home._parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        threading: Any = sys.modules.get("threading")
         if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
-            # threading remembers the parent's number over a fork.
-            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+            # It remembers the parent's number over a fork.
+            threading.main_thread()._set_native_id()
         executors: Any = sys.modules.get("concurrent.futures.thread")
         if executors is not None:
             # Forked by an executor's thread, which is the main one here: at the end it would be
@@ -465,8 +471,10 @@ def _report_interrupt(name: str, interrupt: KeyboardInterrupt) -> None:
 
 def _report(text: str) -> None:
     """Write to stderr, which the child may have closed or lost."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
+    try:
         sys.stderr.write(text)
+    except (AttributeError, OSError, ValueError):
+        pass
 
 
 @_original.same("process")
@@ -532,7 +540,7 @@ class _MainProcess(BaseProcess):
         """Do nothing: the main process has no child's resources."""
 
 
-if not _original.BESIDE:
+if _home.__name__ == __name__:
     ORIGINAL_DIR: str | None
     try:
         ORIGINAL_DIR = os.path.abspath(os.getcwd())
@@ -544,7 +552,17 @@ if not _original.BESIDE:
     _process_counter = itertools.count(1)
     _children: set[BaseProcess] = set()
     # Every process object not yet garbage, for leak checks.
-    _dangling: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+    _dangling: WeakSet[BaseProcess] = WeakSet()
+
+    def _move(theirs: Any) -> None:
+        global _home
+        for name in _STATE:
+            setattr(theirs, name, globals()[name])
+        _home = theirs
+        for name in _STATE:
+            del globals()[name]
+
+    _original.when_imported("process", _move)
 
 
 def _forget_children() -> None:
@@ -557,4 +575,12 @@ def _forget_children() -> None:
 
 os.register_at_fork(after_in_child=_forget_children)
 
-_exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}
+
+def _name_of(exitcode: int) -> str:
+    """An exit code as it is shown: by name, if a signal has ended the process."""
+    import signal
+
+    try:
+        return f"-{signal.Signals(-exitcode).name}"
+    except ValueError:
+        return str(exitcode)

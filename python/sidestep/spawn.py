@@ -7,13 +7,10 @@ the process object. The child is an interpreter with the parent's flags that run
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import io
 import os
-import pickle
-import signal
 import sys
+from _pickle import load
 
 from . import _original, _sidestep, process, util
 
@@ -134,14 +131,14 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
         current._inheriting = True
         data: dict[str, Any] = {}
         try:
-            data = pickle.load(from_parent)
+            data = load(from_parent)
             if "blocked_signals" in data:
-                signal.pthread_sigmask(signal.SIG_SETMASK, data["blocked_signals"])
+                _sidestep.block_signals(data["blocked_signals"])
             if data.get("dies_with_parent") and parent_sentinel is not None:
                 # Before the main module is imported, which may take as long as it likes.
                 _sidestep.die_at_end_of(parent_sentinel)
             prepare(data)
-            self: process.BaseProcess = pickle.load(from_parent)
+            self: process.BaseProcess = load(from_parent)
         except KeyboardInterrupt as interrupt:
             process._report_interrupt(data.get("name", "starting"), interrupt)
             return 1
@@ -187,8 +184,10 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
     # Removed under us, there is no name for it: the child stays where it finds itself.
-    with contextlib.suppress(FileNotFoundError):
+    try:
         data["dir"] = os.getcwd()
+    except FileNotFoundError:
+        pass
     data.update(_main_origin())
     wrapper = _original.replaced("spawn", "get_preparation_data")
     if wrapper is not None:
@@ -255,7 +254,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "orig_dir" in data:
         process._home.ORIGINAL_DIR = data["orig_dir"]
     for name, descriptor in data.get("trackers", ()):
-        importlib.import_module(name)._resource_tracker._fd = descriptor.detach()
+        _module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
         from . import context
 
@@ -264,6 +263,11 @@ def prepare(data: dict[str, Any]) -> None:
         _fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:
         _fixup_main_from_path(data["init_main_from_path"])
+
+
+def _module(name: str) -> Any:
+    __import__(name)
+    return sys.modules[name]
 
 
 def _fixup_main_from_name(mod_name: str) -> None:

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use sidestep::os::memory::{self, Group, Shortage};
-use sidestep::os::{lifeline, limits, process, socket};
+use sidestep::os::{lifeline, limits, process, signals, socket};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::{Population, Stamp};
 
@@ -241,6 +241,27 @@ fn inherited() -> bool {
     shm::existing().is_none_or(|family| family.disinherited().is_ok())
 }
 
+/// The signals that this thread has blocked: the bit of signal 1 is the lowest.
+#[pyfunction]
+fn blocked_signals() -> u64 {
+    signals::blocked()
+}
+
+/// Blocks the signals for which there is a handler. Handlers of those that have come already run in
+/// here, and may raise.
+#[pyfunction]
+fn hold_signals(py: Python<'_>) -> PyResult<()> {
+    signals::hold_handled();
+    py.check_signals()
+}
+
+/// Blocks these signals and no others; what has come meanwhile is handled in here, and may raise.
+#[pyfunction]
+fn block_signals(py: Python<'_>, signals: u64) -> PyResult<()> {
+    signals::set_blocked(signals);
+    py.check_signals()
+}
+
 /// What to say behind the refusal `errno` of the kernel, or of another process if `process`: which
 /// limit it is about and what to do; empty if there is nothing to say.
 #[pyfunction]
@@ -343,6 +364,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(inherited, m)?)?;
+    m.add_function(wrap_pyfunction!(blocked_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(hold_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(block_signals, m)?)?;
     m.add_function(wrap_pyfunction!(way_out, m)?)?;
     m.add_function(wrap_pyfunction!(memory_shortage, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;

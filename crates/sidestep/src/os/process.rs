@@ -33,18 +33,29 @@ pub fn threads() -> io::Result<usize> {
     Ok(call::names("/proc/self/task")?.len())
 }
 
-/// The number of the first field that [`fields_of`] returns.
+/// The number of the first field that [`Fields`] has.
 const FIRST: usize = 3;
 
 /// The fields of the line that describes a process, without the first two.
 ///
 /// # References
 /// proc(5), `/proc/[pid]/stat`.
-fn fields_of(pid: u32) -> Option<Vec<String>> {
-    let stat = call::text(&format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
-    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    Some(fields.map(str::to_owned).collect())
+struct Fields(String);
+
+impl Fields {
+    fn of(pid: u32) -> Option<Self> {
+        call::text(&format!("/proc/{pid}/stat")).ok().map(Self)
+    }
+
+    fn text(&self, field: usize) -> Option<&str> {
+        // The name may contain anything, also blanks and brackets: they count from the last ')'.
+        let fields = self.0.rsplit_once(')')?.1;
+        fields.split_ascii_whitespace().nth(field - FIRST)
+    }
+
+    fn number(&self, field: usize) -> Option<u64> {
+        self.text(field)?.parse().ok()
+    }
 }
 
 /// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
@@ -52,8 +63,8 @@ fn fields_of(pid: u32) -> Option<Vec<String>> {
 /// # References
 /// proc(5), `/proc/[pid]/stat`, field 22.
 pub fn start_time(pid: u32) -> u64 {
-    fields_of(pid)
-        .and_then(|fields| fields.get(22 - FIRST)?.parse().ok())
+    Fields::of(pid)
+        .and_then(|fields| fields.number(22))
         .unwrap_or(0)
 }
 
@@ -64,11 +75,10 @@ pub fn start_time(pid: u32) -> u64 {
 /// # References
 /// proc(5), `/proc/[pid]/stat`, fields 3 and 52.
 pub fn exit_of(pid: u32, start_time_then: u64) -> Option<Exit> {
-    let fields = fields_of(pid)?;
-    let number = |field: usize| fields.get(field - FIRST)?.parse::<u64>().ok();
-    let same = start_time_then == 0 || number(22)? == start_time_then;
-    let ended = matches!(fields.first()?.as_str(), "Z" | "X");
-    let status = number(52)? as i32;
+    let fields = Fields::of(pid)?;
+    let same = start_time_then == 0 || fields.number(22)? == start_time_then;
+    let ended = matches!(fields.text(3)?, "Z" | "X");
+    let status = fields.number(52)? as i32;
     (same && ended && status != 0).then(|| Exit::of(status))
 }
 
