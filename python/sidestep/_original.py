@@ -11,6 +11,8 @@ Nothing of it is imported here, as that would take longer than all the rest. A p
 imported it before finds its things used here, and one that does so later finds ours there.
 """
 
+import sys
+
 from . import _later
 
 TYPE_CHECKING = False
@@ -66,7 +68,9 @@ def replaced(name: str, *path: str) -> "Any":
         name: The module of the original.
         path: Where the function is: its name, or the class's and its own.
     """
-    found: Any = loaded(name)
+    found: Any = sys.modules.get(f"{_NAME}.{name}")
+    if found is None or found.__name__ != f"{_NAME}.{name}":
+        return None
     for part in path:
         found = getattr(found, part, None)
     if found is None or getattr(found, "__module__", None) == f"{_NAME}.{name}":

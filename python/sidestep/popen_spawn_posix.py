@@ -121,8 +121,8 @@ class Popen(popen_fork.Popen):
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
             # Also for the child: on its way to the program a Ctrl-C would end in a traceback.
-            util.hold_signals()
-            lines = popen_fork.LifeLines(process_obj)
+            _sidestep.hold_signals()
+            lines = popen_fork.LifeLines(process_obj.dies_with_parent)
             try:
                 arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(
@@ -136,12 +136,11 @@ class Popen(popen_fork.Popen):
                 lines.abandon()
                 raise
             try:
-                self.sentinel, ours = lines.started(self.pid)
+                self.sentinel, self.finalizer = lines.started(self.pid)
             except BaseException:
                 lines.abandon()
                 self._take_back()
                 raise
-            self._keep(ours)
 
 
 def _memory_file() -> IO[bytes]:

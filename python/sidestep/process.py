@@ -161,12 +161,13 @@ class BaseProcess(_original.Root):
         if _home._current_process._config.get("daemon"):
             # It may have children, as none of them can stay behind.
             self._config["dies_with_parent"] = True
-        _cleanup()
+        if _home._children:
+            _cleanup()
         # Here and not in each forked child.
         _original.tell_logging()
-        from . import util
-
-        with util.SignalScope():
+        if _engine is None:
+            _load()
+        with _engine.SignalScope():
             self._popen = popen = self._Popen(self)
             self._sentinel = popen.sentinel
             # The target may refer to this object; without this the pair would wait for the
@@ -379,16 +380,18 @@ class BaseProcess(_original.Root):
 
         Called through the class in each child, once; tools replace it to wrap a child's life.
         """
-        from . import context, util
-
+        if _engine is None:
+            _load()
+        util = _util
         if self._start_method is not None:
-            context._force_start_method(self._start_method)
+            _context._force_start_method(self._start_method)
         util._exiting = False
         if (route := self._config.get("log_relay")) is not None:
             route.install()
-        wrapper = _original.replaced("process", "BaseProcess", "_bootstrap")
-        if wrapper is not None:
-            util.let_signals_through()
+        beside = _home.__name__ != __name__
+        wrapper = beside and _original.replaced("process", "BaseProcess", "_bootstrap")
+        if wrapper:
+            _engine.let_signals_through()
             # Put there for children of the original's, of which we are. It ends in the
             # original's own function, which does with the state that we share what follows.
             status: int = wrapper(self, parent_sentinel)
@@ -396,8 +399,9 @@ class BaseProcess(_original.Root):
         exitcode = 1
         try:
             self._take_over(parent_sentinel)
-            util.let_signals_through()
-            util.info("child process calling self.run()")
+            _engine.let_signals_through()
+            if util._logger is not None:
+                util.info("child process calling self.run()")
             self.run()
             exitcode = 0
         except SystemExit as error:
@@ -413,17 +417,16 @@ class BaseProcess(_original.Root):
             threading: Any = sys.modules.get("threading")
             if threading is not None:
                 threading._shutdown()
-            util.info("process exiting with exitcode %d", exitcode)
+            if util._logger is not None:
+                util.info("process exiting with exitcode %d", exitcode)
             util._flush_std_streams()
         return exitcode
 
     def _take_over(self, parent_sentinel: int | None) -> None:
         """Put this process's state in place of what the child got from its parent."""
-        from . import util
-
         _home._process_counter = itertools.count(1)
         _home._children = set()
-        util._close_stdin()
+        _util._close_stdin()
         before = _home._current_process
         _home._current_process = self
         _home._parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
@@ -442,10 +445,25 @@ class BaseProcess(_original.Root):
 
     @staticmethod
     def _after_fork() -> None:
-        from . import util
+        _util._finalizer_registry.clear()
+        if _util._afterfork_registry:
+            _util._run_after_forkers()
 
-        util._finalizer_registry.clear()
-        util._run_after_forkers()
+
+_context: Any = None
+_engine: Any = None
+_util: Any = None
+
+
+def _load() -> None:
+    """Import what only those need who start processes, or are started.
+
+    Once and for all: an import in a forked child has pages copied, though there is nothing to do.
+    """
+    global _context, _engine, _util
+    from . import _sidestep, context, util
+
+    _context, _engine, _util = context, _sidestep, util
 
 
 def _status_of(error: SystemExit) -> int:

@@ -390,18 +390,24 @@ def _exit_function() -> None:
     if _exiting:
         return
     _exiting = True
-    info("process shutting down")
-    debug('running all "atexit" finalizers with priority >= 0')
-    _run_finalizers(0)
-    for child in process.active_children():
-        if child.daemon:
-            info("calling terminate() for daemon %s", child.name)
-            child._started("terminate").terminate()
-    for child in process.active_children():
-        info("calling join() for process %s", child.name)
-        child.join()
-    debug('running the remaining "atexit" finalizers')
-    _run_finalizers()
+    if _logger is not None:
+        info("process shutting down")
+        debug('running all "atexit" finalizers with priority >= 0')
+    # Most children have neither, and each page that their code touches has to be copied.
+    if _finalizer_registry:
+        _run_finalizers(0)
+    if process._home._children:
+        for child in process.active_children():
+            if child.daemon:
+                info("calling terminate() for daemon %s", child.name)
+                child._started("terminate").terminate()
+        for child in process.active_children():
+            info("calling join() for process %s", child.name)
+            child.join()
+    if _logger is not None:
+        debug('running the remaining "atexit" finalizers')
+    if _finalizer_registry:
+        _run_finalizers()
     # Locks that are still held stay held from here on: their owner was not killed.
     _sidestep.leave()
 
@@ -475,13 +481,17 @@ class _naming_limits:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        number, text = error.errno, error.strerror
-        way_out = number and _sidestep.way_out(number, self._process)
-        # What the engine refuses says so already.
-        if number and text and way_out and way_out not in text:
-            raise OSError(number, f"{self._what}: {text}{way_out}") from error
+        if isinstance(error, OSError):
+            _name_limits(error, self._what, process=self._process)
+
+
+def _name_limits(error: OSError, what: str, *, process: bool = False) -> None:
+    """Raise an error as `_naming_limits` does, or return if there is nothing to add to this one."""
+    number, text = error.errno, error.strerror
+    way_out = number and _sidestep.way_out(number, process)
+    # What the engine refuses says so already.
+    if number and text and way_out and way_out not in text:
+        raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
 class _naming_thread_limits:
@@ -566,49 +576,6 @@ def _args_from_interpreter_flags() -> list[str]:
 
     args: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return args
-
-
-class SignalScope:
-    """A block in which a process is started; signals that were held are let through at its end.
-
-    A handler that raises, as that of Ctrl-C does, between the start of a process and the note of
-    it would leave a child that nobody knows of.
-    """
-
-    def __init__(self) -> None:
-        self.mask: int | None = None
-
-    def __enter__(self) -> None:
-        self._outer: SignalScope | None = getattr(_signals, "scope", None)
-        _signals.scope = self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            let_signals_through()
-        finally:
-            _signals.scope = self._outer
-
-
-_signals = _thread._local()
-
-
-def hold_signals() -> None:
-    """Have signals for which there is a handler wait for the end of the scope, if there is one.
-
-    A process that is started meanwhile inherits that.
-    """
-    scope: SignalScope | None = getattr(_signals, "scope", None)
-    if scope is not None and scope.mask is None:
-        scope.mask = _sidestep.blocked_signals()
-        _sidestep.hold_signals()
-
-
-def let_signals_through() -> None:
-    """Undo `hold_signals`; in a forked child, too. What has come meanwhile is handled in here."""
-    scope: SignalScope | None = getattr(_signals, "scope", None)
-    if scope is not None and scope.mask is not None:
-        mask, scope.mask = scope.mask, None
-        _sidestep.block_signals(mask)
 
 
 def spawnv_passfds(

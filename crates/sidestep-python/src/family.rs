@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use sidestep::os::memory::{self, Group, Shortage};
-use sidestep::os::{lifeline, limits, process, signals, socket};
+use sidestep::os::{lifeline, limits, process, socket};
 use sidestep::shm::{self, Handle, Ref};
 use sidestep::sync::{Population, Stamp};
 
@@ -205,16 +205,7 @@ fn pidfd_open(py: Python<'_>, pid: u32) -> PyResult<i32> {
     }
 }
 
-/// A descriptor that polls readable once this process has ended, for one child alone.
-#[pyfunction]
-fn life_line(py: Python<'_>) -> PyResult<i32> {
-    match lifeline::open() {
-        Ok(fd) => Ok(fd.into_raw_fd()),
-        Err(error) => Err(os_error(py, &error)),
-    }
-}
-
-/// Has the kernel kill this process at the end of the one that has made `fd` by `life_line`.
+/// Has the kernel kill this process at the end of the one whose life line (see `LifeLines`) `fd` is.
 #[pyfunction]
 fn die_at_end_of(py: Python<'_>, fd: i32) -> PyResult<()> {
     lifeline::die_at_end_of(fd).map_err(|error| os_error(py, &error))
@@ -239,27 +230,6 @@ fn forked(alive: bool) -> PyResult<u32> {
 #[pyfunction]
 fn inherited() -> bool {
     shm::existing().is_none_or(|family| family.disinherited().is_ok())
-}
-
-/// The signals that this thread has blocked: the bit of signal 1 is the lowest.
-#[pyfunction]
-fn blocked_signals() -> u64 {
-    signals::blocked()
-}
-
-/// Blocks the signals for which there is a handler. Handlers of those that have come already run in
-/// here, and may raise.
-#[pyfunction]
-fn hold_signals(py: Python<'_>) -> PyResult<()> {
-    signals::hold_handled();
-    py.check_signals()
-}
-
-/// Blocks these signals and no others; what has come meanwhile is handled in here, and may raise.
-#[pyfunction]
-fn block_signals(py: Python<'_>, signals: u64) -> PyResult<()> {
-    signals::set_blocked(signals);
-    py.check_signals()
 }
 
 /// What to say behind the refusal `errno` of the kernel, or of another process if `process`: which
@@ -360,13 +330,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(family_name, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
-    m.add_function(wrap_pyfunction!(life_line, m)?)?;
     m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(inherited, m)?)?;
-    m.add_function(wrap_pyfunction!(blocked_signals, m)?)?;
-    m.add_function(wrap_pyfunction!(hold_signals, m)?)?;
-    m.add_function(wrap_pyfunction!(block_signals, m)?)?;
     m.add_function(wrap_pyfunction!(way_out, m)?)?;
     m.add_function(wrap_pyfunction!(memory_shortage, m)?)?;
     m.add_function(wrap_pyfunction!(reaped, m)?)?;

@@ -228,20 +228,34 @@ pub fn fork_alone() -> io::Result<Fork> {
 /// # Errors
 /// `ECHILD`: not our child, or reaped already.
 pub fn wait_end(pid: u32, block: bool) -> io::Result<bool> {
-    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
     loop {
-        let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        let done = call(Call::Waitid, || {
-            // SAFETY: `info` has room for what the call writes.
-            unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) }
-        });
-        match done {
-            // SAFETY: zeros are a valid value of it, in which the process is nobody.
-            Ok(_) => return Ok(unsafe { info.assume_init().si_pid() } != 0),
+        match exit_of_child(pid, block) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            done => return done.map(|exit| exit.is_some()),
         }
     }
+}
+
+/// How the child `pid` has ended, or `None` if it runs and `block` is false; it stays to be reaped.
+///
+/// # Errors
+/// `ECHILD`: not our child, or reaped already. `EINTR` when a signal handler ran.
+pub fn exit_of_child(pid: u32, block: bool) -> io::Result<Option<Exit>> {
+    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
+    let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    call(Call::Waitid, || {
+        // SAFETY: `info` has room for what the call writes.
+        unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) }
+    })?;
+    // SAFETY: zeros are a valid value of it, in which the process is nobody.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: these fields are what the call fills in.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok(match info.si_code {
+        _ if pid == 0 => None,
+        libc::CLD_EXITED => Some(Exit::Code(status)),
+        _ => Some(Exit::Signal(status)),
+    })
 }
 
 /// Reaps the child `pid`: how it ended, or `None` if it runs and `block` is false.

@@ -89,6 +89,10 @@ mod tests {
         set_blocked(before);
         assert_ne!(held & bit(libc::SIGUSR2), 0);
         assert_eq!(held & bit(libc::SIGTERM), 0);
-        assert_eq!(held & bit(libc::SIGSEGV), 0, "Rust has a handler for overflows of stacks");
+        assert_eq!(
+            held & bit(libc::SIGSEGV),
+            0,
+            "Rust has a handler for overflows of stacks"
+        );
     }
 }
