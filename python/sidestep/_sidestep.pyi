@@ -151,7 +151,7 @@ def exit_code(pid: int, block: bool) -> int | None:
     """
 
 def die_at_end_of(fd: int) -> None:
-    """Have the kernel kill this process at the end of the one whose life line `fd` is (see `LifeLines`).
+    """Have the kernel kill this process when that ends whose life line (`LifeLines`) `fd` is.
 
     If that has ended already, this process ends now. `fd` has to stay open.
 

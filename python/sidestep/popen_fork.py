@@ -22,7 +22,7 @@ import os
 import sys
 
 from . import _sidestep, process, util
-from ._sidestep import LifeLines
+from ._sidestep import LifeLines as LifeLines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -61,6 +61,9 @@ class Popen(popen_fork.Popen):
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
             data["dies_with_parent"] = process_obj.dies_with_parent
+            main_path = data.get("init_main_from_path")
+            if self.method == "spawn" and main_path is not None:
+                data["main_code"] = spawn._compiled_main(main_path)
             data["blocked_signals"] = _sidestep.blocked_signals()
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [

@@ -7,6 +7,8 @@ the process object. The child is an interpreter with the parent's flags that run
 
 from __future__ import annotations
 
+import _frozen_importlib_external as files
+import gc
 import io
 import os
 import sys
@@ -121,11 +123,16 @@ def spawn_main(
     if arena_fd is not None:
         # Before anything is unpickled, as anything may refer to it.
         _sidestep.attach(arena_fd)
-    sys.exit(_main(pipe_handle, parent_fd))
+    sys.exit(_main(pipe_handle, parent_fd, fresh=True))
 
 
-def _main(fd: int, parent_sentinel: int | None) -> int:
-    """Read the process object from `fd`, be that process, and return its exit status."""
+def _main(fd: int, parent_sentinel: int | None, fresh: bool = False) -> int:
+    """Read the process object from `fd`, be that process, and return its exit status.
+
+    A fresh interpreter looks at all that it holds several times at its end, for garbage. What comes
+    of imports is left out: nearly all of it goes at the end without that, and all of it with the
+    process, of which it is a good part of the time.
+    """
     current: Any = process.current_process()
     with os.fdopen(fd, "rb") as from_parent:
         current._inheriting = True
@@ -138,6 +145,8 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
                 # Before the main module is imported, which may take as long as it likes.
                 _sidestep.die_at_end_of(parent_sentinel)
             prepare(data)
+            if fresh:
+                gc.freeze()
             self: process.BaseProcess = load(from_parent)
         except KeyboardInterrupt as interrupt:
             process._report_interrupt(data.get("name", "starting"), interrupt)
@@ -213,6 +222,39 @@ def _main_origin() -> dict[str, str]:
     return {"init_main_from_path": os.path.normpath(path)}
 
 
+# The main script as it was compiled last, and the state of its file then.
+_compiled: tuple[tuple[object, ...], bytes | None] = ((), None)
+
+
+def _compiled_main(path: str) -> tuple[object, bytes] | None:
+    """Return the script at `path` for children that are to run it, and what can read that.
+
+    Compiling takes longer than most children need for all the rest, so this is done once, and
+    again when the file has changed. None if there is no such script, or it does not compile: the
+    child then says what is wrong.
+    """
+    global _compiled
+    if not path.endswith(".py"):
+        return None
+    try:
+        status = os.stat(path)
+        state = (path, status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+        if _compiled[0] != state:
+            import marshal
+
+            _compiled = (state, None)
+            with io.open_code(path) as file:
+                code = compile(file.read(), path, "exec", dont_inherit=True)
+            _compiled = (state, marshal.dumps(code))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return None if _compiled[1] is None else (_READER, _compiled[1])
+
+
+# Who can read compiled code as it is made here: children may run another interpreter.
+_READER = (sys.implementation.cache_tag, files.MAGIC_NUMBER, sys.flags.optimize)
+
+
 def _child_gets_main() -> bool:
     """Tell whether a child of ours will have the main module's functions and classes."""
     origin = _main_origin()
@@ -262,7 +304,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "init_main_from_name" in data:
         _fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:
-        _fixup_main_from_path(data["init_main_from_path"])
+        _fixup_main_from_path(data["init_main_from_path"], data.get("main_code"))
 
 
 def _module(name: str) -> Any:
@@ -281,15 +323,15 @@ def _fixup_main_from_name(mod_name: str) -> None:
         _set_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
 
 
-def _fixup_main_from_path(main_path: str) -> None:
-    """Have the script at `main_path` as the main module."""
+def _fixup_main_from_path(main_path: str, compiled: tuple[object, bytes] | None = None) -> None:
+    """Have the script at `main_path`, which may come `compiled`, as the main module."""
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
-        _set_main(_run_path(main_path))
+        _set_main(_run_path(main_path, compiled))
 
 
-def _run_path(main_path: str) -> dict[str, Any]:
+def _run_path(main_path: str, compiled: tuple[object, bytes] | None) -> dict[str, Any]:
     """Run what is at `main_path` as a main module, and return its globals."""
     if not main_path.endswith(".py") or not os.path.isfile(main_path):
         # A folder, an archive, compiled code or who knows what.
@@ -297,8 +339,13 @@ def _run_path(main_path: str) -> dict[str, Any]:
 
         return runpy.run_path(main_path, run_name="__mp_main__")
     # As there, without what it imports for all the other cases: each child would wait for it.
-    with io.open_code(main_path) as file:
-        code = compile(file.read(), main_path, "exec", dont_inherit=True)
+    if compiled is not None and compiled[0] == _READER:
+        import marshal
+
+        code = marshal.loads(compiled[1])
+    else:
+        with io.open_code(main_path) as file:
+            code = compile(file.read(), main_path, "exec", dont_inherit=True)
     module = type(sys)("__mp_main__")
     content = vars(module)
     content.update(__file__=main_path, __cached__=None, __package__="")
