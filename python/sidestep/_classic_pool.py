@@ -17,7 +17,7 @@ import os
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import MethodType
@@ -25,6 +25,7 @@ from typing import Any
 
 from . import _by_value, _sidestep, connection, process, util
 from .pool import (
+    _BATCH,
     CLOSE,
     INIT,
     RUN,
@@ -34,6 +35,7 @@ from .pool import (
     Pool,
     ThreadPool,
     _end_all,
+    _feed_one_by_one,
     _helper_reraises_exception,
     _lost,
     _Maker,
@@ -214,6 +216,25 @@ class _Crew:
     def send(self, job: Any, index: int, make: _Maker) -> None:
         """Have the task that `make` makes of the job's function put into the queue."""
         self._tasks.put(([(job._job, index, *make(job._function))], None))
+
+    def feed(
+        self,
+        job: Any,
+        source: Iterator[Any],
+        mapper: Callable[..., Any] | None,
+        chunksize: int,
+        place: int,
+        most: int = _BATCH,
+    ) -> tuple[int, BaseException | None, bool]:
+        """Have at most `most` tasks made of the items of `source` put into the queue."""
+
+        def send(place: int, make: _Maker) -> None:
+            self.send(job, place, make)
+
+        place, _, error, goes_on = _feed_one_by_one(
+            source, mapper, chunksize, job._inbox, place, most, send
+        )
+        return place, error, goes_on
 
     def close(self) -> None:
         """Have the workers end when all is done."""
@@ -489,7 +510,9 @@ class ClassicPool(Pool):
                 wrap_exception,
             )
             # Asked afterwards: a worker may end at any time, also just before it is forgotten.
-            lost = next((w for w in before if w not in pool and _is_lost(w, maxtasksperchild)), None)
+            lost = next(
+                (w for w in before if w not in pool and _is_lost(w, maxtasksperchild)), None
+            )
             if lost is not None and thread._state != TERMINATE:
                 _fail(cache, _lost(lost, "with a task that nobody knows"))
             waited = [*cls._get_worker_sentinels(pool), *sentinels]

@@ -13,7 +13,7 @@ that. Times are seconds of the monotonic clock. Waits happen in the kernel, with
 released; signal handlers run meanwhile, and one that raises ends the wait.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Self, TypeAlias, final
 
@@ -832,6 +832,74 @@ class PackedTask:
     """A serialised task, see `PoolCore.pack`."""
 
 @final
+class Inbox:
+    """What came of the tasks of a job, until the job asks for it.
+
+    Args:
+        job: The job; it is not kept alive.
+        tasks: How many tasks there are; None: `expect` will say it.
+        whole: All results are asked for at once, when the last one has come. Otherwise one by one.
+        chunked: Each value is a list, and the whole is a list of what is in them.
+        ordered: One by one, but in the order of the tasks and not as they come.
+    """
+
+    def __new__(
+        cls,
+        job: Any,
+        tasks: int | None,
+        *,
+        whole: bool,
+        chunked: bool = False,
+        ordered: bool = True,
+    ) -> Self: ...
+    def put(self, place: int, success: Any, value: Any) -> tuple[bool, Any] | None:
+        """Take what came of the task at this place.
+
+        Returns:
+            If it was the last one, what to end the job with: success and value, or the exception
+            that came first.
+        """
+    def expect(self, tasks: int, error: BaseException | None = None) -> bool:
+        """There are so many tasks, and after their results an `error`, if one is given.
+
+        Returns:
+            Whether all results have come.
+        """
+    def claim(self) -> bool:
+        """Ask to end the job; False if somebody else does that, or all results have come."""
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody ends the job, or has done it, or all results have come."""
+    def end(self, success: bool, value: Any) -> None:
+        """End the job: all at once with this outcome, or with an exception after what is there."""
+    @property
+    def ended(self) -> bool:
+        """Whether the job was ended."""
+    def outcome(self) -> tuple[bool, Any] | None:
+        """Return what came of a whole: success and value, or exception; None before the end."""
+    @property
+    def expected(self) -> int | None:
+        """How many tasks there are, if that is known."""
+    def count(self, items: int) -> None:
+        """Note that a task with so many items was made."""
+    @property
+    def items(self) -> int:
+        """How many items there are in the tasks so far."""
+    @property
+    def job(self) -> Any:
+        """The job, or None if nobody has it any more."""
+    def wait(self, timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds for the job's end; tell whether it has come."""
+    def next(self, timeout: float | None) -> tuple[bool, Any] | None:
+        """Take the next result out: success, and the value or exception.
+
+        Returns:
+            None if it has not come within `timeout` seconds.
+
+        Raises:
+            StopIteration: There are no more.
+        """
+
 class PoolCore:
     """The shared parts of a pool: tasks, results, and a board that says who runs what.
 
@@ -846,18 +914,64 @@ class PoolCore:
     @staticmethod
     def _attach(names: _PoolNames) -> PoolCore:
         """Return the core that `_export` named; RuntimeError if it is gone."""
-    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None:
-        """Serialise a task, put it in line, and note `entry` under its number in `open`.
+    def submit(
+        self,
+        task: Any,
+        open: dict[int, Any],
+        inbox: Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+    ) -> None:
+        """Serialise a task, put it in line, and note it under its number in `open`.
 
         No result can be collected in between, and no signal handler can part the two.
+
+        Args:
+            task: What to call, its arguments, its keywords.
+            open: Gets an entry under the task's number: inbox, place, the serialised task or None,
+                1 for how often it was submitted, keeper.
+            inbox: Where its result goes.
+            place: Its place among the tasks of its job.
+            keeper: Kept until the result has come; None: the job may go before.
+            keep: Keep the serialised task, so that `submit_again` can be called.
 
         Raises:
             Exception: What serialising raised; nothing was submitted.
         """
-    def pack(self, task: Any) -> PackedTask:
-        """Serialise a task that may have to be submitted more than once."""
-    def submit_packed(self, task: PackedTask, open: dict[int, Any], entry: Any) -> None:
-        """As `submit`, with a task that `pack` has made."""
+    def submit_again(self, task: PackedTask, open: dict[int, Any], entry: Any) -> None:
+        """Submit a task that was kept once more, and note `entry` under its number in `open`."""
+    def feed(
+        self,
+        source: Iterator[Any],
+        function: Any,
+        mapper: Any,
+        chunksize: int,
+        open: dict[int, Any],
+        inbox: Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+        most: int,
+    ) -> tuple[int, tuple[Any, ...] | None, BaseException | None, bool]:
+        """Make tasks of the items of `source`, from `place` on, and submit them.
+
+        Args:
+            source: The items.
+            function: What to call, with each item, or by the mapper.
+            mapper: Called with a pair: the function and a tuple of items; None for no mapper.
+            chunksize: How many items the mapper is called with.
+            open: As with `submit`, and so are the others.
+            inbox: It counts the items as well. Once it is claimed nothing more is submitted.
+            place: The place of the first task.
+            keeper: As with `submit`.
+            keep: As with `submit`.
+            most: Return after so many tasks.
+
+        Returns:
+            The place of the next task; the items that could not be submitted, if it has stopped at
+            that; why not, or else what the source has raised; whether there may be more.
+        """
     def enter(self, worker: int, stage: int) -> None:
         """Say how far a worker has come: 0 it is starting, 1 preparing, 2 ready to take tasks."""
     def stage(self, worker: int) -> int:
@@ -878,15 +992,25 @@ class PoolCore:
         Raises:
             Exception: What serialising the result raised; the task is still to be reported.
         """
-    def collect(self, timeout: float | None) -> list[_Opened]:
-        """Take the results that are there, at most 256, waiting for the first one.
+    def collect(
+        self, timeout: float | None, entries: dict[int, Any]
+    ) -> tuple[
+        bool,
+        list[tuple[Any, bool, Any]],
+        list[tuple[Any, BaseException]],
+        list[int],
+        list[tuple[int, Any]],
+    ]:
+        """Take the results that are there to their inboxes, at most 256, waiting for the first one.
+
+        Args:
+            timeout: Longest wait in seconds; None waits for ever. `nudge` ends it as well.
+            entries: The `open` of `submit`. The entries of what is taken leave it.
 
         Returns:
-            For each the task's number, whether the result could be rebuilt, and the result or the
-            exception that rebuilding raised; None in place of the number comes with the line of a
-            worker that called `retire`, or with a pair of the line and what it gave to
-            `last_words`; nothing if `timeout` seconds (None: no limit) passed
-            without one, or if `nudge` or `retire` was called.
+            Whether there was anything; jobs whose last result has come, with success and value;
+            entries whose result could not be rebuilt, with the exception; lines of workers that
+            called `retire`; lines with what their workers gave to `last_words`.
         """
     def retire(self, worker: int) -> None:
         """Say that a worker has done its share and is about to end; `collect` returns."""
@@ -1176,7 +1300,7 @@ def is_plain(obj: object) -> bool:
 
 # For tests:
 
-def _codec_dumps(obj: Any) -> tuple[bytes, list[bytes]]:
+def _codec_dumps(obj: Any, is_task: bool = False) -> tuple[bytes, list[bytes]]:
     """Serialise an object as channels do: the head, and a copy of each out-of-band buffer."""
 
 def _codec_loads(head: bytes, buffers: list[Any]) -> Any:

@@ -21,7 +21,7 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
@@ -49,6 +49,9 @@ job_counter = itertools.count()
 #: How long the handler waits for results before it looks at the workers, in seconds.
 _LOOK_EVERY = 0.1
 
+#: How many tasks are submitted in one go.
+_BATCH = 256
+
 #: How soon it looks again after one of them has died: the next task may kill the next. Then it
 #: takes twice as long each time, until that is as long as ever.
 _LOOK_AGAIN = 0.001
@@ -63,70 +66,6 @@ _GRACE = 2.0
 
 #: How far a worker has come, as the engine says it.
 _STARTING, _PREPARING, _READY = range(3)
-
-
-# --- waiting ----------------------------------------------------------------------------------
-
-
-class _Bell:
-    """Wakes those who wait for something to become true.
-
-    There is no lock that a signal handler, or what the garbage collector runs, could find held by
-    the very thread that it interrupts.
-    """
-
-    def __init__(self) -> None:
-        self._sleepers: collections.deque[Any] = collections.deque()
-
-    def ring(self) -> None:
-        """Have all who wait look again."""
-        for sleeper in tuple(self._sleepers):
-            # It was woken already.
-            with contextlib.suppress(RuntimeError):
-                sleeper.release()
-
-    def wait(self, look: Callable[[], _T | None], timeout: float | None) -> _T | None:
-        """Return what `look` finds, or None if it finds nothing within `timeout` seconds."""
-        if (found := look()) is not None:
-            return found
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            sleeper = threading.Lock()
-            sleeper.acquire()
-            self._sleepers.append(sleeper)
-            try:
-                # What became true before this was in the row has not woken it.
-                if (found := look()) is not None:
-                    return found
-                left = -1.0 if end is None else end - time.monotonic()
-                if end is not None and left <= 0:
-                    return None
-                sleeper.acquire(timeout=min(left, threading.TIMEOUT_MAX))
-            finally:
-                self._sleepers.remove(sleeper)
-            if (found := look()) is not None:
-                return found
-
-
-class _Latch:
-    """An event that happens once, see `_Bell`."""
-
-    def __init__(self) -> None:
-        self._happened: bool | None = None
-        self._bell = _Bell()
-
-    def set(self) -> None:
-        """Say that it has happened."""
-        self._happened = True
-        self._bell.ring()
-
-    def is_set(self) -> bool:
-        """Tell whether it has happened."""
-        return self._happened is not None
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has happened, at most `timeout` seconds; tell whether it has."""
-        return self._bell.wait(lambda: self._happened, timeout) is not None
 
 
 # --- errors that cross the border -------------------------------------------------------------
@@ -233,6 +172,10 @@ def _of_chunk(mapper: Callable[..., Any], chunk: tuple[Any, ...]) -> _Maker:
     return lambda function: (mapper, ((function, chunk),), {})
 
 
+def _maker(mapper: Callable[..., Any] | None, items: tuple[Any, ...]) -> _Maker:
+    return _of_call(items, {}) if mapper is None else _of_chunk(mapper, items)
+
+
 class _Brief(reprlib.Repr):
     """Tells what a value is like, however large it is: the value may be what did not fit."""
 
@@ -315,12 +258,49 @@ def _helper_reraises_exception(ex: BaseException) -> NoReturn:
 # --- what workers do --------------------------------------------------------------------------
 
 
+#: What is found among the results: whether there was any; jobs that are to be ended, each with
+#: success and value; entries whose result could not be rebuilt, with the exception; lines of
+#: workers that end in order; lines of workers that end, with their last words.
+_Harvest = tuple[
+    bool,
+    list[tuple[Any, bool, Any]],
+    list[tuple[Any, BaseException]],
+    list[int],
+    list[tuple[int, Any]],
+]
+
+
+#: Where `feed` has got: the next task's place; the items that could not be submitted, if it has
+#: stopped at that; why not, or else what the source has raised; and whether there may be more.
+_Fed = tuple[int, tuple[Any, ...] | None, BaseException | None, bool]
+
+
 class _Core(Protocol):
     """The shared parts of a pool: the engine's, or those of a pool of threads."""
 
-    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
-    def pack(self, task: Any) -> Any: ...
-    def submit_packed(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
+    def submit(
+        self,
+        task: Any,
+        open: dict[int, Any],
+        inbox: _sidestep.Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+    ) -> None: ...
+    def submit_again(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
+    def feed(
+        self,
+        source: Iterator[Any],
+        function: Any,
+        mapper: Callable[..., Any] | None,
+        chunksize: int,
+        open: dict[int, Any],
+        inbox: _sidestep.Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+        most: int,
+    ) -> _Fed: ...
     def enter(self, worker: int, stage: int) -> None: ...
     def stage(self, worker: int) -> int: ...
     def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
@@ -329,7 +309,7 @@ class _Core(Protocol):
     def withdraw(self, numbers: set[int]) -> None: ...
     def running(self, worker: int) -> tuple[int, float | None] | None: ...
     def doom(self, worker: int, number: int) -> bool: ...
-    def collect(self, timeout: float | None) -> Sequence[tuple[int | None, bool, Any]]: ...
+    def collect(self, timeout: float | None, open: dict[int, Any]) -> _Harvest: ...
     def retire(self, worker: int) -> None: ...
     def nudge(self) -> None: ...
     def lost(self, worker: int) -> int | None: ...
@@ -506,20 +486,21 @@ class ApplyResult(_original.Root, Generic[_T]):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._pool: Pool | None = pool
-        self._event = _Latch()
+        self._inbox = self._make_inbox()
         self._job = next(job_counter)
         self._cache = pool._cache
         self._callback = callback
         self._error_callback = error_callback
-        self._success = False
-        self._value: Any = None
         #: What the tasks refer to, and so has to stay.
         self._function: Any = None
         self._cache[self._job] = self
 
+    def _make_inbox(self) -> _sidestep.Inbox:
+        return _sidestep.Inbox(self, 1, whole=True)
+
     def ready(self) -> bool:
         """Tell whether the call has ended."""
-        return self._event.is_set()
+        return self._inbox.ended
 
     def successful(self) -> bool:
         """Tell whether the call ended without an exception.
@@ -527,13 +508,14 @@ class ApplyResult(_original.Root, Generic[_T]):
         Raises:
             ValueError: It has not ended.
         """
-        if not self.ready():
+        outcome = self._inbox.outcome()
+        if outcome is None:
             raise ValueError(f"{self!r} not ready")
-        return self._success
+        return outcome[0]
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call has ended, for at most `timeout` seconds."""
-        self._event.wait(timeout)
+        self._inbox.wait(timeout)
 
     def get(self, timeout: float | None = None) -> _T:
         """Return the result, or raise the call's exception.
@@ -541,15 +523,17 @@ class ApplyResult(_original.Root, Generic[_T]):
         Raises:
             TimeoutError: It has not ended within `timeout` seconds.
         """
-        if not self._event.wait(timeout):
+        if not self._inbox.wait(timeout):
             raise TimeoutError(f"the call has not ended within {timeout} seconds")
-        if self._success:
-            value: _T = self._value
+        outcome = self._inbox.outcome()
+        assert outcome is not None
+        if outcome[0]:
+            value: _T = outcome[1]
             return value
         try:
-            raise self._value
+            raise outcome[1]
         finally:
-            del self
+            del self, outcome
 
     def cancel(self) -> bool:
         """End the call with `TaskCancelledError`, if it has not ended.
@@ -570,17 +554,16 @@ class ApplyResult(_original.Root, Generic[_T]):
         pool._crew.cancel(self)
         return self._finish(False, _cancelled())
 
-    def _kept(self) -> Callable[[], "ApplyResult[_T] | None"]:
+    def _keeper(self) -> "ApplyResult[_T] | None":
         """What the open tasks hold of the call: itself only if it has somebody to call.
 
         Otherwise, once nobody holds the result, nothing holds the pool.
         """
-        if self._callback is None and self._error_callback is None:
-            return weakref.ref(self)
-        return lambda: self
+        return self if self._callback is not None or self._error_callback is not None else None
 
     def _forget(self) -> None:
         """Have nobody wait for the call's end: it was interrupted, and has no result."""
+        self._inbox.claim()
         self._cache.pop(self._job, None)
         self._pool = None
 
@@ -590,14 +573,20 @@ class ApplyResult(_original.Root, Generic[_T]):
 
     def _set(self, i: int, obj: tuple[bool, Any]) -> None:
         """Take what came of task `i`: success and value."""
-        self._finish(*obj)
+        outcome = self._inbox.put(i, *obj)
+        if outcome is not None:
+            self._conclude(*outcome)
 
     def _finish(self, success: bool, value: Any) -> bool:
         """End the call; False if it has ended before."""
-        if self._cache.pop(self._job, None) is None:
-            # Popping decides: several threads may come here at once.
+        if not self._inbox.claim():
             return False
-        self._success, self._value = success, value
+        self._conclude(success, value)
+        return True
+
+    def _conclude(self, success: bool, value: Any) -> None:
+        """End the call, which is for this thread to do."""
+        self._cache.pop(self._job, None)
         callback: Callable[[Any], object] | None
         callback = self._callback if success else self._error_callback
         # The pool may end when the last reference to it goes: not before all is told.
@@ -607,9 +596,8 @@ class ApplyResult(_original.Root, Generic[_T]):
             if callback is not None:
                 callback(value)
         finally:
-            self._event.set()
+            self._inbox.end(success, value)
             del pool
-        return True
 
 
 AsyncResult = ApplyResult
@@ -627,57 +615,34 @@ class MapResult(ApplyResult[list[_T]]):
         callback: Callable[[list[_T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
+        self._chunksize, self._length = chunksize, length
         super().__init__(pool, callback, error_callback)
-        self._chunksize = chunksize
-        self._values: list[Any] = [None] * length
-        self._tasks = -(-length // chunksize) if length else 0
-        # Counts in one step, whichever threads come at once.
-        self._ended = itertools.count(1)
-        self._error: BaseException | None = None
         if not length:
             self._callback = None
             self._finish(True, [])
 
-    def _position(self, index: int) -> int | range | None:
-        return _items(index, self._chunksize, len(self._values))
+    def _make_inbox(self) -> _sidestep.Inbox:
+        tasks = -(-self._length // self._chunksize)
+        return _sidestep.Inbox(self, tasks, whole=True, chunked=True)
 
-    def _set(self, i: int, obj: tuple[bool, Any]) -> None:
-        success, value = obj
-        if success:
-            start = i * self._chunksize
-            self._values[start : start + self._chunksize] = value
-        elif self._error is None:
-            self._error = value
-        if next(self._ended) == self._tasks:
-            if self._error is None:
-                self._finish(True, self._values)
-            else:
-                self._finish(False, self._error)
+    def _position(self, index: int) -> int | range | None:
+        return _items(index, self._chunksize, self._length)
 
 
 @_original.descend("pool")
 class IMapIterator(_original.Root, Generic[_T]):
     """The results of a lazy map, in the order of the items, as they come."""
 
+    _ordered = True
+
     def __init__(self, pool: "Pool") -> None:
         self._pool: Pool | None = pool
-        self._bell = _Bell()
-        # Whoever ends the map early does without: it may be a signal handler.
-        self._lock = threading.RLock()
+        self._inbox = _sidestep.Inbox(self, None, whole=False, ordered=self._ordered)
         self._job = next(job_counter)
         self._cache = pool._cache
-        self._arrived: Any = self._make_store()
-        #: How many results have arrived, and how many were handed out.
-        self._count = 0
-        self._index = 0
-        self._length: int | None = None
-        self._ended = False
-        #: What comes after the results: an error, that is.
-        self._ending: tuple[bool, Any] | None = None
         self._function: Any = None
-        #: Items in a task, and items that were taken so far.
+        #: Items in a task.
         self._chunksize = 1
-        self._taken = [0]
         #: How many more tasks may be taken from the input, if that is limited.
         self._room: queue.SimpleQueue[None] | None = None
         self._cache[self._job] = self
@@ -692,7 +657,7 @@ class IMapIterator(_original.Root, Generic[_T]):
             StopIteration: There are no more.
             TimeoutError: It has not come within `timeout` seconds.
         """
-        found = self._bell.wait(self._take, timeout)
+        found = self._inbox.next(timeout)
         if found is None:
             raise TimeoutError(f"no result has come within {timeout} seconds")
         if self._room is not None:
@@ -709,8 +674,8 @@ class IMapIterator(_original.Root, Generic[_T]):
 
     __next__ = next
 
-    def _kept(self) -> Callable[[], "IMapIterator[_T] | None"]:
-        return weakref.ref(self)
+    def _keeper(self) -> None:
+        """What the open tasks hold of the map: nothing, so that it ends if nobody asks any more."""
 
     def cancel(self) -> bool:
         """As `ApplyResult.cancel`: what has arrived in its turn is still handed out before.
@@ -723,72 +688,37 @@ class IMapIterator(_original.Root, Generic[_T]):
         pool._crew.cancel(self)
         return self._finish(False, _cancelled())
 
-    def _take(self) -> tuple[bool, Any] | None:
-        """Return what is to be handed out next, or None if it has not arrived."""
-        with self._lock:
-            # First: what arrives in between comes before the end.
-            ended = self._ended
-            found = self._pop()
-            if found is not None:
-                self._index += 1
-                return found
-            if not ended and self._index != self._length:
-                return None
-            found, self._ending = self._ending, None
-            if found is None:
-                self._pool = None
-                raise StopIteration
-            return found
-
-    def _make_store(self) -> Any:
-        return {}
-
-    def _store(self, index: int, obj: tuple[bool, Any]) -> None:
-        self._arrived[index] = obj
-
-    def _pop(self) -> tuple[bool, Any] | None:
-        found: tuple[bool, Any] | None = self._arrived.pop(self._index, None)
-        return found
-
     def _position(self, index: int) -> int | range | None:
-        return _items(index, self._chunksize, self._taken[0])
+        return _items(index, self._chunksize, self._inbox.items)
 
     def _set(self, i: int, obj: tuple[bool, Any]) -> None:
         """Take what came of task `i`: success and value."""
-        with self._lock:
-            if self._ended:
-                return
-            self._store(i, obj)
-            self._count += 1
-            self._settle()
+        outcome = self._inbox.put(i, *obj)
+        if outcome is not None:
+            self._conclude(*outcome)
 
     def _set_length(self, length: int) -> None:
-        with self._lock:
-            self._length = length
-            self._settle()
+        """There are `length` tasks."""
+        if self._inbox.expect(length):
+            self._conclude(True, None)
 
-    def _set_last(self, index: int, error: BaseException) -> None:
-        """There are `index` results, and after them this error."""
-        with self._lock:
-            if not self._ended:
-                self._ending = (False, error)
-            self._set_length(index)
+    def _set_last(self, length: int, error: BaseException) -> None:
+        """There are `length` tasks, and after their results this error."""
+        if self._inbox.expect(length, error):
+            self._conclude(True, None)
 
-    def _settle(self) -> None:
-        if self._count == self._length and self._pool is not None:
-            # Dropping the pool may end it, and all jobs that are still known with it.
-            self._cache.pop(self._job, None)
-            self._pool = self._function = None
-        self._bell.ring()
+    def _conclude(self, success: bool, value: Any) -> None:
+        """Let go of the pool: nothing is to come any more."""
+        # Dropping the pool may end it, and all jobs that are still known with it.
+        self._cache.pop(self._job, None)
+        self._pool = self._function = None
 
     def _finish(self, success: bool, value: Any) -> bool:
         """End early, with an error; False if all results are there, or an error was."""
-        if self._cache.pop(self._job, None) is None:
+        if not self._inbox.claim():
             return False
-        self._ending = (success, value)
-        self._ended = True
-        self._pool = self._function = None
-        self._bell.ring()
+        self._inbox.end(success, value)
+        self._conclude(success, value)
         if self._room is not None:
             self._room.put(None)
         return True
@@ -798,15 +728,7 @@ class IMapIterator(_original.Root, Generic[_T]):
 class IMapUnorderedIterator(IMapIterator[_T]):
     """The results of a lazy map as they come, in any order."""
 
-    def _make_store(self) -> Any:
-        return collections.deque()
-
-    def _store(self, index: int, obj: tuple[bool, Any]) -> None:
-        self._arrived.append(obj)
-
-    def _pop(self) -> tuple[bool, Any] | None:
-        found: tuple[bool, Any] | None = self._arrived.popleft() if self._arrived else None
-        return found
+    _ordered = False
 
 
 def _items(index: int, chunksize: int, length: int) -> int | range:
@@ -842,9 +764,10 @@ class _Crew:
         #: input, who submits it. One that nothing of that is left of, since the call that made it
         #: was interrupted, is gone from here by itself.
         self.jobs: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        #: Behind each number that was submitted and not yet reported: the job, the task's index in
-        #: it, the task itself if it may be needed again, and how often it was submitted.
-        self.open: dict[int, tuple[Callable[[], Any], int, Any, int]] = {}
+        #: Behind each number that was submitted and not yet reported: the job's inbox, the task's
+        #: place in the job, the task itself if it may be needed again, how often it was submitted,
+        #: and the job if it has to be kept.
+        self.open: dict[int, tuple[_sidestep.Inbox, int, Any, int, Any]] = {}
         self.pid = os.getpid()
         #: Workers in a row that ended before they came to take tasks, while no other had: all, and
         #: those that have nobody else to blame.
@@ -875,7 +798,7 @@ class _Crew:
     @property
     def is_idle(self) -> bool:
         """Whether there are no tasks, nor a lazy map that may have more of them."""
-        if self.open or any(getattr(job, "_length", 0) is None for job in self.list_jobs()):
+        if self.open or any(job._inbox.expected is None for job in self.list_jobs()):
             return False
         # The last one may have come before its map's input was found to be at its end.
         return not self.open
@@ -895,32 +818,73 @@ class _Crew:
         Its result, or the error that keeps it here, goes to `job`.
         """
         try:
-            try:
-                self.submit(job, index, make(job._function))
-            except Exception:
-                # Is it the function that cannot be pickled? It can go by value.
-                if self.exporter is None:
-                    raise
-                try:
-                    other = self.exporter.export_refused(job._function)
-                except Exception:
-                    other = None
-                if other is None:
-                    raise
-                job._function = other
-                self.submit(job, index, make(other))
+            self.submit(job, index, make(job._function))
         except Exception as error:
-            job._set(index, (False, error))
+            self.send_by_value(job, index, make, error)
+
+    def send_by_value(self, job: Any, index: int, make: _Maker, error: Exception) -> None:
+        """Send a task whose function may be what was refused: that can go by value."""
+        try:
+            other = None if self.exporter is None else self.exporter.export_refused(job._function)
+        except Exception:
+            other = None
+        if other is not None:
+            job._function = other
+            try:
+                self.submit(job, index, make(other))
+                return
+            except Exception as failed:
+                error = failed
+        job._set(index, (False, error))
 
     def submit(self, job: Any, index: int, task: tuple[Any, ...]) -> None:
         """Give a task to the workers; its result goes to `job`."""
-        kept = job._kept()
-        if self.retries:
-            packed = self.core.pack(task)
-            self.core.submit_packed(packed, self.open, (kept, index, packed, 1))
-        else:
-            self.core.submit(task, self.open, (kept, index, None, 1))
+        keep = self.retries > 0
+        self.core.submit(task, self.open, job._inbox, index, job._keeper(), keep)
         self.fail_late()
+
+    def feed(
+        self,
+        job: Any,
+        source: Iterator[Any],
+        mapper: Callable[..., Any] | None,
+        chunksize: int,
+        place: int,
+        most: int = _BATCH,
+    ) -> tuple[int, BaseException | None, bool]:
+        """Give the workers at most `most` tasks made of the items of `source`.
+
+        Args:
+            job: Whose tasks they are.
+            source: The items.
+            mapper: Called with the job's function and the items of a chunk; None: the function is
+                called with each item.
+            chunksize: How many items make a task, if there is a mapper.
+            place: The place of the first task in the job.
+            most: How many tasks, at most.
+
+        Returns:
+            The place of the next task; what the source has raised, if it did; whether it may have
+            more items.
+        """
+        place, refused, error, goes_on = self.core.feed(
+            source,
+            job._function,
+            mapper,
+            chunksize,
+            self.open,
+            job._inbox,
+            place,
+            job._keeper(),
+            self.retries > 0,
+            most,
+        )
+        if refused is not None:
+            assert isinstance(error, Exception)
+            self.send_by_value(job, place, _maker(mapper, refused), error)
+            place, error = place + 1, None
+        self.fail_late()
+        return place, error, goes_on
 
     def fail_late(self) -> None:
         """End what was submitted when all jobs had been ended before."""
@@ -929,48 +893,42 @@ class _Crew:
         elif self.broken is not None:
             self.fail(self.broken)
 
-    def deliver(self, number: int | None, rebuilt: bool, result: Any) -> None:
-        """Hand a result to its job. Callbacks run here."""
-        if number is None:
-            # Not a result: the worker with this line is ending, with its share done or its words.
-            if isinstance(result, int):
-                self.retiring.add(result)
-            else:
-                line, words = result
-                self.words[line] = words
-            return
-        entry = self.open.pop(number, None)
-        if entry is None:
-            return
-        if rebuilt:
-            success, value = result
-        else:
-            success, value = False, result
-            if not isinstance(result, MemoryError):
-                value = MaybeEncodingError(result, "the result of a task")
-                value.__cause__ = result
-        self.hand_over(entry[0](), entry[1], success, value)
+    def hand_over(self, entry: tuple[Any, ...], success: bool, value: Any) -> None:
+        """Give a job what came of one of its tasks; nobody may wait for it any more."""
+        if (job := _job_of(entry)) is not None:
+            self.run(job._set, entry[1], (success, value))
 
-    def hand_over(self, job: Any, index: int, success: bool, value: Any) -> None:
-        """Give a job what came of one of its tasks; it is None if nobody waits for it any more."""
+    def run(self, call: Callable[..., object], *args: Any) -> None:
+        """Call what may call back the program."""
         try:
-            if job is not None:
-                job._set(index, (success, value))
+            call(*args)
         except BaseException:
             # Even SystemExit: without the handler all other jobs would wait for ever.
             traceback.print_exc()
 
     def deliver_all(self, timeout: float) -> bool:
-        """Hand out the results that are there, waiting for one; tell whether there were any."""
+        """Hand out the results that are there, waiting for one; tell whether there were any.
+
+        Callbacks run here.
+        """
         try:
-            results = self.core.collect(timeout)
+            any_, ended, unreadable, retired, words = self.core.collect(timeout, self.open)
         except MemoryError:
             # The result stays where it is until there is memory to take it.
             time.sleep(_LOOK_EVERY)
             return False
-        for result in results:
-            self.deliver(*result)
-        return bool(results)
+        self.retiring.update(retired)
+        self.words.update(words)
+        for entry, error in unreadable:
+            if isinstance(error, MemoryError):
+                self.hand_over(entry, False, error)
+            else:
+                refused = MaybeEncodingError(error, "the result of a task")
+                refused.__cause__ = error
+                self.hand_over(entry, False, refused)
+        for job, success, value in ended:
+            self.run(job._conclude, success, value)
+        return any_
 
     def fill(self) -> None:
         """Start workers until there are as many as there should be."""
@@ -1017,22 +975,21 @@ class _Crew:
         entry = self.open.pop(number, None)
         if entry is None:
             return
-        kept, index, packed, tries = entry
+        inbox, place, packed, tries, keeper = entry
         error: Exception
         if tries <= self.retries and not self.has_stopped:
             try:
-                self.core.submit_packed(packed, self.open, (kept, index, packed, tries + 1))
+                self.core.submit_again(packed, self.open, (inbox, place, packed, tries + 1, keeper))
                 return
             except Exception as failed:
                 error = failed
-            job = kept()
         else:
-            job = kept()
-            position = None if job is None else job._position(index)
+            job = _job_of(entry)
+            position = None if job is None else job._position(place)
             what = f"while it ran {_name_of(position)}"
             error = _lost(gone, what, position, starved, tries)
             error.__cause__ = words
-        self.hand_over(job, index, False, error)
+        self.hand_over(entry, False, error)
 
     def count_stillborn(self, line: int, exitcode: int, starved: bool) -> None:
         """Take note if the dead worker of this line never came to take tasks."""
@@ -1072,7 +1029,7 @@ class _Crew:
 
     def cancel(self, job: Any) -> None:
         """Have no task of the job run any more."""
-        numbers = {number for number, entry in list(self.open.items()) if entry[0]() is job}
+        numbers = {n for n, entry in list(self.open.items()) if entry[0] is job._inbox}
         for number in numbers:
             self.open.pop(number, None)
         # From here on each of them will never be taken, or is on the board, or is done.
@@ -1115,17 +1072,16 @@ class _Crew:
     def report_overrun(self, number: int, killed: Any) -> None:
         """Report a task that ran for too long."""
         entry = self.open.pop(number, None)
-        job = None if entry is None else entry[0]()
+        job = None if entry is None else _job_of(entry)
         if entry is not None and job is not None:
-            index = entry[1]
-            position = job._position(index)
+            position = job._position(entry[1])
             error = TaskTimeoutError(
                 f"{_name_of(position)} ran longer than {self.task_timeout} seconds: its worker "
                 f"{killed.name} (process {killed.pid}) was killed",
                 position,
                 killed.pid,
             )
-            self.hand_over(job, index, False, error)
+            self.hand_over(entry, False, error)
 
     def handle(self) -> None:
         """The handler's life: results, callbacks, workers."""
@@ -1208,6 +1164,12 @@ class _Crew:
         _end_all(list(self.lines.values()))
         self.core.nudge()
         self.fail(_terminated())
+
+
+def _job_of(entry: tuple[Any, ...]) -> Any:
+    """The job of an open task, or None if nobody waits for it any more."""
+    inbox, *_, keeper = entry
+    return inbox.job if keeper is None else keeper
 
 
 def _end_all(processes: Iterable[Any]) -> None:
@@ -1634,8 +1596,11 @@ class Pool(_original.Root):
         result: MapResult[Any] = MapResult(self, chunksize, length, callback, error_callback)
         try:
             self._start(result, func)
-            for index, (_, chunk) in enumerate(self._get_tasks(func, items, chunksize)):
-                self._crew.send(result, index, _of_chunk(mapper, chunk))
+            source, place, goes_on = iter(items), 0, length > 0
+            while goes_on:
+                place, raised, goes_on = self._crew.feed(result, source, mapper, chunksize, place)
+                if raised is not None:
+                    raise raised
             return result
         except BaseException:
             result._forget()
@@ -1667,15 +1632,10 @@ class Pool(_original.Root):
         try:
             self._start(results, func)
             results._chunksize = chunksize
-            makers = (
-                _single_tasks(iterable, results._taken)
-                if chunksize == 1
-                else self._chunk_tasks(iterable, chunksize, results._taken)
-            )
             if buffersize is None:
-                self._feed(_Feed(self._crew, results, makers))
+                self._feed(_Feed(self._crew, results, iterable))
             else:
-                feed = _BoundedFeed(self._crew, results, makers, buffersize)
+                feed = _BoundedFeed(self._crew, results, iterable, buffersize)
                 _start(threading.Thread(target=feed, name="sidestep-pool-feeder", daemon=True))
             if chunksize == 1:
                 return results
@@ -1684,13 +1644,6 @@ class Pool(_original.Root):
             # Nobody will ask for them, and whoever keeps the exception keeps them.
             results._finish(False, _cancelled())
             raise
-
-    def _chunk_tasks(
-        self, iterable: Iterable[Any], chunksize: int, taken: list[int]
-    ) -> Iterator[_Maker]:
-        for _, chunk in self._get_tasks(None, iterable, chunksize):
-            taken[0] += len(chunk)
-            yield _of_chunk(mapstar, chunk)
 
     def _feed(self, feed: "_Feed") -> None:
         """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
@@ -1785,42 +1738,44 @@ class _Starter:
 class _Feed:
     """One lazy map: its input, and where its results go."""
 
-    def __init__(self, crew: _Crew, results: IMapIterator[Any], makers: Iterator[_Maker]) -> None:
-        self._crew, self._makers = crew, makers
+    #: How many tasks are made before it looks whether to go on.
+    _most = _BATCH
+
+    def __init__(self, crew: _Crew, results: IMapIterator[Any], iterable: Iterable[Any]) -> None:
+        self._crew, self._iterable = crew, iterable
         self._results: Callable[[], IMapIterator[Any] | None] = lambda: results
 
     def __call__(self) -> None:
         """Take the input and submit it, until it ends or nobody wants the results."""
+        source: Iterator[Any] | None = None
         count = 0
         while self._may_go_on():
-            make: _Maker | None = None
-            error: BaseException | None = None
+            goes_on = False
+            error: BaseException | None
+            results = self._results()
+            if results is None or results._inbox.claimed:
+                return
+            mapper = mapstar if results._chunksize > 1 else None
             try:
-                make = next(self._makers, None)
+                source = iter(self._iterable) if source is None else source
+                count, error, goes_on = self._crew.feed(
+                    results, source, mapper, results._chunksize, count, self._most
+                )
             except BaseException as raised:
                 error = raised
-            results = self._results()
-            if results is None or results._ended:
-                return
-            if make is not None:
-                try:
-                    self._crew.send(results, count, make)
-                    count += 1
-                except BaseException as raised:
-                    error = raised
             if error is not None:
                 # What came before is delivered, then this.
                 results._set_last(count, error)
                 return
-            if make is None:
+            if not goes_on:
                 results._set_length(count)
                 return
-            del results, make
+            del results
         self._crew.fail_late()
 
     def _may_go_on(self) -> bool:
         results = self._results()
-        return results is not None and not results._ended and not self._crew.has_stopped
+        return results is not None and not results._inbox.claimed and not self._crew.has_stopped
 
 
 class _BoundedFeed(_Feed):
@@ -1829,10 +1784,12 @@ class _BoundedFeed(_Feed):
     It does not keep the iterator over the results alive, and ends when that is dropped.
     """
 
+    _most = 1
+
     def __init__(
-        self, crew: _Crew, results: IMapIterator[Any], makers: Iterator[_Maker], size: int
+        self, crew: _Crew, results: IMapIterator[Any], iterable: Iterable[Any], size: int
     ) -> None:
-        super().__init__(crew, results, makers)
+        super().__init__(crew, results, iterable)
         self._results = weakref.ref(results)
         # A queue, and no semaphore: the garbage collector may call this from anywhere.
         self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -1855,10 +1812,28 @@ class _BoundedFeed(_Feed):
         return super()._may_go_on()
 
 
-def _single_tasks(iterable: Iterable[Any], taken: list[int]) -> Iterator[_Maker]:
-    for item in iterable:
-        taken[0] += 1
-        yield _of_call((item,), {})
+def _feed_one_by_one(
+    source: Iterator[Any],
+    mapper: Callable[..., Any] | None,
+    chunksize: int,
+    inbox: _sidestep.Inbox,
+    place: int,
+    most: int,
+    submit: Callable[[int, _Maker], object],
+) -> _Fed:
+    """As the engine's `feed`, for tasks that go elsewhere."""
+    for at in range(place, place + most):
+        if inbox.claimed:
+            return at, None, None, False
+        try:
+            items = tuple(itertools.islice(source, 1 if mapper is None else chunksize))
+        except BaseException as error:
+            return at, None, error, False
+        if not items:
+            return at, None, None, False
+        inbox.count(len(items))
+        submit(at, _maker(mapper, items))
+    return place + most, None, None, True
 
 
 def _feed_all(feeds: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
@@ -1880,20 +1855,45 @@ class _LocalCore:
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[int | None, bool, Any] | None] = queue.SimpleQueue()
+        #: Numbers with success and value; lines of workers, or with last words; None to nudge.
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._stages: dict[int, int] = {}
         self._withdrawn: set[int] = set()
 
-    def submit(self, task: Any, open: dict[int, Any], entry: Any) -> None:
+    def submit(
+        self,
+        task: Any,
+        open: dict[int, Any],
+        inbox: _sidestep.Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+    ) -> None:
         number = next(self._numbers)
-        open[number] = entry
+        open[number] = inbox, place, None, 1, keeper
         self._tasks.put((number, task))
 
-    def pack(self, task: Any) -> Any:
-        return task
+    def submit_again(self, task: Any, open: dict[int, Any], entry: Any) -> NoReturn:
+        raise NotImplementedError("tasks of threads are not lost")
 
-    submit_packed = submit
+    def feed(
+        self,
+        source: Iterator[Any],
+        function: Any,
+        mapper: Callable[..., Any] | None,
+        chunksize: int,
+        open: dict[int, Any],
+        inbox: _sidestep.Inbox,
+        place: int,
+        keeper: Any,
+        keep: bool,
+        most: int,
+    ) -> _Fed:
+        def submit(place: int, make: _Maker) -> None:
+            self.submit(make(function), open, inbox, place, keeper, keep)
+
+        return _feed_one_by_one(source, mapper, chunksize, inbox, place, most, submit)
 
     def enter(self, worker: int, stage: int) -> None:
         self._stages[worker] = stage
@@ -1913,11 +1913,11 @@ class _LocalCore:
     def finish(self, worker: int, number: int, result: Any) -> bool:
         # If it was cancelled in the meantime nobody asks for it.
         self._withdrawn.discard(number)
-        self._results.put((number, True, result))
+        self._results.put((number, result))
         return True
 
     def last_words(self, worker: int, words: Any) -> None:
-        self._results.put((None, True, (worker, words)))
+        self._results.put((None, (worker, words)))
 
     def withdraw(self, numbers: set[int]) -> None:
         self._withdrawn |= numbers
@@ -1928,19 +1928,31 @@ class _LocalCore:
     def doom(self, worker: int, number: int) -> bool:
         return False
 
-    def collect(self, timeout: float | None) -> list[tuple[int | None, bool, Any]]:
-        found: list[tuple[int | None, bool, Any]] = []
+    def collect(self, timeout: float | None, open: dict[int, Any]) -> _Harvest:
+        ended: list[tuple[Any, bool, Any]] = []
+        retired: list[int] = []
+        words: list[tuple[int, Any]] = []
+        count = 0
         with contextlib.suppress(queue.Empty):
-            result = self._results.get(timeout != 0, timeout)
-            while result is not None:
-                found.append(result)
-                if len(found) == 256:
+            found = self._results.get(timeout != 0, timeout)
+            while found is not None:
+                count += 1
+                number, result = found
+                if number is None:
+                    (retired if isinstance(result, int) else words).append(result)
+                elif (entry := open.pop(number, None)) and (job := _job_of(entry)) is not None:
+                    outcome = entry[0].put(entry[1], *result)
+                    if outcome is not None:
+                        ended.append((job, *outcome))
+                # Nothing of it is kept while this waits.
+                entry = job = result = outcome = None
+                if count == _BATCH:
                     break
-                result = self._results.get_nowait()
-        return found
+                found = self._results.get_nowait()
+        return count > 0, ended, [], retired, words
 
     def retire(self, worker: int) -> None:
-        self._results.put((None, True, worker))
+        self._results.put((None, worker))
 
     def nudge(self) -> None:
         self._results.put(None)

@@ -196,7 +196,7 @@ def _cycle() -> list[Any]:
             "shared": [[1]] * 2,
             "cycle": _cycle(),
             "shared large bytes": [b"x" * 50_000] * 2,
-            "deep": [[[[[1]]]]],
+            "deep": [[[[[[[1]]]]]]],
             "many strings": [str(i) for i in range(100)],
             "many numbers": list(range(10_000)),
             "large dict": dict.fromkeys(range(300)),
@@ -462,3 +462,90 @@ def test_buffers_too_many_or_too_few_are_an_unpickling_error() -> None:
     for wrong in ([], buffers * 2):
         with pytest.raises(pickle.UnpicklingError):
             _sidestep._codec_loads(head, wrong)
+
+
+# --- tasks of pools: functions and classes by their names ------------------------------------
+
+
+def mapped(call: tuple[Any, Any]) -> Any:
+    return call
+
+
+def called(*_: Any) -> None: ...
+
+
+class Meta(type):
+    """A class of classes has a say in how they are pickled."""
+
+
+class WithMeta(metaclass=Meta):
+    pass
+
+
+def task_round_trip(task: Any) -> tuple[int, Any]:
+    """The form that the task goes in, and what arrives."""
+    head, buffers = _sidestep._codec_dumps(task, True)
+    return head[0], _sidestep._codec_loads(head, [bytearray(buffer) for buffer in buffers])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        (called, (1, "two", b"3"), {}),
+        (called, (), {"key": [4.5, None]}),
+        (int, ("5",), {}),
+        (WithMeta.mro, (), {}),
+        (mapped, ((called, ((1,), (2,), (3,))),), {}),
+        (mapped, ((int, (1, 2, 3)),), {}),
+        (mapped, ((called, (called, 2, 3)),), {}),
+        (mapped, ((len, (called, 2, 3)),), {}),
+        (WithMeta, (), {}),
+        (called, (called, 1), {"also": called}),
+        (called, (Meta,), {}),
+    ],
+)
+def test_a_task_arrives_as_pickle_brings_it(task: Any) -> None:
+    assert task_round_trip(task)[1] == pickle.loads(pickle.dumps(task, 5))
+
+
+def test_plain_tasks_need_no_pickle() -> None:
+    for task in (
+        (called, (1, (2, [3, {4: "5"}])), {"six": 7}),
+        (mapped, ((called, ((1, 2), (3, 4))),), {}),
+        (mapped, ((float, (1, 2)),), {}),
+    ):
+        assert task_round_trip(task)[0] < PICKLE
+    for task in ((called, (SubInt(1),), {}), (WithMeta, (), {}), (called, (Meta,), {})):
+        assert task_round_trip(task)[0] == PICKLE
+
+
+def test_a_function_that_is_not_what_its_name_says_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = called
+    monkeypatch.setitem(globals(), "called", mapped)
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        task_round_trip((original, (), {}))
+
+
+def test_a_name_that_is_missing_on_arrival_is_told_as_pickle_tells_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = (called, (1,), {})
+    pickled = pickle.dumps(task, 5)
+    head, _ = _sidestep._codec_dumps(task, True)
+    assert head[0] < PICKLE
+    monkeypatch.delitem(globals(), "called")
+    with pytest.raises(AttributeError) as expected:
+        pickle.loads(pickled)
+    with pytest.raises(AttributeError) as found:
+        _sidestep._codec_loads(head, [])
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_module_that_answers_for_its_names_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As modules may that load their parts late."""
+    head, _ = _sidestep._codec_dumps((called, (1,), {}), True)
+    monkeypatch.setitem(globals(), "__getattr__", lambda name: (name, "made late"))
+    monkeypatch.delitem(globals(), "called")
+    assert _sidestep._codec_loads(head, []) == (("called", "made late"), (1,), {})

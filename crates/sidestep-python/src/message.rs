@@ -42,6 +42,16 @@ pub fn pack(obj: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
     outgoing(message, taking.finish(), short)
 }
 
+/// As [`pack`], for a task of a pool: a tuple of what to call, its arguments, and its keywords.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_task(task: &Bound<'_, PyAny>, short: usize) -> PyResult<Outgoing> {
+    let taking = Taking::start();
+    let message = codec::task(task)?;
+    outgoing(message, taking.finish(), short)
+}
+
 /// What to send for a message, short if it takes at most `short` bytes.
 ///
 /// # Errors

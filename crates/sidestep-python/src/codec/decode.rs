@@ -7,7 +7,7 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::import_exception;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyModule, PyString};
 
 use super::format::*;
 use super::gil::GilCell;
@@ -181,8 +181,36 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
                     _ => self.dict(len, depth),
                 }
             }
+            GLOBAL => {
+                let (module, name) = (self.key(depth)?, self.key(depth)?);
+                self.global(&module, &name).map_err(|error| {
+                    error.restore(self.py);
+                    Failure::Raised
+                })
+            }
             _ => Err(Failure::Malformed),
         }
+    }
+
+    /// What a module has under a name. Where that is not plain to see, pickle has to find it.
+    fn global(
+        &self,
+        module: &Bound<'py, PyAny>,
+        name: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(found) = global(module, name)? {
+            return Ok(found);
+        }
+        // Protocol 4, two texts, "stack global", stop.
+        let mut pickle = vec![PICKLE, 4];
+        for text in [module, name] {
+            let text = text.cast::<PyString>()?.to_str()?;
+            pickle.push(b'X');
+            pickle.extend((text.len() as u32).to_le_bytes());
+            pickle.extend(text.as_bytes());
+        }
+        pickle.extend([0x93, b'.']);
+        super::pickle::loads(&PyBytes::new(self.py, &pickle), Vec::new())
     }
 
     fn bool(&self, value: bool) -> Bound<'py, PyAny> {
@@ -321,6 +349,29 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
                 self.str(unsafe { std::slice::from_raw_parts(start, len) })
             }
         }
+    }
+}
+
+/// What an imported module has under a name in its own namespace.
+pub(super) fn global<'py>(
+    module: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    // SAFETY: a dictionary that the interpreter keeps, borrowed and taken a reference of at once.
+    let modules =
+        unsafe { Bound::from_borrowed_ptr_or_opt(module.py(), ffi::PyImport_GetModuleDict()) };
+    let Some(modules) = modules
+        .as_ref()
+        .and_then(|modules| modules.cast::<PyDict>().ok())
+    else {
+        return Ok(None);
+    };
+    match modules.get_item(module)? {
+        // A class of its own may look names up in its own way.
+        Some(found) if found.get_type_ptr() == &raw mut ffi::PyModule_Type => {
+            found.cast::<PyModule>()?.dict().get_item(name)
+        }
+        _ => Ok(None),
     }
 }
 

@@ -14,10 +14,13 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyByteArray;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyByteArray, PyString, PyTuple, PyType};
 
 use super::OUT_OF_BAND_BYTES;
+use super::decode::global;
 use super::format::*;
 use super::message::{Head, Message, OutOfBand};
 
@@ -49,6 +52,74 @@ pub(super) fn encode_call(
     encoder.finish(encoded)
 }
 
+/// Encodes a task: a tuple of what to call, its arguments and keywords. What is called, and the first
+/// of a pair that is the only argument (the pools' mappers take such), may be a function or a class
+/// that goes by its name.
+pub(super) fn encode_task(task: &Bound<'_, PyAny>) -> Option<Message> {
+    let parts = task.cast_exact::<PyTuple>().ok()?;
+    let mut encoder = Encoder::new(task.py());
+    // First: to look names up may run code.
+    encoder.named[0] = Some(Named::find(&parts.get_item(0).ok()?)?);
+    if let Some(item) = first_of_pair(&parts.get_item(1).ok()?) {
+        encoder.named[1] = Named::find(&item);
+    }
+    // SAFETY: as in `encode`.
+    let encoded = unsafe { encoder.value(task.as_ptr(), 0) };
+    encoder.finish(encoded)
+}
+
+/// The first of the pair that is the only one of these arguments.
+fn first_of_pair<'py>(args: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    let args = args.cast_exact::<PyTuple>().ok()?;
+    if args.len() != 1 {
+        return None;
+    }
+    let pair = args.get_item(0).ok()?;
+    let pair = pair.cast_exact::<PyTuple>().ok()?;
+    if pair.len() == 2 {
+        pair.get_item(0).ok()
+    } else {
+        None
+    }
+}
+
+/// A function or a class that its module has under its name, so that pickle would send the names,
+/// and no reducer or class has a say in it.
+struct Named<'py> {
+    object: Bound<'py, PyAny>,
+    module: Bound<'py, PyAny>,
+    name: Bound<'py, PyAny>,
+}
+
+impl<'py> Named<'py> {
+    fn find(object: &Bound<'py, PyAny>) -> Option<Self> {
+        static FUNCTION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let py = object.py();
+        let find = || -> PyResult<Option<Self>> {
+            let kind = object.get_type_ptr();
+            let function = FUNCTION.import(py, "types", "FunctionType")?;
+            // A class whose class is another has a say in how it is pickled.
+            if kind != function.as_type_ptr() && kind != &raw mut ffi::PyType_Type {
+                return Ok(None);
+            }
+            let module = object.getattr(intern!(py, "__module__"))?;
+            let name = object.getattr(intern!(py, "__qualname__"))?;
+            if !module.is_exact_instance_of::<PyString>()
+                || !name.is_exact_instance_of::<PyString>()
+            {
+                return Ok(None);
+            }
+            let found = global(&module, &name)?;
+            Ok(found.filter(|found| found.is(object)).map(|object| Self {
+                object,
+                module,
+                name,
+            }))
+        };
+        find().ok().flatten()
+    }
+}
+
 /// The object is not for this encoding.
 struct GaveUp;
 
@@ -63,6 +134,8 @@ struct Encoder<'py> {
     seen_len: usize,
     objects: usize,
     scalars: usize,
+    /// What goes by its name.
+    named: [Option<Named<'py>>; 2],
 }
 
 impl<'py> Encoder<'py> {
@@ -76,6 +149,7 @@ impl<'py> Encoder<'py> {
             seen_len: 0,
             objects: 0,
             scalars: 0,
+            named: [None, None],
         }
     }
 
@@ -150,9 +224,25 @@ impl<'py> Encoder<'py> {
             } else if kind == &raw mut ffi::PyByteArray_Type {
                 self.bytearray(obj)
             } else {
-                Err(GaveUp)
+                self.global(obj)
             }
         }
+    }
+
+    /// # Safety
+    ///
+    /// As for `value`.
+    unsafe fn global(&mut self, obj: *mut ffi::PyObject) -> Encoded {
+        let is_it = |named: &&Named<'_>| named.object.as_ptr() == obj;
+        let named = self.named.iter().flatten().find(is_it).ok_or(GaveUp)?;
+        let names = [named.module.as_ptr(), named.name.as_ptr()];
+        self.object()?;
+        self.head.push(GLOBAL);
+        for name in names {
+            // SAFETY: as the caller promises; `named` holds the names.
+            unsafe { self.name(name)? };
+        }
+        Ok(())
     }
 
     fn atom(&mut self, tag: u8) -> Encoded {

@@ -13,6 +13,7 @@
 //! | `LIST_n`         | number of items in `n` bytes              | the items                        |
 //! | `NAME_1`         | length in one byte, below 24              | as `STR_1`; it comes often       |
 //! | `DICT_1`         | number of entries in one byte             | key, value, key, value, ...      |
+//! | `GLOBAL`         |                                           | two names: a module, and in it   |
 //!
 //! Sender and receiver are the same build, so the numbers may change between versions.
 
@@ -38,6 +39,8 @@ pub(super) const LIST_4: u8 = 0x13;
 pub(super) const DICT_1: u8 = 0x14;
 pub(super) const NAME_1: u8 = 0x15;
 
+pub(super) const GLOBAL: u8 = 0x16;
+
 /// The first byte of every pickle of protocol 2 and later.
 pub(super) const PICKLE: u8 = 0x80;
 
@@ -45,7 +48,7 @@ pub(super) const PICKLE: u8 = 0x80;
 pub(super) const MAX_NAME: usize = 23;
 
 /// Containers inside containers inside ...: at most so many levels.
-pub(super) const MAX_DEPTH: usize = 4;
+pub(super) const MAX_DEPTH: usize = 6;
 
 /// Strings, byte strings and containers in one message. Beyond it pickle's memo pays: it keeps what
 /// occurs twice shared and small.

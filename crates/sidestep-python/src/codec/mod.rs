@@ -56,6 +56,18 @@ pub fn call(
     encode::encode_call(names, args, kwds)
 }
 
+/// Serialises a task of a pool: a tuple of what to call, its arguments, and its keywords.
+///
+/// # Errors
+///
+/// As [`dumps`].
+pub fn task(task: &Bound<'_, PyAny>) -> PyResult<Message> {
+    match encode::encode_task(task) {
+        Some(message) => Ok(message),
+        None => pickle::dumps(task),
+    }
+}
+
 /// Serialises one object.
 ///
 /// Runs the program's own code when the object has some (`__reduce__`, registered reducers): call it
@@ -122,13 +134,16 @@ fn is_plain(obj: &Bound<'_, PyAny>) -> bool {
     plain(obj).is_some()
 }
 
-/// What [`dumps`] makes of an object, for tests: the head and a copy of each buffer.
+/// What [`dumps`], or for a pool's task [`task`], makes of an object, for tests: the head and a copy of
+/// each buffer.
 #[pyfunction]
+#[pyo3(signature = (obj, is_task=false))]
 fn _codec_dumps<'py>(
     py: Python<'py>,
     obj: &Bound<'py, PyAny>,
+    is_task: bool,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyList>)> {
-    let message = dumps(obj)?;
+    let message = if is_task { task(obj)? } else { dumps(obj)? };
     let buffers = PyList::empty(py);
     for buffer in &message.buffers {
         // SAFETY: the buffer is alive and contiguous, and with the interpreter lock held nothing

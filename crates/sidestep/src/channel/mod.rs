@@ -12,5 +12,6 @@ mod watch;
 
 pub(crate) use chain::{Chain, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
+pub(crate) use queue::sleep_until;
 pub use queue::{Queue, QueueOptions};
 pub use watch::{MOST as MOST_WATCHERS, Watch};

@@ -348,7 +348,7 @@ impl Queue {
 }
 
 /// Sleeps at `gate` until `ready` or the deadline, or once a signal handler has run.
-fn sleep_until(gate: &Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
+pub(crate) fn sleep_until(gate: &Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
     loop {
         let armed = gate.arm();
         if ready() {

@@ -20,6 +20,8 @@
 //!
 //! Numbers count the tasks ever submitted, wrapping; a result carries its task's number.
 
+mod inbox;
+
 use std::time::Duration;
 
 use crate::channel::{EnvelopeBox, Put, Queue, QueueOptions, Taken};
@@ -29,6 +31,8 @@ use crate::os::clock::{self, Deadline};
 use crate::primitive::Ordering;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
 use crate::sync::{Population, Stamp, Wait};
+
+pub use inbox::{Arrival, Inbox, Next, Order};
 
 /// Bytes of a worker's line on the board.
 ///
@@ -175,6 +179,11 @@ impl Pool {
     /// The references behind [`Pool::handle`].
     pub fn objects(&self) -> [&Ref; 3] {
         [self.tasks.object(), self.results.object(), &self.board]
+    }
+
+    /// Lines on the board: workers at once, at most.
+    pub fn lines(&self) -> u32 {
+        self.lines
     }
 
     fn family(&self) -> &'static Family {
