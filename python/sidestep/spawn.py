@@ -8,7 +8,6 @@ the process object. The child is an interpreter with the parent's flags that run
 from __future__ import annotations
 
 import _frozen_importlib_external as files
-import gc
 import io
 import os
 import sys
@@ -123,16 +122,11 @@ def spawn_main(
     if arena_fd is not None:
         # Before anything is unpickled, as anything may refer to it.
         _sidestep.attach(arena_fd)
-    sys.exit(_main(pipe_handle, parent_fd, fresh=True))
+    sys.exit(_main(pipe_handle, parent_fd))
 
 
-def _main(fd: int, parent_sentinel: int | None, fresh: bool = False) -> int:
-    """Read the process object from `fd`, be that process, and return its exit status.
-
-    A fresh interpreter looks at all that it holds several times at its end, for garbage. What comes
-    of imports is left out: nearly all of it goes at the end without that, and all of it with the
-    process, of which it is a good part of the time.
-    """
+def _main(fd: int, parent_sentinel: int | None) -> int:
+    """Read the process object from `fd`, be that process, and return its exit status."""
     current: Any = process.current_process()
     with os.fdopen(fd, "rb") as from_parent:
         current._inheriting = True
@@ -145,8 +139,6 @@ def _main(fd: int, parent_sentinel: int | None, fresh: bool = False) -> int:
                 # Before the main module is imported, which may take as long as it likes.
                 _sidestep.die_at_end_of(parent_sentinel)
             prepare(data)
-            if fresh:
-                gc.freeze()
             self: process.BaseProcess = load(from_parent)
         except KeyboardInterrupt as interrupt:
             process._report_interrupt(data.get("name", "starting"), interrupt)
