@@ -880,6 +880,10 @@ class Inbox:
     @property
     def expected(self) -> int | None:
         """How many tasks there are, if that is known."""
+    def has_room(self, made: int) -> bool:
+        """Tell whether one more task may be submitted when `made` were: large ones wait for it."""
+    def wait_room(self, made: int) -> None:
+        """Wait until one more task may be submitted when `made` were, or none is needed."""
     def count(self, items: int) -> None:
         """Note that a task with so many items was made."""
     @property
@@ -970,7 +974,8 @@ class PoolCore:
 
         Returns:
             The place of the next task; the items that could not be submitted, if it has stopped at
-            that; why not, or else what the source has raised; whether there may be more.
+            that; why not, or else what the source has raised; whether there may be more. It
+            returns early once the inbox has no room.
         """
     def enter(self, worker: int, stage: int) -> None:
         """Say how far a worker has come: 0 it is starting, 1 preparing, 2 ready to take tasks."""

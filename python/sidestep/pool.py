@@ -24,6 +24,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
@@ -803,8 +804,8 @@ class _Crew:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there are no tasks, nor a lazy map that may have more of them."""
-        if self.open or any(job._inbox.expected is None for job in self.list_jobs()):
+        """Whether there are no tasks, nor a map that may have more of them."""
+        if self.open or any(not job._inbox.claimed for job in self.list_jobs()):
             return False
         # The last one may have come before its map's input was found to be at its end.
         return not self.open
@@ -1607,6 +1608,10 @@ class Pool(_original.Root):
                 place, raised, goes_on = self._crew.feed(result, source, mapper, chunksize, place)
                 if raised is not None:
                     raise raised
+                if goes_on and not result._inbox.has_room(place):
+                    rest = partial(_feed_rest, self._crew, result, source, mapper, place)
+                    _start(threading.Thread(target=rest, name="sidestep-pool-feeder", daemon=True))
+                    break
             return result
         except BaseException:
             result._forget()
@@ -1764,6 +1769,7 @@ class _Feed:
             mapper = mapstar if results._chunksize > 1 else None
             try:
                 source = iter(self._iterable) if source is None else source
+                results._inbox.wait_room(count)
                 count, error, goes_on = self._crew.feed(
                     results, source, mapper, results._chunksize, count, self._most
                 )
@@ -1816,6 +1822,27 @@ class _BoundedFeed(_Feed):
     def _may_go_on(self) -> bool:
         self._room.get()
         return super()._may_go_on()
+
+
+def _feed_rest(
+    crew: _Crew,
+    job: MapResult[Any],
+    source: Iterator[Any],
+    mapper: Callable[..., Any],
+    place: int,
+) -> None:
+    """Submit the rest of a map whose tasks are large, as its results come."""
+    goes_on = True
+    while goes_on:
+        job._inbox.wait_room(place)
+        error: BaseException | None
+        try:
+            place, error, goes_on = crew.feed(job, source, mapper, job._chunksize, place)
+        except BaseException as raised:
+            error = raised
+        if error is not None:
+            job._finish(False, error)
+            return
 
 
 def _feed_one_by_one(

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,32 @@ def wait_for_gate(path: Path) -> str:
     with open(path) as gate:
         gate.read()
     return "open"
+
+
+def wait_with_load(path: Path, load: bytes) -> int:
+    wait_for_gate(path)
+    return len(load)
+
+
+class Lazy(Sequence[bytes]):
+    """Large items, numbered from 1 in each of their bytes, which exist only while they are used."""
+
+    def __init__(self, count: int, size: int, fails: int | None = None) -> None:
+        self.length, self.size, self.fails = count, size, fails
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n: Any) -> Any:
+        if n >= self.length:
+            raise IndexError(n)
+        if n == self.fails:
+            raise LookupError(f"item {n}")
+        return bytes([n + 1]) * self.size
+
+
+def first_and_size(load: bytes) -> tuple[int, int]:
+    return load[0], len(load)
 
 
 def broken_items() -> Iterator[int]:

@@ -586,6 +586,66 @@ def test_a_big_map(two: Any) -> None:
     )
 
 
+LARGE_ARGUMENTS = """
+import sys
+import pool_tasks as tasks
+import sidestep
+
+if __name__ == "__main__":
+    expected = [(n, 32 << 20) for n in range(1, 13)]
+    with sidestep.get_context("fork").Pool(2) as workers:
+        items = tasks.Lazy(12, 32 << 20)
+        assert workers.map(tasks.first_and_size, items, 1) == expected
+        assert list(workers.imap(tasks.first_and_size, items)) == expected
+        assert sorted(workers.imap_unordered(tasks.first_and_size, items)) == expected
+"""
+
+
+def test_large_arguments_are_sent_as_results_come(tmp_path: Path) -> None:
+    """However many there are: the arena does not hold all of these at once."""
+    program = tmp_path / "large.py"
+    program.write_text(LARGE_ARGUMENTS)
+    here = os.path.dirname(__file__)
+    subprocess.run(
+        [sys.executable, str(program)],
+        env={
+            **os.environ,
+            "SIDESTEP_ARENA_LIMIT": "280M",
+            "PYTHONPATH": os.pathsep.join([here, *sys.path]),
+        },
+        check=True,
+    )
+
+
+def test_close_waits_for_the_rest_of_a_map_of_large_arguments(fork: Any) -> None:
+    workers = fork.Pool(1)
+    result = workers.map_async(tasks.first_and_size, tasks.Lazy(8, 40 << 20), 1)
+    workers.close()
+    workers.join()
+    assert result.get() == [(n, 40 << 20) for n in range(1, 9)]
+
+
+def test_terminate_ends_a_map_of_large_arguments(fork: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    workers = fork.Pool(1)
+    result = workers.starmap_async(
+        tasks.wait_with_load, [(gate, bytes(40 << 20)) for _ in range(8)], 1
+    )
+    workers.terminate()
+    workers.join()
+    with pytest.raises(context.ProcessError, match="terminated"):
+        result.get()
+
+
+def test_the_rest_of_a_map_whose_input_fails_ends_it(fork: Any) -> None:
+    with fork.Pool(1) as workers:
+        result = workers.map_async(tasks.first_and_size, tasks.Lazy(8, 40 << 20, fails=6), 1)
+        with pytest.raises(LookupError, match="item 6"):
+            result.get()
+        assert workers.apply(tasks.square, (3,)) == 9
+
+
 def test_many_single_calls(either: Any) -> None:
     results = [either.apply_async(tasks.square, (n,)) for n in range(5000)]
     assert [result.get() for result in results] == [n * n for n in range(5000)]

@@ -181,6 +181,13 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
                     _ => self.dict(len, depth),
                 }
             }
+            NUMBERS => {
+                let [container, kind] = self.array()?;
+                let len = self.length_4()?;
+                let bytes = len.checked_mul(usize::from(kind & 0x7f));
+                let row = self.take(bytes.ok_or(Failure::Malformed)?)?;
+                self.numbers(container, kind, row)
+            }
             GLOBAL => {
                 let (module, name) = (self.key(depth)?, self.key(depth)?);
                 self.global(&module, &name).map_err(|error| {
@@ -189,6 +196,51 @@ impl<'a, 'py, B: Iterator<Item = Beside<'a, 'py>>> Decoder<'a, 'py, B> {
                 })
             }
             _ => Err(Failure::Malformed),
+        }
+    }
+
+    /// A container of numbers.
+    fn numbers(&self, container: u8, kind: u8, row: &[u8]) -> Decoded<Bound<'py, PyAny>> {
+        let ints_4 = |bytes: &[u8; 4]| self.int(i32::from_le_bytes(*bytes).into());
+        let ints_8 = |bytes: &[u8; 8]| self.int(i64::from_le_bytes(*bytes));
+        let floats = |bytes: &[u8; 8]| {
+            // SAFETY: makes a new reference or raises.
+            unsafe { self.owned(ffi::PyFloat_FromDouble(f64::from_le_bytes(*bytes))) }
+        };
+        match kind {
+            INTS_4 => self.fill(container, row.as_chunks().0, ints_4),
+            INTS_8 => self.fill(container, row.as_chunks().0, ints_8),
+            FLOATS_8 => self.fill(container, row.as_chunks().0, floats),
+            _ => Err(Failure::Malformed),
+        }
+    }
+
+    fn fill<const N: usize>(
+        &self,
+        container: u8,
+        row: &[[u8; N]],
+        make: impl Fn(&[u8; N]) -> Decoded<Bound<'py, PyAny>>,
+    ) -> Decoded<Bound<'py, PyAny>> {
+        let len = row.len() as ffi::Py_ssize_t;
+        // SAFETY: a new container each of whose places is filled once, as in `tuple`.
+        unsafe {
+            let (filled, set): (_, unsafe extern "C" fn(_, _, _) -> _) = match container {
+                IN_TUPLE => (ffi::PyTuple_New(len), ffi::PyTuple_SetItem),
+                IN_LIST => (ffi::PyList_New(len), ffi::PyList_SetItem),
+                _ => return Err(Failure::Malformed),
+            };
+            let filled = self.owned(filled)?;
+            for (index, bytes) in row.iter().enumerate() {
+                if set(
+                    filled.as_ptr(),
+                    index as ffi::Py_ssize_t,
+                    make(bytes)?.into_ptr(),
+                ) != 0
+                {
+                    return Err(Failure::Raised);
+                }
+            }
+            Ok(filled)
         }
     }
 

@@ -120,6 +120,32 @@ impl<'py> Named<'py> {
     }
 }
 
+/// The bytes of ints in a row, if they fit, and which they are.
+///
+/// # Safety
+///
+/// As for `Encoder::numbers`; all items are ints.
+unsafe fn ints(
+    len: ffi::Py_ssize_t,
+    item: impl Fn(ffi::Py_ssize_t) -> *mut ffi::PyObject,
+) -> Option<(u8, Vec<u8>)> {
+    let value = |index| {
+        let mut overflow = 0;
+        // SAFETY: as the caller promises; no error is possible but the overflow, which is told apart.
+        let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(item(index), &mut overflow) };
+        (overflow == 0).then_some(value)
+    };
+    let values = (0..len).map(value).collect::<Option<Vec<i64>>>()?;
+    let short = |value: &i64| i32::try_from(*value).ok().map(i32::to_le_bytes);
+    Some(match values.iter().map(short).collect::<Option<Vec<_>>>() {
+        Some(row) => (INTS_4, row.into_flattened()),
+        None => {
+            let row: Vec<_> = values.into_iter().map(i64::to_le_bytes).collect();
+            (INTS_8, row.into_flattened())
+        }
+    })
+}
+
 /// The object is not for this encoding.
 struct GaveUp;
 
@@ -417,6 +443,48 @@ impl<'py> Encoder<'py> {
         Ok(())
     }
 
+    /// Writes the items of a container in a row, if they are many and all ints or all floats: whether
+    /// they are.
+    ///
+    /// # Safety
+    ///
+    /// `item` returns live objects for indexes below `len`, and no Python code runs.
+    unsafe fn numbers(
+        &mut self,
+        container: u8,
+        len: ffi::Py_ssize_t,
+        item: impl Fn(ffi::Py_ssize_t) -> *mut ffi::PyObject,
+    ) -> bool {
+        if !NUMBERS_IN_A_ROW.contains(&len) {
+            return false;
+        }
+        // SAFETY: as the caller promises; each object has the exact type that its call wants.
+        let (kind, row) = unsafe {
+            let kind = ffi::Py_TYPE(item(0));
+            if (1..len).any(|index| ffi::Py_TYPE(item(index)) != kind) {
+                return false;
+            }
+            if kind == &raw mut ffi::PyFloat_Type {
+                let bytes = |index| ffi::PyFloat_AsDouble(item(index)).to_le_bytes();
+                (
+                    FLOATS_8,
+                    (0..len).map(bytes).collect::<Vec<_>>().into_flattened(),
+                )
+            } else if kind == &raw mut ffi::PyLong_Type {
+                match ints(len, item) {
+                    Some(row) => row,
+                    None => return false,
+                }
+            } else {
+                return false;
+            }
+        };
+        self.head.tagged(NUMBERS, [container, kind]);
+        self.head.extend(&(len as u32).to_le_bytes());
+        self.head.extend(&row);
+        true
+    }
+
     /// # Safety
     ///
     /// As for `value`; the object is a tuple.
@@ -431,6 +499,9 @@ impl<'py> Encoder<'py> {
                 return Ok(());
             }
             self.open(obj, depth)?;
+            if self.numbers(IN_TUPLE, len, |index| ffi::PyTuple_GetItem(obj, index)) {
+                return Ok(());
+            }
             self.count(len, TUPLE_1, TUPLE_4)?;
             for index in 0..len {
                 self.value(ffi::PyTuple_GetItem(obj, index), depth + 1)?;
@@ -448,6 +519,9 @@ impl<'py> Encoder<'py> {
         // borrowed from it.
         unsafe {
             let len = ffi::PyList_Size(obj);
+            if self.numbers(IN_LIST, len, |index| ffi::PyList_GetItem(obj, index)) {
+                return Ok(());
+            }
             self.count(len, LIST_1, LIST_4)?;
             for index in 0..len {
                 self.value(ffi::PyList_GetItem(obj, index), depth + 1)?;

@@ -13,6 +13,7 @@
 //! | `LIST_n`         | number of items in `n` bytes              | the items                        |
 //! | `NAME_1`         | length in one byte, below 24              | as `STR_1`; it comes often       |
 //! | `DICT_1`         | number of entries in one byte             | key, value, key, value, ...      |
+//! | `NUMBERS`        | what they are in, what they are, number   | that many numbers, 4 or 8 bytes  |
 //! | `GLOBAL`         |                                           | two names: a module, and in it   |
 //!
 //! Sender and receiver are the same build, so the numbers may change between versions.
@@ -40,6 +41,19 @@ pub(super) const DICT_1: u8 = 0x14;
 pub(super) const NAME_1: u8 = 0x15;
 
 pub(super) const GLOBAL: u8 = 0x16;
+pub(super) const NUMBERS: u8 = 0x17;
+
+/// What numbers in a row are in.
+pub(super) const IN_TUPLE: u8 = 0;
+pub(super) const IN_LIST: u8 = 1;
+
+/// What they are, with their width in bytes.
+pub(super) const INTS_4: u8 = 4;
+pub(super) const INTS_8: u8 = 8;
+pub(super) const FLOATS_8: u8 = 0x88;
+
+/// So many numbers of one kind in a container are written in a row.
+pub(super) const NUMBERS_IN_A_ROW: core::ops::RangeInclusive<isize> = 16..=1 << 20;
 
 /// The first byte of every pickle of protocol 2 and later.
 pub(super) const PICKLE: u8 = 0x80;

@@ -7,6 +7,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use sidestep::os::clock::Deadline;
 use sidestep::pool::{Arrival, Inbox as Engine, Next, Order};
 use sidestep::sync::Wait;
 
@@ -27,6 +28,8 @@ pub struct Inbox {
     chunked: bool,
     /// How many items there are in the tasks so far.
     items: AtomicUsize,
+    /// How many tasks may be open at once.
+    most: AtomicUsize,
 }
 
 /// Success and value as one.
@@ -79,6 +82,11 @@ impl Inbox {
         Ok(whole.into_any())
     }
 
+    /// Have at most so many tasks open at once.
+    pub fn limit(&self, most: usize) {
+        self.most.store(most, Relaxed);
+    }
+
     /// Whether somebody ends the job, or has done it, or all results have come.
     pub fn is_over(&self) -> bool {
         self.inner.is_claimed()
@@ -109,6 +117,7 @@ impl Inbox {
             job: PyWeakrefReference::new(job)?.unbind(),
             chunked,
             items: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -185,6 +194,17 @@ impl Inbox {
     /// Notes that a task with so many items was made.
     pub fn count(&self, items: usize) {
         self.items.fetch_add(items, Relaxed);
+    }
+
+    /// Whether one more task may be submitted when `made` were.
+    pub fn has_room(&self, made: usize) -> bool {
+        self.inner.has_room(made, self.most.load(Relaxed))
+    }
+
+    /// Waits until one more task may be submitted when `made` were, or none is needed.
+    fn wait_room(&self, py: Python<'_>, made: usize) -> PyResult<()> {
+        let most = self.most.load(Relaxed);
+        wait(py, || self.inner.wait_room(made, most, Deadline::NEVER)).map(|_| ())
     }
 
     /// How many items there are in the tasks so far.

@@ -25,6 +25,11 @@ use inbox::{Entry, Inbox, came, report, take_items};
 /// Most results that `collect` takes in one go: other threads, and the handlers of signals, wait meanwhile.
 const BATCH: usize = 256;
 
+/// From this size of tasks on only so many bytes are submitted ahead of the workers, or two tasks for each:
+/// memory that was used before is far cheaper than fresh one.
+const LARGE: u64 = 1 << 20;
+const AHEAD: u64 = 64 << 20;
+
 /// While each worker has so many tasks before it, results are taken in batches, so often: to be woken for
 /// each costs more than to take it.
 const BACKLOG: u32 = 4;
@@ -115,16 +120,18 @@ impl PoolCore {
         open: &Bound<'py, PyDict>,
         entry: impl FnOnce(Option<PackedTask>) -> PyResult<Bound<'py, PyTuple>>,
         keep: bool,
-    ) -> PyResult<()> {
+    ) -> PyResult<u64> {
         let pool = self.pool()?;
         let message = pack_task(task, Pool::SHORT)?;
+        let bytes = message.len();
         let (number, packed) = if keep {
             let packed = PackedTask::new(message);
             (pool.submit(packed.parcel()?).map_err(to_py)?, Some(packed))
         } else {
             (send(message, |parcel| pool.submit(parcel))?, None)
         };
-        open.set_item(number, entry(packed)?)
+        open.set_item(number, entry(packed)?)?;
+        Ok(bytes)
     }
 }
 
@@ -205,7 +212,7 @@ impl PoolCore {
         keep: bool,
     ) -> PyResult<()> {
         let entry = |packed| (inbox, place, packed, 1, keeper).into_pyobject(task.py());
-        self.submit_noted(task, open, entry, keep)
+        self.submit_noted(task, open, entry, keep).map(|_| ())
     }
 
     /// Submits a task once more that was kept, and notes `entry` under its number in `open`.
@@ -222,7 +229,7 @@ impl PoolCore {
     /// Makes tasks of the items of `source`, from `place` on, and submits them: of each item a call of
     /// `function`; or with a `mapper`, of `chunksize` items at a time a call of that with the function and
     /// them. As `submit` otherwise. Returns once `most` are done, the source is at its end or has raised
-    /// something, or a task cannot be submitted.
+    /// something, a task cannot be submitted, or the inbox has no room.
     #[allow(clippy::too_many_arguments)] // What tasks are made of, and the parts of an entry.
     fn feed<'py>(
         &self,
@@ -263,7 +270,17 @@ impl PoolCore {
             };
             let entry = |packed| (inbox, place, packed, 1, keeper).into_pyobject(py);
             match self.submit_noted(task.as_any(), open, entry, keep) {
-                Ok(()) => place += 1,
+                Ok(bytes) => {
+                    place += 1;
+                    if bytes >= LARGE {
+                        let workers = self.pool()?.lines() as usize;
+                        let fit = usize::try_from(AHEAD / bytes).unwrap_or(0);
+                        inbox.get().limit(fit.max(2 * workers));
+                    }
+                    if !inbox.get().has_room(place) {
+                        return Ok((place, None, None, true));
+                    }
+                }
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     return Ok((place, Some(items), Some(exception(py, error)), true));
                 }

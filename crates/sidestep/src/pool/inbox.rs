@@ -48,7 +48,10 @@ pub enum Next<V, E> {
 pub struct Inbox<V, W, E> {
     order: Order,
     state: Mutex<State<V, W, E>>,
+    /// Of those who ask for results.
     gate: Gate,
+    /// Of who makes the tasks.
+    room: Gate,
 }
 
 struct State<V, W, E> {
@@ -89,6 +92,7 @@ impl<V, W, E> Inbox<V, W, E> {
                 ending: None,
             }),
             gate: Gate::new(),
+            room: Gate::new(),
         }
     }
 
@@ -131,6 +135,7 @@ impl<V, W, E> Inbox<V, W, E> {
         if self.order != Order::Whole {
             self.gate.wake_all();
         }
+        self.room.wake_all();
         arrival
     }
 
@@ -177,7 +182,10 @@ impl<V, W, E> Inbox<V, W, E> {
     /// Asks to end the call: `false` if somebody else does that, or all results have come.
     pub fn claim(&self) -> bool {
         let mut state = self.state();
-        !std::mem::replace(&mut state.claimed, true)
+        let claimed = std::mem::replace(&mut state.claimed, true);
+        drop(state);
+        self.room.wake_all();
+        !claimed
     }
 
     /// Whether somebody ends the call, or has done it, or all results have come.
@@ -213,9 +221,10 @@ impl<V, W, E> Inbox<V, W, E> {
         self.state().outcome.as_ref().map(look)
     }
 
-    /// How many results have come.
-    pub fn came(&self) -> usize {
-        self.state().came
+    /// Whether of the `made` tasks fewer than `most` are still open, or the call is about to end.
+    pub fn has_room(&self, made: usize, most: usize) -> bool {
+        let state = self.state();
+        state.claimed || made.saturating_sub(state.came) < most
     }
 
     /// How many there will be, if that is known.
@@ -280,6 +289,11 @@ impl<V, W, E> Inbox<V, W, E> {
     /// Waits until the call was ended.
     pub fn wait_end(&self, deadline: Deadline) -> Wait {
         sleep_until(&self.gate, deadline, || self.is_ended())
+    }
+
+    /// Waits until [`Inbox::has_room`].
+    pub fn wait_room(&self, made: usize, most: usize, deadline: Deadline) -> Wait {
+        sleep_until(&self.room, deadline, || self.has_room(made, most))
     }
 
     /// Waits until [`Inbox::next`] has an answer.
@@ -400,6 +414,32 @@ mod tests {
         let inbox = Numbers::new(Order::InOrder, None);
         assert_eq!(inbox.expect(0), Arrival::Last(None));
         assert_eq!(inbox.next(), Next::Over);
+    }
+
+    #[test]
+    fn there_is_room_once_tasks_are_done_or_nobody_wants_more() {
+        let inbox = Numbers::new(Order::Whole, Some(5));
+        let (now, wait) = (Deadline::after(NOW), Wait::Ready);
+        assert_eq!(inbox.wait_room(1, 2, now), wait);
+        assert_eq!(inbox.wait_room(2, 2, now), Wait::TimedOut);
+        assert_eq!(inbox.put(0, Ok(10)), Arrival::Noted);
+        assert_eq!(inbox.wait_room(2, 2, now), wait);
+        assert!(!inbox.has_room(3, 2) && inbox.claim());
+        assert!(inbox.has_room(3, 2));
+    }
+
+    #[test]
+    fn who_makes_tasks_is_woken_for_more() {
+        let inbox = Numbers::new(Order::Whole, Some(100));
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                (1..=100).all(|made| inbox.wait_room(made, 2, Deadline::NEVER) == Wait::Ready)
+            });
+            for place in 0..99 {
+                let _ = inbox.put(place, Ok(1));
+            }
+            assert!(matches!(maker.join(), Ok(true)));
+        });
     }
 
     #[test]
