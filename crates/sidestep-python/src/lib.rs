@@ -19,6 +19,7 @@ mod message;
 mod pool;
 mod porch;
 mod queue;
+mod start;
 mod values;
 mod wait;
 
@@ -26,6 +27,7 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    start::register(m)?;
     #[cfg(feature = "crash-points")]
     crash::register(m)?;
     doctor::register(m)?;
