@@ -51,7 +51,7 @@ class AbandonedLockError(context.ProcessError):
         if self.exitcode is None:
             end = "ended"
         elif self.exitcode < 0:
-            name = process._exitcode_to_name.get(self.exitcode, str(self.exitcode))
+            name = process._name_of(self.exitcode)
             end = f"was killed by {name.lstrip('-')}"
         else:
             end = f"left with exit code {self.exitcode}"

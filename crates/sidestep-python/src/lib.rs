@@ -21,6 +21,7 @@ mod pool;
 mod porch;
 mod queue;
 mod quick;
+mod start;
 mod values;
 mod wait;
 
@@ -28,6 +29,7 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    start::register(m)?;
     #[cfg(feature = "crash-points")]
     crash::register(m)?;
     doctor::register(m)?;
