@@ -76,6 +76,7 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
+@final
 class SignalScope:
     """A block in which a process is started; signals that were held are let through at its end.
 
@@ -84,7 +85,9 @@ class SignalScope:
     """
 
     def __enter__(self) -> SignalScope: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(
+        self, _kind: object = None, _error: object = None, _traceback: object = None, /
+    ) -> None: ...
 
 def hold_signals() -> None:
     """Have signals for which there is a handler wait for the end of the scope, if there is one.
@@ -99,17 +102,19 @@ def let_signals_through() -> None:
 def blocked_signals() -> int:
     """Return the signals that this thread has blocked: the bit of signal 1 is the lowest."""
 
-def block_signals(signals: int, /) -> None:
+def block_signals(signals: int) -> None:
     """Block `signals`, as told by `blocked_signals`, and no others.
 
     What has come meanwhile is handled in here, and may raise.
     """
 
+@final
 class Fds:
     """Descriptors that the process which made this closes when it is called, or is garbage."""
 
-    def __call__(self) -> None: ...
+    def __call__(self, *args: Any) -> None: ...
 
+@final
 class LifeLines:
     """The descriptors by which a parent and its child see each other's end.
 
@@ -123,7 +128,7 @@ class LifeLines:
 
     parent_fd: int
     child_fds: list[int]
-    def __init__(self, dies_with_parent: bool, pidfds: bool = True) -> None: ...
+    def __new__(cls, dies_with_parent: bool, pidfds: bool = True) -> Self: ...
     def started(self, pid: int) -> tuple[int, Fds]:
         """Keep the parent's part, of a child that has not been reaped.
 
@@ -831,7 +836,7 @@ def oom_kills() -> int:
 
 @final
 class PackedTask:
-    """A serialised task, see `PoolCore.pack`."""
+    """A serialised task, see `PoolCore.submit`."""
 
 @final
 class Inbox:
@@ -906,6 +911,7 @@ class Inbox:
             StopIteration: There are no more.
         """
 
+@final
 class PoolCore:
     """The shared parts of a pool: tasks, results, and a board that says who runs what.
 

@@ -214,10 +214,11 @@ def test_nothing_public_is_inherited() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_everybody_knows_a_childs_name(method: str) -> None:
     ctx: Any = sidestep.get_context(method)
-    queue = ctx.Queue()
-    child = ctx.Process(target=children.names, args=(queue,), name="worker of mine")
+    queue, go = ctx.Queue(), ctx.Event()
+    child = ctx.Process(target=children.names, args=(queue, go), name="worker of mine")
     child.start()
     assert child in multiprocessing.active_children()
+    go.set()
     *found, same, parent, childless = queue.get()
     child.join()
     assert found == ["worker of mine"] * 3
