@@ -1046,7 +1046,7 @@ unsafe extern "C" fn recv(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject
                     .into_object(py)
                     .map(Some)
             }
-            Some((_, message)) => codec::long(py, &message).map(Some),
+            Some((_, message)) => codec::long(py, message.as_slice()).map(Some),
             None => Ok(None),
         });
         result(py, object, || CONNECTION[1].in_full_plain(slf))

@@ -16,6 +16,7 @@ use pyo3::{intern, types::PyString};
 use sidestep::channel::{Brief, EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
 use sidestep::os::clock::Deadline;
 use sidestep::os::doorbell;
+use sidestep::shm::Envelope;
 use sidestep::sync::Wait;
 
 use crate::codec;
@@ -174,39 +175,36 @@ impl Queue {
     fn send_all(
         py: Python<'_>,
         queue: &Shared,
-        packed: Vec<Outgoing>,
+        packed: Vec<Parcel>,
         block: bool,
         deadline: Deadline,
         done: &mut usize,
     ) -> PyResult<()> {
-        let mut rest = packed.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut run = Vec::new();
-            while let Some(Outgoing::Short(message)) =
-                rest.next_if(|item| run.len() < 1024 && matches!(item, Outgoing::Short(_)))
-            {
-                run.push(message);
-            }
+        for parcel in packed {
+            let run = match parcel {
+                Parcel::Run(run) => run,
+                Parcel::Long(envelope) => {
+                    if !Self::send(py, queue, Outgoing::Long(envelope), block, deadline)? {
+                        return Ok(());
+                    }
+                    *done += 1;
+                    continue;
+                }
+            };
             let mut sent = 0;
-            while sent < run.len() {
-                let heads = run[sent..].iter().map(|message| &*message.head);
-                let now = queue.try_put_many(0, heads).map_err(to_py)?;
+            while sent < run.ends.len() {
+                let some = sent..run.ends.len().min(sent + RUN);
+                let now = queue
+                    .try_put_many(0, some.map(|at| run.message(at)))
+                    .map_err(to_py)?;
                 sent += now;
                 *done += now;
-                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
-                if sent < run.len()
-                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
-                {
-                    return Ok(());
+                if now == 0 {
+                    let len = run.message(sent).len() as u64;
+                    if !block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut {
+                        return Ok(());
+                    }
                 }
-            }
-            if run.is_empty()
-                && let Some(item) = rest.next()
-            {
-                if !Self::send(py, queue, item, block, deadline)? {
-                    return Ok(());
-                }
-                *done += 1;
             }
         }
         Ok(())
@@ -216,7 +214,7 @@ impl Queue {
     #[inline]
     fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
         if let Some(message) = queue.try_take_brief() {
-            return codec::long(py, &message).map(Item::Object);
+            return codec::long(py, message.as_slice()).map(Item::Object);
         }
         let mut buffer = BUFFER.with(RefCell::take);
         buffer.clear();
@@ -428,12 +426,13 @@ impl Queue {
         let queue = Self::open(slf, WRITER)?;
         let deadline = deadline(timeout)?;
         // All are serialised before the first is sent: if one cannot be, none was.
-        let mut packed = Vec::new();
+        let (mut packed, mut count) = (Vec::new(), 0);
         for item in items.try_iter()? {
-            packed.push(pack(&item?, Shared::INLINE_MAX)?);
+            Parcel::add(&mut packed, &item?)?;
+            count += 1;
         }
         slf.get().used.store(true, Ordering::Relaxed);
-        let (count, mut done) = (packed.len(), 0);
+        let mut done = 0;
         let sent = Self::send_all(py, queue, packed, block, deadline, &mut done);
         if let Err(error) = sent {
             // The arena is full, or a signal handler raised: the caller must know where it stands.
@@ -476,7 +475,7 @@ impl Queue {
             queue.try_take_many((limit - list.len()).min(1024), &mut buffer, &mut ends);
             let mut start = 0;
             for end in &ends {
-                let item = codec::loads(py, &buffer[start..*end], Vec::new());
+                let item = codec::long(py, &buffer[start..*end]);
                 slf.get().gather(&list, item)?;
                 start = *end;
             }
@@ -691,7 +690,7 @@ unsafe extern "C" fn get(
             && let Some(message) = instance::<Queue>(slf).take_quickly()
         {
             let py = Python::assume_attached();
-            return match codec::long(py, &message) {
+            return match codec::long(py, message.as_slice()) {
                 Ok(object) => object.into_ptr(),
                 Err(error) => {
                     error.restore(py);
@@ -709,4 +708,60 @@ unsafe extern "C" fn get(
 /// Out of memory.
 pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     quick::give::<Queue>(class, &QUEUE)
+}
+
+/// Messages that are put under one lock, at most: others wait meanwhile.
+const RUN: usize = 1024;
+
+/// Of several items: short ones in a row, one behind the other in memory, or a long one.
+enum Parcel {
+    Run(Run),
+    Long(Envelope),
+}
+
+#[derive(Default)]
+struct Run {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Run {
+    fn push(&mut self, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn message(&self, at: usize) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.bytes[start..self.ends[at]]
+    }
+}
+
+impl Parcel {
+    /// Serialises an item, behind the others.
+    #[inline]
+    fn add(packed: &mut Vec<Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        let brief = codec::short(item);
+        let message = match &brief {
+            Some(_) => None,
+            None => match pack(item, Shared::INLINE_MAX)? {
+                Outgoing::Short(message) => Some(message),
+                Outgoing::Long(envelope) => {
+                    packed.push(Self::Long(envelope));
+                    return Ok(());
+                }
+            },
+        };
+        if !matches!(packed.last(), Some(Self::Run(_))) {
+            packed.push(Self::Run(Run::default()));
+        }
+        if let Some(Self::Run(run)) = packed.last_mut() {
+            match (&brief, &message) {
+                (Some(brief), _) => run.push(brief.as_slice()),
+                (None, Some(message)) => run.push(&message.head),
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
 }

@@ -91,17 +91,17 @@ pub fn short(obj: &Bound<'_, PyAny>) -> Option<Brief> {
     None
 }
 
-/// Rebuilds the object of a brief message.
+/// Rebuilds the object of a short message.
 ///
 /// # Errors
 /// As [`super::loads`].
 #[inline]
-pub fn long<'py>(py: Python<'py>, message: &Brief) -> PyResult<Bound<'py, PyAny>> {
+pub fn long<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: the interpreter lock is held; a new reference comes back, or an error is set.
     let number = |made| unsafe { Bound::from_owned_ptr_or_err(py, made) };
     // SAFETY: as above.
     unsafe {
-        match message.as_slice() {
+        match message {
             &[INT_1, byte] => number(ffi::PyLong_FromLong((byte as i8).into())),
             &[INT_4, a, b, c, d] => number(ffi::PyLong_FromLong(
                 i32::from_le_bytes([a, b, c, d]).into(),
