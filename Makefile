@@ -9,6 +9,11 @@
 # make complaints  25 public complaints, as programs: the standard library beside the package
 #               (VERSIONS="3.11 3.12 3.13" with each; COMPLAINTS="--only 'c02*'" picks some)
 # make bench    the package beside the standard library (BENCH="--only 'queue*'" picks some)
+# make bench-scaling  the same with 10 and 100 times as much, 1 to 16 processes, 8 B to 256 MB
+# make bench-memory   what idle workers and queued items take, what is given back
+# make bench-rivals   queues beside faster-fifo, pools beside loky, joblib and mpire
+# make bench-engine   the engine alone, in Rust: times, and instructions where valgrind is found
+# make figures  the tables of BENCHMARKS.md and the plots, from what the above have kept
 # make schedules  scenarios of the engine in random orders, with deaths (SCHEDULES=0..100000 runs
 #               more, SCHEDULES=4522 repeats the one that failed)
 # make fuzz     bytes from elsewhere: frames, handshakes, handles, messages, a manager's requests
@@ -66,7 +71,7 @@ OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_
                       3.11 3.12 3.13)
 
 .PHONY: demo test check matrix storm soak churn thousands schedules fuzz sanitize conformance complaints \
-        bench clean build preflight
+        bench bench-scaling bench-memory bench-rivals bench-engine figures clean build preflight
 
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
@@ -88,7 +93,23 @@ complaints: $(VENV)/.installed
 	    $(foreach it,$(VERSIONS),--python "$$(scripts/find-python $(it))")
 
 bench: $(VENV)/.with-bench
-	@$(BIN)/python benches/run.py $(BENCH)
+	@$(BIN)/python benches/run.py bench $(BENCH)
+
+bench-scaling: $(VENV)/.with-bench
+	@$(BIN)/python benches/run.py scaling $(BENCH)
+
+bench-memory: $(VENV)/.with-bench
+	@$(BIN)/python benches/run.py memory $(BENCH)
+
+bench-rivals: $(VENV)/.with-bench
+	@scripts/install-rivals $(BIN)/python
+	@$(BIN)/python benches/run.py rivals $(BENCH)
+
+bench-engine: $(VENV)/.with-bench
+	@$(BIN)/python benches/engine.py $(BENCH)
+
+figures: $(VENV)/.with-bench
+	@$(BIN)/python benches/figures.py
 
 schedules: | preflight
 	@scripts/schedules $(SCHEDULES)

@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def life_line() -> None:
     """Made at the first need and kept until the process ends: so before the first comparison."""
-    os.close(_sidestep.life_line())
+    _sidestep.LifeLines(True).abandon()
 
 
 @pytest.fixture(autouse=True)

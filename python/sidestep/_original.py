@@ -4,58 +4,59 @@ The package is either *alone*: it goes by the name of `multiprocessing` and the 
 be imported; or it stands *beside* the original. Then other libraries must recognise our objects
 as the standard library's: they test `isinstance`, replace methods of its classes, register
 reducers with its pickler and ask it which process this is. So our classes descend from its
-classes, and who is running, what is registered and which errors there are is kept in one place
-for both: its own. No behaviour is taken from it.
+classes, and who is running, what is registered and which errors there are is one thing for
+both. No behaviour is taken from it.
+
+Nothing of it is imported here, as that would take longer than all the rest. A program that has
+imported it before finds its things used here, and one that does so later finds ours there.
 """
 
-import importlib
 import sys
+
+from . import _later
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any, TypeVar
 
     _Class = TypeVar("_Class", bound=type[Any])
 
 __all__ = [
-    "BESIDE",
     "ErrorRoot",
     "Root",
     "descend",
     "loaded",
     "module",
+    "put",
     "replaced",
     "same",
+    "tell_logging",
     "when_imported",
 ]
 
 _NAME = "multiprocessing"
 
 
-def _is_beside() -> bool:
-    try:
-        found = importlib.import_module(_NAME)
-    except ImportError:
-        return False
-    # Where this package goes by the name, what is found is the package itself, or the stand-in
-    # that is just importing it and has nothing in it yet.
-    return found.__name__ == _NAME and hasattr(found, "Process")
-
-
-BESIDE = _is_beside()
+def loaded(name: str) -> "ModuleType | None":
+    """Return the original's module `name` if the program has imported it, else None."""
+    return _later.loaded(f"{_NAME}.{name}")
 
 
 def module(name: str) -> "ModuleType | None":
-    """Return the original's module `name`, importing it; None if the package is alone."""
-    return importlib.import_module(f"{_NAME}.{name}") if BESIDE else None
+    """Return what `loaded` does; if another thread is just importing it, wait for that."""
+    if loaded(name) is not None:
+        __import__(f"{_NAME}.{name}")
+    return loaded(name)
 
 
-def loaded(name: str) -> "ModuleType | None":
-    """Return the original's module `name` if the program has imported it, else None."""
-    return sys.modules.get(f"{_NAME}.{name}") if BESIDE else None
+def when_imported(name: str, act: "Callable[[Any], object]") -> None:
+    """Have `act` called with the original's module `name` when it is imported, at once if it was.
+
+    Nobody can have to do with a module that is not imported.
+    """
+    _later.when_imported(f"{_NAME}.{name}", act)
 
 
 def replaced(name: str, *path: str) -> "Any":
@@ -67,7 +68,9 @@ def replaced(name: str, *path: str) -> "Any":
         name: The module of the original.
         path: Where the function is: its name, or the class's and its own.
     """
-    found: Any = loaded(name)
+    found: Any = sys.modules.get(f"{_NAME}.{name}")
+    if found is None or found.__name__ != f"{_NAME}.{name}":
+        return None
     for part in path:
         found = getattr(found, part, None)
     if found is None or getattr(found, "__module__", None) == f"{_NAME}.{name}":
@@ -75,42 +78,58 @@ def replaced(name: str, *path: str) -> "Any":
     return found
 
 
+def tell_logging() -> None:
+    """Have log records name this process and its children, from now on.
+
+    `logging` asks the original for the name, but only where somebody has imported that.
+    """
+    global _logging_told
+    if not _logging_told:
+        _logging_told = True
+        _later.when_imported("logging", lambda _: __import__(_NAME))
+
+
+_logging_told = False
+
+
 # --- one thing for both ------------------------------------------------------------------------
 
 
-def same(name: str) -> "Callable[[_Class], _Class]":
-    """Put the original's class in place of the decorated one, which serves only alone.
+def same(
+    name: str, take_over: "Callable[[Any], object] | None" = None
+) -> "Callable[[_Class], _Class]":
+    """Have one class for both packages: the original's, or the decorated one if that came first.
 
-    For what must be one thing for both packages: errors that are caught, registries.
+    For errors that are caught, and for registries.
+
+    Args:
+        name: The module of the original.
+        take_over: Called with the original's class when ours takes its place.
     """
 
     def decorate(cls: "_Class") -> "_Class":
-        found: _Class = getattr(module(name), cls.__name__) if BESIDE else cls
-        return found
+        theirs: Any = module(name)
+        if theirs is not None:
+            found: _Class = getattr(theirs, cls.__name__)
+            return found
+
+        def take_its_place(theirs: "Any") -> None:
+            if take_over is not None:
+                take_over(getattr(theirs, cls.__name__))
+            put(theirs, cls.__name__, cls)
+
+        when_imported(name, take_its_place)
+        return cls
 
     return decorate
 
 
-# --- what waits for the original ------------------------------------------------------------------
-
-# By module of the original that was not imported yet: what is to be done when it is.
-_waiting: "dict[str, list[Callable[[Any], object]]]" = {}
-
-
-def when_imported(name: str, act: "Callable[[Any], object]") -> None:
-    """Have `act` called with the original's module `name` when it is imported, at once if it was.
-
-    Importing costs time, and nobody can have to do with a module that is not imported.
-    """
-    if not BESIDE:
-        return
-    if loaded(name) is not None:
-        # If another thread is just importing it, this waits for that.
-        act(module(name))
-        return
-    if not _waiting:
-        sys.meta_path.insert(0, _Finder)
-    _waiting.setdefault(f"{_NAME}.{name}", []).append(act)
+def put(theirs: "ModuleType", name: str, ours: object) -> None:
+    """Put `ours` in place of what the original's module and its classes have under `name`."""
+    classes = [cls for cls in vars(theirs).values() if isinstance(cls, type)]
+    for namespace in (theirs, *(cls for cls in classes if cls.__module__ == theirs.__name__)):
+        if name in vars(namespace):
+            setattr(namespace, name, ours)
 
 
 class Root:
@@ -146,34 +165,3 @@ def _adopt(cls: "type[Any]", theirs: "type[Any]") -> None:
 
 def _nothing(self: object) -> None:
     pass
-
-
-class _Finder:
-    """Finds modules of the original as the others do, and acts once they have run."""
-
-    @classmethod
-    def find_spec(
-        cls, fullname: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
-    ) -> "ModuleSpec | None":
-        if fullname not in _waiting:
-            return None
-        for finder in sys.meta_path:
-            if finder is cls:
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                _act_after(spec.loader)
-                return spec
-        return None
-
-
-def _act_after(loader: "Any") -> None:
-    """Have the loader, once it has run its module, do what waits for it."""
-    run = loader.exec_module
-
-    def exec_module(module: "ModuleType") -> None:
-        run(module)
-        for act in _waiting.pop(module.__name__, ()):
-            act(module)
-
-    loader.exec_module = exec_module

@@ -25,6 +25,8 @@ _T = TypeVar("_T", default=Any)
 _Sent_contra = TypeVar("_Sent_contra", contravariant=True, default=Any)
 _Received_co = TypeVar("_Received_co", covariant=True, default=Any)
 
+_Class = TypeVar("_Class", bound=type[Any])
+
 # Offset and generation of an object in the arena.
 _Name: TypeAlias = tuple[int, int]
 # Offset and generation of a pipe, and the side of it.
@@ -74,17 +76,89 @@ def pidfd_open(pid: int) -> int:
         OSError: There is no such process (ESRCH) or the kernel refuses pidfds (ENOSYS, EPERM).
     """
 
-def life_line() -> int:
-    """Return a descriptor that polls readable once this process has ended (close-on-exec).
+@final
+class SignalScope:
+    """A block in which a process is started; signals that were held are let through at its end.
 
-    It is for one child alone, which may pass it to `die_at_end_of`. Nothing can be read from it.
+    A handler that raises, as that of Ctrl-C does, between the start of a process and the note of
+    it would leave a child that nobody knows of.
+    """
+
+    def __enter__(self) -> SignalScope: ...
+    def __exit__(
+        self, _kind: object = None, _error: object = None, _traceback: object = None, /
+    ) -> None: ...
+
+def hold_signals() -> None:
+    """Have signals for which there is a handler wait for the end of the scope, if there is one.
+
+    A process that is started meanwhile inherits that. Handlers of those that have come already run
+    in here, and may raise.
+    """
+
+def let_signals_through() -> None:
+    """Undo `hold_signals`; in a forked child, too. What has come meanwhile is handled in here."""
+
+def blocked_signals() -> int:
+    """Return the signals that this thread has blocked: the bit of signal 1 is the lowest."""
+
+def block_signals(signals: int) -> None:
+    """Block `signals`, as told by `blocked_signals`, and no others.
+
+    What has come meanwhile is handled in here, and may raise.
+    """
+
+@final
+class Fds:
+    """Descriptors that the process which made this closes when it is called, or is garbage."""
+
+    def __call__(self, *args: Any) -> None: ...
+
+@final
+class LifeLines:
+    """The descriptors by which a parent and its child see each other's end.
+
+    Args:
+        dies_with_parent: Whether the child may pass `parent_fd` to `die_at_end_of`.
+        pidfds: Whether to use pidfds; else it is as where the kernel refuses them.
 
     Raises:
-        OSError: No descriptor is left, or there is no /proc.
+        OSError: There are no descriptors.
+    """
+
+    parent_fd: int
+    child_fds: list[int]
+    def __new__(cls, dies_with_parent: bool, pidfds: bool = True) -> Self: ...
+    def started(self, pid: int) -> tuple[int, Fds]:
+        """Keep the parent's part, of a child that has not been reaped.
+
+        Returns:
+            The child's sentinel, and what closes all that the parent keeps.
+        """
+
+    def started_elsewhere(self, sentinel: int, connection: int) -> Fds:
+        """Keep the parent's part, of a child whose `sentinel` somebody else has made.
+
+        It is closed with the rest, and so is `connection`.
+        """
+
+    def inherited(self) -> None:
+        """In a forked child: close the parent's part, and keep the child's for life."""
+
+    def abandon(self) -> None:
+        """Close all: there is no child."""
+
+def exit_code(pid: int, block: bool) -> int | None:
+    """Return a child's exit code, or minus the signal that has ended it; it stays to be reaped.
+
+    None if it runs and `block` is false. Handlers of signals run while this waits.
+
+    Raises:
+        ChildProcessError: Not a child of this process, or reaped already.
     """
 
 def die_at_end_of(fd: int) -> None:
-    """Have the kernel kill this process at the end of the one that made `fd` by `life_line`.
+    """Have the kernel kill this process when that ends whose life line (`LifeLines`) `fd` is.
 
     If that has ended already, this process ends now. `fd` has to stay open.
 
@@ -762,7 +836,7 @@ def oom_kills() -> int:
 
 @final
 class PackedTask:
-    """A serialised task, see `PoolCore.pack`."""
+    """A serialised task, see `PoolCore.submit`."""
 
 @final
 class Inbox:
@@ -837,6 +911,7 @@ class Inbox:
             StopIteration: There are no more.
         """
 
+@final
 class PoolCore:
     """The shared parts of a pool: tasks, results, and a board that says who runs what.
 
@@ -1228,6 +1303,17 @@ class Connection(Generic[_Sent_contra, _Received_co]):
         """
     def __enter__(self) -> Self: ...
     def __exit__(self, *_details: object) -> None: ...
+
+# --- methods --------------------------------------------------------------------------------------
+
+def own_methods(class_: _Class) -> _Class:
+    """Give a class derived from a native one the most called methods of that as its own.
+
+    The interpreter calls these faster than inherited ones. What the class's body defines stays.
+
+    Returns:
+        The class, so that it serves as a decorator.
+    """
 
 # --- objects as bytes ----------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ HANDSHAKE_TIMEOUT = 20.0
 
 
 @_original.descend("connection")
+@_sidestep.own_methods
 class Connection(_sidestep.Connection[_Sent_contra, _Received_co]):
     """One end of a connection: sends and receives whole messages.
 

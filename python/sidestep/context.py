@@ -6,9 +6,9 @@ quick and creates nothing.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import threading
 
 from . import _original, process
 from . import reduction as reduction
@@ -484,6 +484,14 @@ class DefaultContext(BaseContext):
         return [first, *(name for name in ("fork", "spawn", "forkserver") if name != first)]
 
 
+def _popens(name: str) -> Any:
+    """The module of a way to start processes; looked up without the machinery of an import."""
+    name = f"{__package__}.{name}"
+    if name not in sys.modules:
+        __import__(name)
+    return sys.modules[name]
+
+
 # --- one context for each start method ----------------------------------------------------
 
 
@@ -495,9 +503,8 @@ class ForkProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> PopenType:
-        from .popen_fork import Popen
-
-        return Popen(process_obj)
+        popen: PopenType = _popens("popen_fork").Popen(process_obj)
+        return popen
 
 
 @_original.descend("context")
@@ -508,9 +515,8 @@ class SpawnProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> PopenType:
-        from .popen_spawn_posix import Popen
-
-        return Popen(process_obj)
+        popen: PopenType = _popens("popen_spawn_posix").Popen(process_obj)
+        return popen
 
     @staticmethod
     def _after_fork() -> None:
@@ -526,9 +532,8 @@ class ForkServerProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> PopenType:
-        from .popen_forkserver import Popen
-
-        return Popen(process_obj)
+        popen: PopenType = _popens("popen_forkserver").Popen(process_obj)
+        return popen
 
 
 @_original.descend("context")
@@ -587,7 +592,8 @@ def _force_start_method(method: str) -> None:
 # --- whether this thread is pickling a process for its start -------------------------------
 
 # The same for both packages: a lock or queue of the one goes to children of the other.
-_tls: Any = getattr(_original.module("context"), "_tls", None) or threading.local()
+_tls: Any = getattr(_original.module("context"), "_tls", None) or _thread._local()
+_original.when_imported("context", lambda theirs: _original.put(theirs, "_tls", _tls))
 
 
 def get_spawning_popen() -> PopenType | None:

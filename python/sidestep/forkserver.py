@@ -27,7 +27,7 @@ import struct
 import threading
 import warnings
 
-from . import _sidestep, popen_fork, process, reduction, spawn, util
+from . import _original, _sidestep, popen_fork, process, reduction, spawn, util
 from .popen_spawn_posix import _memory_file
 
 TYPE_CHECKING = False
@@ -295,6 +295,8 @@ def main(requests_fd: int, preload_fd: int, arena_fd: int) -> None:
     with os.fdopen(preload_fd, "rb") as file:
         modules, preparation = pickle.load(file)
     failures = _preload(modules, preparation)
+    # Here and not in each child.
+    _original.tell_logging()
     util._close_stdin()
     with _borrowed(requests_fd) as sock:
         # Unless all clients have ended.

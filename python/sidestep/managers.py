@@ -194,6 +194,9 @@ class BaseManager(_original.Root):
         self._must_be_new()
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        # What the server needs at once: if it is forked, it need not import that itself.
+        from . import _doorkeeper  # noqa: F401
+
         reader, writer = connection.Pipe(duplex=False)
         with reader:
             with writer:

@@ -9,6 +9,8 @@ A subclass that overrides the workings of the standard library's pool gets those
 `_classic_pool`.
 """
 
+# What `signal` wraps to return enumerations: each worker would make them, in pages copied for it.
+import _signal  # type: ignore[import-not-found]
 import collections
 import contextlib
 import itertools
@@ -346,16 +348,20 @@ class _Shield:
 
     def raise_up(self, unblock: bool) -> None:
         """Take over from the interpreter; let the signal through, which waits since the start."""
-        handler = signal.getsignal(signal.SIGINT)
-        if handler is signal.default_int_handler or isinstance(handler, _Shield):
-            signal.signal(signal.SIGINT, self)
+        handler = _signal.getsignal(_signal.SIGINT)
+        if handler is _signal.default_int_handler or isinstance(handler, _Shield):
+            _signal.signal(_signal.SIGINT, self)
         _unblock_interrupts(unblock)
+
+
+#: The bit of SIGINT in what `_sidestep.blocked_signals` returns.
+_INTERRUPT = 1 << signal.SIGINT - 1
 
 
 def _unblock_interrupts(unblock: bool) -> None:
     """Undo what `_Starter` has done, in the worker; not if the signal was blocked before."""
     if unblock:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+        _sidestep.block_signals(_sidestep.blocked_signals() & ~_INTERRUPT)
 
 
 def _be_worker(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
@@ -1740,22 +1746,22 @@ class _Starter:
 
     def __call__(self, line: int) -> Any:
         # Asked for first: a handler's exception may come once the signal is blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        before = _sidestep.blocked_signals()
         try:
             # A worker inherits it, and lets the signal through once it is ready for it: on its
             # way there a Ctrl-C would end in a traceback.
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+            _sidestep.block_signals(before | _INTERRUPT)
             fresh = self.pool.Process(
                 self.ctx,
                 target=self.pool._life,
-                args=(self.core, line, signal.SIGINT not in before, *self.arguments),
+                args=(self.core, line, not before & _INTERRUPT, *self.arguments),
             )
             fresh.name = fresh.name.replace("Process", "PoolWorker")
             fresh.daemon = True
             self.latest = line, weakref.ref(fresh)
             fresh.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _sidestep.block_signals(before)
         return fresh
 
 

@@ -39,7 +39,7 @@ class Popen(popen_spawn_posix.Popen):
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
-            lines = LifeLines(process_obj)
+            lines = LifeLines(process_obj.dies_with_parent)
             try:
                 connection = forkserver.connect_to_new_process(
                     [data_fd, lines.parent_fd, *self._fds]
@@ -52,8 +52,8 @@ class Popen(popen_spawn_posix.Popen):
             except BaseException:
                 lines.abandon()
                 raise
-        self.sentinel, ours = lines.started_elsewhere(sentinel)
-        self._keep([*ours, self._connection])
+        self.sentinel = sentinel
+        self.finalizer = lines.started_elsewhere(sentinel, self._connection)
 
     def _reap(self, flag: int) -> None:
         if util._wait_readable(self.sentinel, 0 if flag & os.WNOHANG else None):

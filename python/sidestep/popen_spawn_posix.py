@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import signal
 import sys
 from contextlib import contextmanager
 
@@ -62,7 +61,10 @@ class Popen(popen_fork.Popen):
             # By way of the module: tools replace the function.
             data = spawn.get_preparation_data(process_obj._name)
             data["dies_with_parent"] = process_obj.dies_with_parent
-            data["blocked_signals"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            main_path = data.get("init_main_from_path")
+            if self.method == "spawn" and main_path is not None:
+                data["main_code"] = spawn._compiled_main(main_path)
+            data["blocked_signals"] = _sidestep.blocked_signals()
             # The child goes on with them: one of its own would unlink what others still use.
             data["trackers"] = [
                 (name, self.DupFd(self.duplicate_for_child(fd))) for name, fd in _trackers()
@@ -122,8 +124,8 @@ class Popen(popen_fork.Popen):
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with self._start_data(process_obj) as data_fd:
             # Also for the child: on its way to the program a Ctrl-C would end in a traceback.
-            util.hold_signals()
-            lines = popen_fork.LifeLines(process_obj)
+            _sidestep.hold_signals()
+            lines = popen_fork.LifeLines(process_obj.dies_with_parent)
             try:
                 arena_fd = _sidestep.arena_fd()
                 command = spawn.get_command_line(
@@ -137,12 +139,11 @@ class Popen(popen_fork.Popen):
                 lines.abandon()
                 raise
             try:
-                self.sentinel, ours = lines.started(self.pid)
+                self.sentinel, self.finalizer = lines.started(self.pid)
             except BaseException:
                 lines.abandon()
                 self._take_back()
                 raise
-            self._keep(ours)
 
 
 def _memory_file() -> IO[bytes]:

@@ -8,26 +8,24 @@ number stays its own, until `join`, `is_alive`, `exitcode` or `active_children` 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import signal
 import sys
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from _weakrefset import WeakSet
 
 from . import _original
 
+# Children import this module while they start, so what is slow to import is left for later.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "active_children", "current_process", "parent_process"]
 
-# Where the module's state is: the names in `_STATE`.
+# Where the module's state is, the names in `_STATE`: beside the original, there.
 _home: Any = _original.module("process") or sys.modules[__name__]
 _STATE = frozenset(
     {
@@ -42,7 +40,7 @@ _STATE = frozenset(
 
 
 def __getattr__(name: str) -> Any:
-    if name in _STATE and _original.BESIDE:
+    if name in _STATE and _home.__name__ != __name__:
         return getattr(_home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -163,10 +161,13 @@ class BaseProcess(_original.Root):
         if _home._current_process._config.get("daemon"):
             # It may have children, as none of them can stay behind.
             self._config["dies_with_parent"] = True
-        _cleanup()
-        from . import util
-
-        with util.SignalScope():
+        if _home._children:
+            _cleanup()
+        # Here and not in each forked child.
+        _original.tell_logging()
+        if _engine is None:
+            _load()
+        with _engine.SignalScope():
             self._popen = popen = self._Popen(self)
             self._sentinel = popen.sentinel
             # The target may refer to this object; without this the pair would wait for the
@@ -212,6 +213,8 @@ class BaseProcess(_original.Root):
 
     def interrupt(self) -> None:
         """Send SIGINT, which the child sees as KeyboardInterrupt unless it says otherwise."""
+        import signal
+
         self._started("interrupt")._send_signal(signal.SIGINT)
 
     def terminate(self) -> None:
@@ -253,6 +256,7 @@ class BaseProcess(_original.Root):
     def name(self, name: str) -> None:
         if not isinstance(name, str):
             raise AssertionError(f"name must be a string, not {type(name).__name__}")
+        _original.tell_logging()
         self._name = name
 
     @property
@@ -353,7 +357,7 @@ class BaseProcess(_original.Root):
             words.append(f"pid={self._popen.pid}")
         words += [f"parent={self._parent_pid}", status]
         if exitcode is not None:
-            words.append(f"exitcode={_exitcode_to_name.get(exitcode, exitcode)}")
+            words.append(f"exitcode={_name_of(exitcode)}")
         if self.daemon:
             words.append("daemon")
         return f"<{' '.join(words)}>"
@@ -376,16 +380,18 @@ class BaseProcess(_original.Root):
 
         Called through the class in each child, once; tools replace it to wrap a child's life.
         """
-        from . import context, util
-
+        if _engine is None:
+            _load()
+        util = _util
         if self._start_method is not None:
-            context._force_start_method(self._start_method)
+            _context._force_start_method(self._start_method)
         util._exiting = False
         if (route := self._config.get("log_relay")) is not None:
             route.install()
-        wrapper = _original.replaced("process", "BaseProcess", "_bootstrap")
-        if wrapper is not None:
-            util.let_signals_through()
+        beside = _home.__name__ != __name__
+        wrapper = beside and _original.replaced("process", "BaseProcess", "_bootstrap")
+        if wrapper:
+            _engine.let_signals_through()
             # Put there for children of the original's, of which we are. It ends in the
             # original's own function, which does with the state that we share what follows.
             status: int = wrapper(self, parent_sentinel)
@@ -393,8 +399,9 @@ class BaseProcess(_original.Root):
         exitcode = 1
         try:
             self._take_over(parent_sentinel)
-            util.let_signals_through()
-            util.info("child process calling self.run()")
+            _engine.let_signals_through()
+            if util._logger is not None:
+                util.info("child process calling self.run()")
             self.run()
             exitcode = 0
         except SystemExit as error:
@@ -407,24 +414,26 @@ class BaseProcess(_original.Root):
             _report(f"Process {self.name}:\n{traceback.format_exc()}")
         finally:
             # Joins the threads that are not daemons: they may still use the package.
-            threading._shutdown()  # type: ignore[attr-defined]
-            util.info("process exiting with exitcode %d", exitcode)
+            threading: Any = sys.modules.get("threading")
+            if threading is not None:
+                threading._shutdown()
+            if util._logger is not None:
+                util.info("process exiting with exitcode %d", exitcode)
             util._flush_std_streams()
         return exitcode
 
     def _take_over(self, parent_sentinel: int | None) -> None:
         """Put this process's state in place of what the child got from its parent."""
-        from . import util
-
         _home._process_counter = itertools.count(1)
         _home._children = set()
-        util._close_stdin()
+        _util._close_stdin()
         before = _home._current_process
         _home._current_process = self
         _home._parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        threading: Any = sys.modules.get("threading")
         if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
-            # threading remembers the parent's number over a fork.
-            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+            # It remembers the parent's number over a fork.
+            threading.main_thread()._set_native_id()
         executors: Any = sys.modules.get("concurrent.futures.thread")
         if executors is not None:
             # Forked by an executor's thread, which is the main one here: at the end it would be
@@ -436,10 +445,25 @@ class BaseProcess(_original.Root):
 
     @staticmethod
     def _after_fork() -> None:
-        from . import util
+        _util._finalizer_registry.clear()
+        if _util._afterfork_registry:
+            _util._run_after_forkers()
 
-        util._finalizer_registry.clear()
-        util._run_after_forkers()
+
+_context: Any = None
+_engine: Any = None
+_util: Any = None
+
+
+def _load() -> None:
+    """Import what only those need who start processes, or are started.
+
+    Once and for all: an import in a forked child has pages copied, though there is nothing to do.
+    """
+    global _context, _engine, _util
+    from . import _sidestep, context, util
+
+    _context, _engine, _util = context, _sidestep, util
 
 
 def _status_of(error: SystemExit) -> int:
@@ -465,8 +489,10 @@ def _report_interrupt(name: str, interrupt: KeyboardInterrupt) -> None:
 
 def _report(text: str) -> None:
     """Write to stderr, which the child may have closed or lost."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
+    try:
         sys.stderr.write(text)
+    except (AttributeError, OSError, ValueError):
+        pass
 
 
 @_original.same("process")
@@ -532,7 +558,7 @@ class _MainProcess(BaseProcess):
         """Do nothing: the main process has no child's resources."""
 
 
-if not _original.BESIDE:
+if _home.__name__ == __name__:
     ORIGINAL_DIR: str | None
     try:
         ORIGINAL_DIR = os.path.abspath(os.getcwd())
@@ -544,7 +570,17 @@ if not _original.BESIDE:
     _process_counter = itertools.count(1)
     _children: set[BaseProcess] = set()
     # Every process object not yet garbage, for leak checks.
-    _dangling: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+    _dangling: WeakSet[BaseProcess] = WeakSet()
+
+    def _move(theirs: Any) -> None:
+        global _home
+        for name in _STATE:
+            setattr(theirs, name, globals()[name])
+        _home = theirs
+        for name in _STATE:
+            del globals()[name]
+
+    _original.when_imported("process", _move)
 
 
 def _forget_children() -> None:
@@ -557,4 +593,12 @@ def _forget_children() -> None:
 
 os.register_at_fork(after_in_child=_forget_children)
 
-_exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}
+
+def _name_of(exitcode: int) -> str:
+    """An exit code as it is shown: by name, if a signal has ended the process."""
+    import signal
+
+    try:
+        return f"-{signal.Signals(-exitcode).name}"
+    except ValueError:
+        return str(exitcode)

@@ -264,6 +264,7 @@ class _Queue(_sidestep.Queue[_T]):
 
 
 @_original.descend("queues")
+@_sidestep.own_methods
 class Queue(_Queue[_T]):
     """A queue, first in, first out, for any number of producers and consumers.
 
@@ -319,6 +320,7 @@ class Queue(_Queue[_T]):
 
 
 @_original.descend("queues")
+@_sidestep.own_methods
 class JoinableQueue(Queue[_T]):
     """A queue that counts its items until they are reported done."""
 
@@ -337,6 +339,7 @@ class JoinableQueue(Queue[_T]):
 
 
 @_original.descend("queues")
+@_sidestep.own_methods
 class SimpleQueue(_Queue[_T]):
     """A queue without limits and timeouts."""
 

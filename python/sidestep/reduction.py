@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import array
 import copyreg
-import errno
 import io
 import os
-import pickle
-import socket
+from _pickle import Pickler, loads
 from abc import ABCMeta
 
-from . import _original
+from . import _later, _original
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
     from typing import IO, Any, ClassVar, Protocol
 
@@ -38,8 +36,13 @@ __all__ = [
 HAVE_SEND_HANDLE = True
 
 
-@_original.same("reduction")
-class ForkingPickler(pickle.Pickler):
+def _take_over(theirs: Any) -> None:
+    for kind, reduce in theirs._extra_reducers.items():
+        ForkingPickler._extra_reducers.setdefault(kind, reduce)
+
+
+@_original.same("reduction", _take_over)
+class ForkingPickler(Pickler):
     """A pickler with reducers of its own, for whatever goes to another process."""
 
     _extra_reducers: ClassVar[dict[type, Reducer]] = {}
@@ -64,10 +67,11 @@ class ForkingPickler(pickle.Pickler):
         # Not `getbuffer()`: a collector that comes upon both frees them in the wrong order.
         return memoryview(buffer.getvalue())
 
-    loads = staticmethod(pickle.loads)
+    loads = staticmethod(loads)
 
 
 register = ForkingPickler.register
+_original.when_imported("reduction", lambda theirs: _original.put(theirs, "register", register))
 
 
 def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
@@ -80,7 +84,10 @@ def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
 
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over a Unix socket, with one byte that says how many."""
-    numbers = array.array("i", fds)
+    import socket
+    from array import array
+
+    numbers = array("i", fds)
     sock.sendmsg([bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
 
 
@@ -94,7 +101,10 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
         OSError: This process may open no more descriptors; those that came are gone.
         RuntimeError: Something else was sent.
     """
-    numbers = array.array("i")
+    import socket
+    from array import array
+
+    numbers = array("i")
     space = socket.CMSG_SPACE(numbers.itemsize * size)
     data, ancillary, flags, _ = sock.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
     if not data and not ancillary:
@@ -107,6 +117,8 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
         for fd in numbers:
             os.close(fd)
         if flags & socket.MSG_CTRUNC and data == bytes([size % 256]):
+            import errno
+
             # They were sent, and fit the space: the kernel could not open them here.
             reason = "this process has as many descriptors open as it may (see `ulimit -n`)"
             raise OSError(errno.EMFILE, f"{size} more came over the socket, but {reason}")
@@ -132,6 +144,8 @@ def recv_handle(conn: _HasFileno) -> int:
 
 
 def _borrowed(conn: _HasFileno) -> socket.socket:
+    import socket
+
     sock = socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
     # A default time limit for the program's own sockets is not meant for this one.
     sock.settimeout(None)
@@ -155,6 +169,8 @@ def DupFd(fd: int) -> Any:
 
 
 def _rebuild_socket(dup: Any, family: int, kind: int, proto: int) -> socket.socket:
+    import socket
+
     return socket.socket(family, kind, proto, fileno=dup.detach())
 
 
@@ -164,7 +180,7 @@ def _reduce_socket(sock: socket.socket) -> tuple[Callable[..., socket.socket], t
 
 # Bound methods, method descriptors and functools.partial need no reducer: pickle itself knows
 # them since Python 3.4.
-register(socket.socket, _reduce_socket)
+_later.when_imported("socket", lambda module: register(module.socket, _reduce_socket))
 
 
 @_original.descend("reduction")
@@ -184,4 +200,6 @@ class AbstractReducer(_original.Root, metaclass=ABCMeta):  # noqa: B024 - nothin
     _rebuild_socket = staticmethod(_rebuild_socket)
 
     def __init__(self, *args: Any) -> None:
+        import socket
+
         register(socket.socket, _reduce_socket)

@@ -364,6 +364,7 @@ def _wrapper_class(type_: type) -> type[SynchronizedBase[Any]]:
 
 
 @_original.descend("sharedctypes")
+@_sidestep.own_methods
 class Synchronized(
     SynchronizedBase["ctypes._SimpleCData[_T]"], _sidestep.GuardedValue, Generic[_T]
 ):
@@ -374,6 +375,7 @@ class Synchronized(
 
 
 @_original.descend("sharedctypes")
+@_sidestep.own_methods
 class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], _sidestep.GuardedArray, Generic[_T]):
     """An array with its lock; each index, slice or assignment is one access."""
 
@@ -389,6 +391,7 @@ class SynchronizedArray(SynchronizedBase["ctypes.Array[Any]"], _sidestep.Guarded
 
 
 @_original.descend("sharedctypes")
+@_sidestep.own_methods
 class SynchronizedString(SynchronizedArray[bytes], _sidestep.GuardedString):
     """An array of `c_char` with its lock; `value` ends at the first zero byte, `raw` does not."""
 

@@ -7,13 +7,11 @@ the process object. The child is an interpreter with the parent's flags that run
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import _frozen_importlib_external as files
 import io
 import os
-import pickle
-import signal
 import sys
+from _pickle import load
 
 from . import _original, _sidestep, process, util
 
@@ -134,14 +132,14 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
         current._inheriting = True
         data: dict[str, Any] = {}
         try:
-            data = pickle.load(from_parent)
+            data = load(from_parent)
             if "blocked_signals" in data:
-                signal.pthread_sigmask(signal.SIG_SETMASK, data["blocked_signals"])
+                _sidestep.block_signals(data["blocked_signals"])
             if data.get("dies_with_parent") and parent_sentinel is not None:
                 # Before the main module is imported, which may take as long as it likes.
                 _sidestep.die_at_end_of(parent_sentinel)
             prepare(data)
-            self: process.BaseProcess = pickle.load(from_parent)
+            self: process.BaseProcess = load(from_parent)
         except KeyboardInterrupt as interrupt:
             process._report_interrupt(data.get("name", "starting"), interrupt)
             return 1
@@ -187,8 +185,10 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
     # Removed under us, there is no name for it: the child stays where it finds itself.
-    with contextlib.suppress(FileNotFoundError):
+    try:
         data["dir"] = os.getcwd()
+    except FileNotFoundError:
+        pass
     data.update(_main_origin())
     wrapper = _original.replaced("spawn", "get_preparation_data")
     if wrapper is not None:
@@ -212,6 +212,39 @@ def _main_origin() -> dict[str, str]:
     if process.ORIGINAL_DIR is not None:
         path = os.path.join(process.ORIGINAL_DIR, path)
     return {"init_main_from_path": os.path.normpath(path)}
+
+
+# The main script as it was compiled last, and the state of its file then.
+_compiled: tuple[tuple[object, ...], bytes | None] = ((), None)
+
+
+def _compiled_main(path: str) -> tuple[object, bytes] | None:
+    """Return the script at `path` for children that are to run it, and what can read that.
+
+    Compiling takes longer than most children need for all the rest, so this is done once, and
+    again when the file has changed. None if there is no such script, or it does not compile: the
+    child then says what is wrong.
+    """
+    global _compiled
+    if not path.endswith(".py"):
+        return None
+    try:
+        status = os.stat(path)
+        state = (path, status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+        if _compiled[0] != state:
+            import marshal
+
+            _compiled = (state, None)
+            with io.open_code(path) as file:
+                code = compile(file.read(), path, "exec", dont_inherit=True)
+            _compiled = (state, marshal.dumps(code))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return None if _compiled[1] is None else (_READER, _compiled[1])
+
+
+# Who can read compiled code as it is made here: children may run another interpreter.
+_READER = (sys.implementation.cache_tag, files.MAGIC_NUMBER, sys.flags.optimize)
 
 
 def _child_gets_main() -> bool:
@@ -255,7 +288,7 @@ def prepare(data: dict[str, Any]) -> None:
     if "orig_dir" in data:
         process._home.ORIGINAL_DIR = data["orig_dir"]
     for name, descriptor in data.get("trackers", ()):
-        importlib.import_module(name)._resource_tracker._fd = descriptor.detach()
+        _module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
         from . import context
 
@@ -263,7 +296,12 @@ def prepare(data: dict[str, Any]) -> None:
     if "init_main_from_name" in data:
         _fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:
-        _fixup_main_from_path(data["init_main_from_path"])
+        _fixup_main_from_path(data["init_main_from_path"], data.get("main_code"))
+
+
+def _module(name: str) -> Any:
+    __import__(name)
+    return sys.modules[name]
 
 
 def _fixup_main_from_name(mod_name: str) -> None:
@@ -277,15 +315,15 @@ def _fixup_main_from_name(mod_name: str) -> None:
         _set_main(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
 
 
-def _fixup_main_from_path(main_path: str) -> None:
-    """Have the script at `main_path` as the main module."""
+def _fixup_main_from_path(main_path: str, compiled: tuple[object, bytes] | None = None) -> None:
+    """Have the script at `main_path`, which may come `compiled`, as the main module."""
     if _is_ipython(main_path):
         return
     if getattr(sys.modules["__main__"], "__file__", None) != main_path:
-        _set_main(_run_path(main_path))
+        _set_main(_run_path(main_path, compiled))
 
 
-def _run_path(main_path: str) -> dict[str, Any]:
+def _run_path(main_path: str, compiled: tuple[object, bytes] | None) -> dict[str, Any]:
     """Run what is at `main_path` as a main module, and return its globals."""
     if not main_path.endswith(".py") or not os.path.isfile(main_path):
         # A folder, an archive, compiled code or who knows what.
@@ -293,8 +331,13 @@ def _run_path(main_path: str) -> dict[str, Any]:
 
         return runpy.run_path(main_path, run_name="__mp_main__")
     # As there, without what it imports for all the other cases: each child would wait for it.
-    with io.open_code(main_path) as file:
-        code = compile(file.read(), main_path, "exec", dont_inherit=True)
+    if compiled is not None and compiled[0] == _READER:
+        import marshal
+
+        code = marshal.loads(compiled[1])
+    else:
+        with io.open_code(main_path) as file:
+            code = compile(file.read(), main_path, "exec", dont_inherit=True)
     module = type(sys)("__mp_main__")
     content = vars(module)
     content.update(__file__=main_path, __cached__=None, __package__="")

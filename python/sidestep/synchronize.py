@@ -51,7 +51,7 @@ class AbandonedLockError(context.ProcessError):
         if self.exitcode is None:
             end = "ended"
         elif self.exitcode < 0:
-            name = process._exitcode_to_name.get(self.exitcode, str(self.exitcode))
+            name = process._name_of(self.exitcode)
             end = f"was killed by {name.lstrip('-')}"
         else:
             end = f"left with exit code {self.exitcode}"
@@ -68,7 +68,8 @@ class _Attachable(Protocol):
 def _rebuild(cls: Any, name: tuple[int, int], state: dict[str, Any]) -> Any:
     shared = cls.__new__(cls)
     shared._attach(name)
-    shared.__dict__.update(state)
+    if state:
+        shared.__dict__.update(state)
     return shared
 
 
@@ -96,6 +97,7 @@ class SemLock:
 
 
 @_original.descend("synchronize")
+@_sidestep.own_methods
 class Lock(SemLock, _sidestep.Lock):
     """A lock that is not recursive: any thread of any process may release it.
 
@@ -119,6 +121,7 @@ class Lock(SemLock, _sidestep.Lock):
 
 
 @_original.descend("synchronize")
+@_sidestep.own_methods
 class RLock(SemLock, _sidestep.RLock):
     """A lock that its owner, one thread of one process, may take again.
 
@@ -136,6 +139,7 @@ class RLock(SemLock, _sidestep.RLock):
 
 
 @_original.descend("synchronize")
+@_sidestep.own_methods
 class Semaphore(SemLock, _sidestep.Semaphore):
     """A counter of permits; `acquire` waits while it is zero.
 
@@ -155,6 +159,7 @@ class Semaphore(SemLock, _sidestep.Semaphore):
 
 
 @_original.descend("synchronize")
+@_sidestep.own_methods
 class BoundedSemaphore(Semaphore):
     """A semaphore that cannot be released more often than it was acquired."""
 

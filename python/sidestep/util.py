@@ -7,17 +7,12 @@ ends a process or forks it then calls what was registered with either.
 
 from __future__ import annotations
 
+import _thread
 import atexit
-import contextlib
-import errno
 import io
 import itertools
-import math
 import os
-import select
-import signal
 import sys
-import threading
 import time
 import weakref
 
@@ -27,7 +22,8 @@ from . import _original, _sidestep, process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -136,6 +132,9 @@ def _wait_readable(fd: int, timeout: float | None = None) -> bool:
 
     Signals interrupt the wait, and it goes on if their handlers return.
     """
+    import math
+    import select
+
     deadline = math.inf
     if timeout is not None:
         try:
@@ -153,6 +152,8 @@ def _wait_readable(fd: int, timeout: float | None = None) -> bool:
         milliseconds = min(max(left, 0.0) * 1000, _LONGEST_POLL_MS)
         for _, event in poll.poll(math.ceil(milliseconds)):
             if event & select.POLLNVAL:
+                import errno
+
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return True
         if left <= 0:
@@ -236,7 +237,7 @@ class ForkAwareThreadLock(_original.Root):
     """A thread lock that is free in a forked child, whoever held it in the parent."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
         register_after_fork(self, ForkAwareThreadLock._at_fork_reinit)
@@ -256,7 +257,7 @@ class ForkAwareThreadLock(_original.Root):
         self._lock.__exit__(kind, error, trace)
 
 
-class ForkAwareLocal(threading.local):
+class ForkAwareLocal(_thread._local):
     """Thread-local attributes that a forked child starts without."""
 
     def __init__(self) -> None:
@@ -389,23 +390,28 @@ def _exit_function() -> None:
     if _exiting:
         return
     _exiting = True
-    info("process shutting down")
-    debug('running all "atexit" finalizers with priority >= 0')
-    _run_finalizers(0)
-    for child in process.active_children():
-        if child.daemon:
-            info("calling terminate() for daemon %s", child.name)
-            child._started("terminate").terminate()
-    for child in process.active_children():
-        info("calling join() for process %s", child.name)
-        child.join()
-    debug('running the remaining "atexit" finalizers')
-    _run_finalizers()
+    if _logger is not None:
+        info("process shutting down")
+        debug('running all "atexit" finalizers with priority >= 0')
+    # Most children have neither, and each page that their code touches has to be copied.
+    if _finalizer_registry:
+        _run_finalizers(0)
+    if process._home._children:
+        for child in process.active_children():
+            if child.daemon:
+                info("calling terminate() for daemon %s", child.name)
+                child._started("terminate").terminate()
+        for child in process.active_children():
+            info("calling join() for process %s", child.name)
+            child.join()
+    if _logger is not None:
+        debug('running the remaining "atexit" finalizers')
+    if _finalizer_registry:
+        _run_finalizers()
     # Locks that are still held stay held from here on: their owner was not killed.
     _sidestep.leave()
 
 
-# threading is imported above, so that its own exit function comes later.
 atexit.register(_exit_function)
 
 # --- one register for both packages --------------------------------------------------------------
@@ -459,49 +465,67 @@ def close_fds(*fds: int) -> None:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def _naming_limits(what: str, *, process: bool = False) -> Iterator[None]:
-    """Add to an error of the system's the limit that it is about, and a way out.
+class _naming_limits:
+    """A block that adds to an error of the system's the limit that it is about, and a way out.
 
     Args:
         what: What cannot be done, for the beginning of the sentence.
         process: Whether it is another process that is asked for.
     """
-    try:
-        yield
-    except OSError as error:
-        number, text = error.errno, error.strerror
-        way_out = number and _sidestep.way_out(number, process)
-        # What the engine refuses says so already.
-        if not number or not text or not way_out or way_out in text:
-            raise
+
+    def __init__(self, what: str, *, process: bool = False) -> None:
+        self._what = what
+        self._process = process
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            _name_limits(error, self._what, process=self._process)
+
+
+def _name_limits(error: OSError, what: str, *, process: bool = False) -> None:
+    """Raise an error as `_naming_limits` does, or return if there is nothing to add to this one."""
+    number, text = error.errno, error.strerror
+    way_out = number and _sidestep.way_out(number, process)
+    # What the engine refuses says so already.
+    if number and text and way_out and way_out not in text:
         raise OSError(number, f"{what}: {text}{way_out}") from error
 
 
-@contextlib.contextmanager
-def _naming_thread_limits(thread: threading.Thread) -> Iterator[None]:
-    """Add to the error of a thread that cannot be had the limits that it may be about."""
-    try:
-        yield
-    except RuntimeError as error:
+class _naming_thread_limits:
+    """A block that adds to the error of a thread that cannot be had the limits it may be about."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # Others are that it runs already, or that the interpreter is at its end.
-        if str(error) != "can't start new thread":
-            raise
+        if not isinstance(error, RuntimeError) or str(error) != "can't start new thread":
+            return
+        import errno
         import resource
 
         # The interpreter does not say which limit it is. A thread takes address space, too.
         way_out = _sidestep.way_out(errno.EAGAIN, True)
         if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
             way_out += _sidestep.way_out(errno.ENOMEM)
-        raise RuntimeError(f"cannot start the thread {thread.name}: {error}{way_out}") from error
+        name = self._thread.name
+        raise RuntimeError(f"cannot start the thread {name}: {error}{way_out}") from error
 
 
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     if sys.stdin is None:
         return
-    with contextlib.suppress(OSError, ValueError):
+    try:
         sys.stdin.close()
+    except (OSError, ValueError):
+        pass
     try:
         fd = os.open(os.devnull, os.O_RDONLY)
     except OSError:
@@ -525,9 +549,11 @@ def _renew_streams() -> None:
         streams += [getattr(handler(), "stream", None) for handler in logging._handlerList]
     for buffer in {id(found): found for found in map(_buffer_of, streams) if found}.values():
         # Initialised once more, a buffer has a new lock; everybody's reference to it stays good.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             if not buffer.raw.closed:
                 type(buffer).__init__(buffer, buffer.raw)
+        except (OSError, ValueError):
+            pass
 
 
 def _buffer_of(stream: Any) -> Any:
@@ -538,8 +564,10 @@ def _buffer_of(stream: Any) -> Any:
 def _flush_std_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A stream may have been closed, or replaced by something less, None included.
-        with contextlib.suppress(AttributeError, ValueError):
+        try:
             stream.flush()
+        except (AttributeError, ValueError):
+            pass
 
 
 def _args_from_interpreter_flags() -> list[str]:
@@ -548,57 +576,6 @@ def _args_from_interpreter_flags() -> list[str]:
 
     args: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return args
-
-
-class SignalScope:
-    """A block in which a process is started; signals that were held are let through at its end.
-
-    A handler that raises, as that of Ctrl-C does, between the start of a process and the note of
-    it would leave a child that nobody knows of.
-    """
-
-    def __init__(self) -> None:
-        self.mask: set[int | signal.Signals] | None = None
-
-    def __enter__(self) -> None:
-        self._outer: SignalScope | None = getattr(_signals, "scope", None)
-        _signals.scope = self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            let_signals_through()
-        finally:
-            _signals.scope = self._outer
-
-
-_signals = threading.local()
-
-
-def hold_signals() -> None:
-    """Have signals for which there is a handler wait for the end of the scope, if there is one.
-
-    A process that is started meanwhile inherits that.
-    """
-    scope: SignalScope | None = getattr(_signals, "scope", None)
-    if scope is not None and scope.mask is None:
-        handled = {number for number in _HELD_SIGNALS if callable(signal.getsignal(number))}
-        scope.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        # Handlers of those that have come already run in here, and may raise.
-        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
-
-
-# A fault cannot wait.
-_HELD_SIGNALS = signal.valid_signals() - {
-    signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGKILL, signal.SIGSTOP
-}  # fmt: skip
-
-
-def let_signals_through() -> None:
-    """Undo `hold_signals`; in a forked child, too. What has come meanwhile is handled in here."""
-    scope: SignalScope | None = getattr(_signals, "scope", None)
-    if scope is not None and scope.mask is not None:
-        mask, scope.mask = scope.mask, None
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def spawnv_passfds(

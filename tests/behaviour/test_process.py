@@ -1,6 +1,7 @@
 """A process, from start to end, with every start method."""
 
 import errno
+import functools
 import gc
 import json
 import math
@@ -24,6 +25,8 @@ from sidestep import (
     _sidestep,
     context,
     forkserver,
+    popen_fork,
+    popen_forkserver,
     popen_spawn_posix,
     process,
     reduction,
@@ -690,10 +693,9 @@ def test_command_line_and_spawn_are_looked_up_late(monkeypatch: pytest.MonkeyPat
 def test_pipes_stand_in_for_pidfds(
     ctx: context.BaseContext, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(pid: int) -> int:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(_sidestep, "pidfd_open", refuse)
+    without_pidfds = functools.partial(_sidestep.LifeLines, pidfds=False)
+    monkeypatch.setattr(popen_fork, "LifeLines", without_pidfds)
+    monkeypatch.setattr(popen_forkserver, "LifeLines", without_pidfds)
     child = ctx.Process(target=children.wait_until_closed, args=(gate,))
     child.start()
     child.join(0)

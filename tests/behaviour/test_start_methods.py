@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import context, forkserver, process, util
+from sidestep import context, forkserver, process, spawn, util
 
 # Children are given our sys.path, and so find the module by its name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -108,10 +108,8 @@ def test_import_creates_nothing_and_loads_little() -> None:
     """
     lines = python(program).splitlines()
     assert lines[:2] == ["0 1", "False False"]
-    assert (
-        lines[2]
-        == "['sidestep._original', 'sidestep.context', 'sidestep.process', 'sidestep.reduction']"
-    )
+    names = ("_later", "_original", "context", "process", "reduction")
+    assert lines[2] == str([f"sidestep.{name}" for name in names])
 
 
 def test_cpu_count_is_the_systems() -> None:
@@ -179,6 +177,69 @@ def test_logging_tells_the_life_of_a_child() -> None:
         "[INFO/Kid] process shutting down",
         "[INFO/MainProcess] process shutting down",
     ]
+
+
+def test_a_main_script_is_compiled_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    text = """
+        import sidestep, sys
+        VERSION = 1
+        def say(asked):
+            print(VERSION, asked is 1, flush=True)
+        def start():
+            child = sidestep.get_context("spawn").Process(target=say, args=(1,))
+            child.start()
+            child.join()
+        if __name__ == "__main__":
+            start()
+            start()
+            with open(__file__) as file:
+                text = file.read()
+            with open(__file__, "w") as file:
+                file.write(text.replace("VERSION = 1", "VERSION = 2 # other"))
+            start()
+    """
+    script.write_text(textwrap.dedent(text))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "True", "1", "True", "2", "True"]
+    # When the program starts, and once for each state that its children are to run.
+    assert done.stderr.count("SyntaxWarning") == 3
+
+
+def test_a_child_compiles_what_its_parent_cannot(tmp_path: Path) -> None:
+    assert spawn._compiled_main(str(tmp_path / "absent.py")) is None
+    assert spawn._compiled_main(str(tmp_path)) is None
+    script = tmp_path / "script.py"
+    script.write_text("what is this?")
+    assert spawn._compiled_main(str(script)) is None
+    script.write_text("GREETING = 'hello'")
+    compiled = spawn._compiled_main(str(script))
+    assert compiled is not None
+    for given in (None, compiled, ("another interpreter", b"its code")):
+        assert spawn._run_path(str(script), given)["GREETING"] == "hello"
+
+
+def test_a_spawned_child_writes_what_is_left_in_its_files(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    text = """
+        import sidestep
+        class Log:
+            pass
+        if __name__ != "__main__":
+            log = open("global", "w")
+        def work():
+            log.write("kept")
+            Log.file = open("class", "w")
+            Log.file.write("kept")
+        if __name__ == "__main__":
+            child = sidestep.get_context("spawn").Process(target=work)
+            child.start()
+            child.join()
+    """
+    script.write_text(textwrap.dedent(text))
+    subprocess.run([sys.executable, script], check=True, cwd=tmp_path)
+    assert (tmp_path / "global").read_text() == "kept"
+    assert (tmp_path / "class").read_text() == "kept"
 
 
 @pytest.mark.parametrize("method", METHODS)

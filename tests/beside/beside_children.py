@@ -9,8 +9,9 @@ from typing import Any
 import sidestep
 
 
-def names(queue: Any) -> None:
-    """Say who this process is, as everybody would who asks."""
+def names(queue: Any, go: Any) -> None:
+    """Say who this process is, as everybody would who asks, once it may `go`."""
+    go.wait()
     record = logging.LogRecord("x", logging.INFO, __file__, 1, "", (), None)
     parent: Any = multiprocessing.parent_process()
     ours: Any = sidestep

@@ -53,8 +53,8 @@ def python(program: str) -> str:
 
 
 def test_the_package_is_beside_the_original() -> None:
-    assert _original.BESIDE
     assert multiprocessing is not sidestep
+    assert _original.loaded("process") is multiprocessing.process
 
 
 def test_objects_are_instances_of_the_originals_classes() -> None:
@@ -104,6 +104,73 @@ def test_descent_comes_with_the_first_import_of_the_original() -> None:
     assert out.split() == ["False", "False", "True", "1"]
 
 
+def test_the_original_takes_what_was_here_before_it() -> None:
+    out = python("""
+        import sys
+        import sidestep, sidestep.connection, sidestep.reduction, sidestep.util
+        print("multiprocessing" in sys.modules)
+        process = sidestep.current_process()
+        process.name = "Prime"
+        key = process.authkey
+        class Thing: pass
+        sidestep.reduction.register(Thing, lambda thing: (str, ("a thing",)))
+        import multiprocessing.connection, multiprocessing.util
+        theirs = multiprocessing
+        print(theirs.current_process() is process, theirs.current_process().authkey == key)
+        print(sidestep.current_process() is process, sidestep.process._children == set())
+        print(isinstance(process, theirs.process.BaseProcess))
+        for name in ("ProcessError", "TimeoutError", "BufferTooShort", "AuthenticationError"):
+            print(getattr(sidestep, name) is getattr(theirs, name))
+            print(getattr(sidestep, name) is getattr(theirs.get_context("fork"), name))
+        print(theirs.process.AuthenticationString is sidestep.process.AuthenticationString)
+        pickler = theirs.reduction.ForkingPickler
+        print(pickler is sidestep.reduction.ForkingPickler)
+        print(pickler.loads(pickler.dumps(Thing())) == "a thing")
+        print(sidestep.context._tls is theirs.context._tls)
+        class Other: pass
+        theirs.reduction.register(Other, lambda other: (str, ("another",)))
+        print(pickler.loads(pickler.dumps(Other())) == "another")
+        ends = sidestep.Pipe()
+        ends[0].send(Other())
+        print(ends[1].recv() == "another")
+        child = theirs.get_context("fork").Process(target=print, args=("a child",))
+        child.start()
+        known = child in sidestep.active_children()
+        child.join()
+        print(known)
+    """)
+    first, *others = out.replace("a child\n", "").split()
+    assert first == "False"
+    assert set(others) == {"True"}, out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_log_records_name_a_child_though_nobody_imports_the_original(
+    method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import logging
+            import sidestep
+
+            logging.basicConfig(format="%(processName)s")
+
+            def say():
+                logging.warning("here")
+
+            if __name__ == "__main__":
+                child = sidestep.get_context({method!r}).Process(target=say, name="Kid")
+                child.start()
+                child.join()
+                sidestep.current_process().name = "Prime"
+                logging.warning("here")
+        """)
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["Kid", "Prime"]
+
+
 def test_each_package_has_its_own_start_method() -> None:
     out = python("""
         import multiprocessing, sidestep
@@ -147,10 +214,11 @@ def test_nothing_public_is_inherited() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_everybody_knows_a_childs_name(method: str) -> None:
     ctx: Any = sidestep.get_context(method)
-    queue = ctx.Queue()
-    child = ctx.Process(target=children.names, args=(queue,), name="worker of mine")
+    queue, go = ctx.Queue(), ctx.Event()
+    child = ctx.Process(target=children.names, args=(queue, go), name="worker of mine")
     child.start()
     assert child in multiprocessing.active_children()
+    go.set()
     *found, same, parent, childless = queue.get()
     child.join()
     assert found == ["worker of mine"] * 3

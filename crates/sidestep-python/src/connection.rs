@@ -10,6 +10,7 @@
 //! A blocking call lets other threads run, and runs signal handlers when a signal comes. If a
 //! handler raises in the middle of a message, what had been received is kept for the next
 //! `recv`, and what is left to send goes out before the next `send`: the stream stays whole.
+#![allow(unsafe_code)] // The quick methods are called by the interpreter itself.
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
@@ -18,14 +19,17 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pyo3::Borrowed;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{
     PyEOFError, PyMemoryError, PyOSError, PyOverflowError, PyRuntimeError, PyTypeError,
     PyValueError,
 };
+use pyo3::ffi::{self, PyObject};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
+use sidestep::channel::Brief;
 use sidestep::channel::pipe::{
     self, End, INLINE_MAX, MAX_UNREAD, Message, PipeError, Ready, Received,
 };
@@ -39,6 +43,7 @@ use crate::ends::{self, pipe_error};
 use crate::error::to_py;
 use crate::family::{export, handle};
 use crate::message::{self, Outgoing};
+use crate::quick::{self, Function, Quick, instance};
 use crate::wait::deadline;
 
 /// The number that stands for "closed".
@@ -948,4 +953,161 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pipe_pair, m)?)?;
 
     m.add_function(wrap_pyfunction!(join_pipe, m)?)
+}
+
+// --- the short ways -----------------------------------------------------------------------------
+
+// SAFETY of all of these: the interpreter calls them, attached, with an instance of the class that
+// they are listed for below, and with arguments that are alive.
+
+static CONNECTION: [Quick; 4] = [
+    Quick::new(c"send", Function::Any(send)),
+    Quick::new(c"recv", Function::Plain(recv)),
+    Quick::new(c"send_bytes", Function::Any(send_bytes)),
+    Quick::new(c"recv_bytes", Function::Any(recv_bytes)),
+];
+
+impl Connection {
+    /// Sends a brief message if this is the end of a pipe with room. False, and nothing was sent: the
+    /// long way has to be gone.
+    fn send_quickly(&self, py: Python<'_>, tag: u8, message: Option<Brief>) -> PyResult<bool> {
+        let Some(message) = message else {
+            return Ok(false);
+        };
+        let Ok(sink) = self.sink(py) else {
+            return Ok(false);
+        };
+        self.at_hand(Ok(false), |end| end.try_send_brief(sink, tag, &message))
+            .map_err(|error| pipe_error(py, error))
+    }
+
+    /// Takes a brief message if this is the end of a pipe, and the oldest message is one.
+    fn receive_quickly(&self, py: Python<'_>) -> PyResult<Option<(u8, Brief)>> {
+        let Ok(source) = self.source(py) else {
+            return Ok(None);
+        };
+        self.at_hand(Ok(None), |end| end.try_receive_brief(source))
+            .map_err(|error| pipe_error(py, error))
+    }
+
+    /// Does what neither waits nor runs Python code with the end of the pipe, if there is one.
+    #[inline]
+    fn at_hand<T>(&self, otherwise: T, act: impl FnOnce(&End) -> T) -> T {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.as_deref().map_or(otherwise, act)
+    }
+}
+
+/// The result of a method for the interpreter; `in_full` where there is none yet.
+fn result(
+    py: Python<'_>,
+    quickly: PyResult<Option<Bound<'_, PyAny>>>,
+    in_full: impl FnOnce() -> *mut PyObject,
+) -> *mut PyObject {
+    match quickly {
+        Ok(Some(object)) => object.into_ptr(),
+        Ok(None) => in_full(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn send(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        let py = Python::assume_attached();
+        let done = if count == 1 && names.is_null() {
+            let message = codec::short(&Borrowed::from_ptr(py, *args));
+            instance::<Connection>(slf).send_quickly(py, ends::OBJECT, message)
+        } else {
+            Ok(false)
+        };
+        let done = done.map(|done| done.then(|| py.None().into_bound(py)));
+        result(py, done, || CONNECTION[0].in_full(slf, args, count, names))
+    }
+}
+
+unsafe extern "C" fn recv(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        let py = Python::assume_attached();
+        let taken = instance::<Connection>(slf).receive_quickly(py);
+        let object = taken.and_then(|taken| match taken {
+            Some((ends::BYTES, message)) => {
+                let bytes = message.as_slice().to_vec();
+                Incoming::Short(ends::BYTES, bytes)
+                    .into_object(py)
+                    .map(Some)
+            }
+            Some((_, message)) => codec::long(py, message.as_slice()).map(Some),
+            None => Ok(None),
+        });
+        result(py, object, || CONNECTION[1].in_full_plain(slf))
+    }
+}
+
+unsafe extern "C" fn send_bytes(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        let py = Python::assume_attached();
+        let done = if count == 1 && names.is_null() {
+            let buffer = Borrowed::from_ptr(py, *args);
+            let bytes = buffer.cast_exact::<PyBytes>();
+            let message = bytes.ok().and_then(|bytes| Brief::of(bytes.as_bytes()));
+            instance::<Connection>(slf).send_quickly(py, ends::BYTES, message)
+        } else {
+            Ok(false)
+        };
+        let done = done.map(|done| done.then(|| py.None().into_bound(py)));
+        result(py, done, || CONNECTION[2].in_full(slf, args, count, names))
+    }
+}
+
+unsafe extern "C" fn recv_bytes(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        let py = Python::assume_attached();
+        let taken = if count == 0 && names.is_null() {
+            instance::<Connection>(slf).receive_quickly(py)
+        } else {
+            Ok(None)
+        };
+        let bytes = taken.and_then(|taken| {
+            let Some((tag, message)) = taken else {
+                return Ok(None);
+            };
+            let bytes = if tag == ends::BYTES {
+                PyBytes::new(py, message.as_slice())
+            } else {
+                Incoming::Short(tag, message.as_slice().to_vec()).into_bytes(py)?
+            };
+            Ok(Some(bytes.into_any()))
+        });
+        result(py, bytes, || CONNECTION[3].in_full(slf, args, count, names))
+    }
+}
+
+/// See [`crate::own_methods`].
+///
+/// # Errors
+/// Out of memory.
+pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    quick::give::<Connection>(class, &CONNECTION)
 }

@@ -205,16 +205,7 @@ fn pidfd_open(py: Python<'_>, pid: u32) -> PyResult<i32> {
     }
 }
 
-/// A descriptor that polls readable once this process has ended, for one child alone.
-#[pyfunction]
-fn life_line(py: Python<'_>) -> PyResult<i32> {
-    match lifeline::open() {
-        Ok(fd) => Ok(fd.into_raw_fd()),
-        Err(error) => Err(os_error(py, &error)),
-    }
-}
-
-/// Has the kernel kill this process at the end of the one that has made `fd` by `life_line`.
+/// Has the kernel kill this process at the end of the one whose life line (see `LifeLines`) `fd` is.
 #[pyfunction]
 fn die_at_end_of(py: Python<'_>, fd: i32) -> PyResult<()> {
     lifeline::die_at_end_of(fd).map_err(|error| os_error(py, &error))
@@ -339,7 +330,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(family_name, m)?)?;
     m.add_function(wrap_pyfunction!(attach, m)?)?;
     m.add_function(wrap_pyfunction!(pidfd_open, m)?)?;
-    m.add_function(wrap_pyfunction!(life_line, m)?)?;
     m.add_function(wrap_pyfunction!(die_at_end_of, m)?)?;
     m.add_function(wrap_pyfunction!(forked, m)?)?;
     m.add_function(wrap_pyfunction!(inherited, m)?)?;

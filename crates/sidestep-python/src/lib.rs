@@ -1,6 +1,7 @@
 //! The native module `sidestep._sidestep`: conversions between Python and the engine.
 
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 pub mod codec;
 mod connection;
@@ -19,6 +20,8 @@ mod message;
 mod pool;
 mod porch;
 mod queue;
+mod quick;
+mod start;
 mod values;
 mod wait;
 
@@ -26,6 +29,7 @@ mod wait;
 #[pymodule]
 fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     family::register(m)?;
+    start::register(m)?;
     #[cfg(feature = "crash-points")]
     crash::register(m)?;
     doctor::register(m)?;
@@ -39,5 +43,17 @@ fn _sidestep(m: &Bound<'_, PyModule>) -> PyResult<()> {
     pool::register(m)?;
     connection::register(m)?;
     porch::register(m)?;
+    m.add_function(wrap_pyfunction!(own_methods, m)?)?;
     codec::register(m)
+}
+
+/// Gives a class that Python derives from a native one those native methods as its own that are
+/// called often: the interpreter calls these faster. Returns the class.
+#[pyfunction]
+fn own_methods<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
+    locks::give_own_methods(class)?;
+    queue::give_own_methods(class)?;
+    values::give_own_methods(class)?;
+    connection::give_own_methods(class)?;
+    Ok(class.clone())
 }

@@ -2,14 +2,16 @@
 //!
 //! All classes can be subclassed with any signature: `__new__` takes what comes and makes nothing;
 //! `_init` makes the shared object, `_attach` finds one by its name.
+#![allow(unsafe_code)] // The quick methods are called by the interpreter itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use sidestep::sync::{
     Answer, Arrival, Holder, ReleaseError, SLICE, SharedBarrier, SharedCondition, SharedEvent,
     SharedLock, SharedSemaphore, Wait,
@@ -17,6 +19,7 @@ use sidestep::sync::{
 
 use crate::error::{ABANDONED_LOCK, BROKEN_BARRIER, to_py};
 use crate::family::{Name, export, handle, thread};
+use crate::quick::{self, Function, Quick, instance, none, truth_value};
 use crate::wait::{deadline, left, truth, wait};
 
 type Any<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
@@ -707,6 +710,184 @@ impl Barrier {
     fn broken(&self) -> PyResult<bool> {
         Ok(self.barrier()?.is_broken())
     }
+}
+
+// --- the short ways -----------------------------------------------------------------------------
+
+// SAFETY of all of these: the interpreter calls them, attached, with an instance of the class that
+// they are listed for below, and with arguments that are alive.
+
+static LOCK: [Quick; 4] = [
+    Quick::new(c"acquire", Function::Any(lock_acquire)),
+    Quick::new(c"release", Function::Plain(lock_release)),
+    Quick::new(c"__enter__", Function::Plain(lock_enter)),
+    Quick::new(c"__exit__", Function::Any(lock_exit)),
+];
+
+impl Lock {
+    /// Takes the lock if that can be done at once.
+    #[inline]
+    pub fn take_quickly(&self) -> bool {
+        self.inner
+            .get()
+            .is_some_and(|lock| lock.try_acquire(lock.family(), thread()) == Some(Wait::Ready))
+    }
+
+    /// Lets go of the lock if there is nothing else to be done.
+    #[inline]
+    pub fn give_quickly(&self) -> bool {
+        KEPT_COUNT.load(Ordering::Relaxed) == 0
+            && self
+                .inner
+                .get()
+                .is_some_and(|lock| lock.release(lock.family(), thread()).is_ok())
+    }
+
+    #[inline]
+    fn is_abandoned(&self) -> bool {
+        self.inner.get().is_none_or(|lock| lock.is_abandoned())
+    }
+}
+
+unsafe extern "C" fn lock_acquire(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 0 && names.is_null() && instance::<Lock>(slf).take_quickly() {
+            return truth_value(true);
+        }
+        LOCK[0].in_full(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn lock_release(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if instance::<Lock>(slf).give_quickly() {
+            return none();
+        }
+        LOCK[1].in_full_plain(slf)
+    }
+}
+
+unsafe extern "C" fn lock_enter(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if instance::<Lock>(slf).take_quickly() {
+            return truth_value(true);
+        }
+        LOCK[2].in_full_plain(slf)
+    }
+}
+
+unsafe extern "C" fn lock_exit(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        // An exception on its way may be one that says that the lock is not ours.
+        if count == 3
+            && names.is_null()
+            && *args == ffi::Py_None()
+            && !instance::<Lock>(slf).is_abandoned()
+            && instance::<Lock>(slf).give_quickly()
+        {
+            return none();
+        }
+        LOCK[3].in_full(slf, args, count, names)
+    }
+}
+
+static SEMAPHORE: [Quick; 4] = [
+    Quick::new(c"acquire", Function::Any(semaphore_acquire)),
+    Quick::new(c"release", Function::Any(semaphore_release)),
+    Quick::new(c"__enter__", Function::Plain(semaphore_enter)),
+    Quick::new(c"__exit__", Function::Any(semaphore_exit)),
+];
+
+impl Semaphore {
+    #[inline]
+    fn take_quickly(&self) -> bool {
+        self.inner.get().is_some_and(SharedSemaphore::try_acquire)
+    }
+
+    #[inline]
+    fn give_quickly(&self) -> bool {
+        self.inner
+            .get()
+            .is_some_and(|semaphore| semaphore.release(1).is_ok())
+    }
+}
+
+unsafe extern "C" fn semaphore_acquire(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 0 && names.is_null() && instance::<Semaphore>(slf).take_quickly() {
+            return truth_value(true);
+        }
+        SEMAPHORE[0].in_full(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn semaphore_release(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 0 && names.is_null() && instance::<Semaphore>(slf).give_quickly() {
+            return none();
+        }
+        SEMAPHORE[1].in_full(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn semaphore_enter(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if instance::<Semaphore>(slf).take_quickly() {
+            return truth_value(true);
+        }
+        SEMAPHORE[2].in_full_plain(slf)
+    }
+}
+
+unsafe extern "C" fn semaphore_exit(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if names.is_null() && count <= 3 && instance::<Semaphore>(slf).give_quickly() {
+            return none();
+        }
+        SEMAPHORE[3].in_full(slf, args, count, names)
+    }
+}
+
+/// See [`crate::own_methods`].
+///
+/// # Errors
+/// Out of memory.
+pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    quick::give::<Lock>(class, &LOCK)?;
+    quick::give::<Semaphore>(class, &SEMAPHORE)
 }
 
 /// Adds this file's part of the module.

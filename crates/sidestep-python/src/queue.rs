@@ -1,4 +1,5 @@
 //! `Queue`: objects through the engine's queue.
+#![allow(unsafe_code)] // The quick methods are called by the interpreter itself.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -6,14 +7,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
+use pyo3::{Borrowed, PyTypeInfo};
 use pyo3::{intern, types::PyString};
-use sidestep::channel::{EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
+use sidestep::channel::{Brief, EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
 use sidestep::os::clock::Deadline;
 use sidestep::os::doorbell;
+use sidestep::shm::Envelope;
 use sidestep::sync::Wait;
 
 use crate::codec;
@@ -21,6 +24,7 @@ use crate::connection::os_error;
 use crate::error::{EMPTY, FULL, to_py};
 use crate::family::{Name, export, handle};
 use crate::message::{Outgoing, pack, unpack};
+use crate::quick::{self, Function, Quick, instance};
 use crate::wait::{deadline, truth, wait};
 
 thread_local! {
@@ -171,39 +175,36 @@ impl Queue {
     fn send_all(
         py: Python<'_>,
         queue: &Shared,
-        packed: Vec<Outgoing>,
+        packed: Vec<Parcel>,
         block: bool,
         deadline: Deadline,
         done: &mut usize,
     ) -> PyResult<()> {
-        let mut rest = packed.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut run = Vec::new();
-            while let Some(Outgoing::Short(message)) =
-                rest.next_if(|item| run.len() < 1024 && matches!(item, Outgoing::Short(_)))
-            {
-                run.push(message);
-            }
+        for parcel in packed {
+            let run = match parcel {
+                Parcel::Run(run) => run,
+                Parcel::Long(envelope) => {
+                    if !Self::send(py, queue, Outgoing::Long(envelope), block, deadline)? {
+                        return Ok(());
+                    }
+                    *done += 1;
+                    continue;
+                }
+            };
             let mut sent = 0;
-            while sent < run.len() {
-                let heads = run[sent..].iter().map(|message| &*message.head);
-                let now = queue.try_put_many(0, heads).map_err(to_py)?;
+            while sent < run.ends.len() {
+                let some = sent..run.ends.len().min(sent + RUN);
+                let now = queue
+                    .try_put_many(0, some.map(|at| run.message(at)))
+                    .map_err(to_py)?;
                 sent += now;
                 *done += now;
-                let len = run.get(sent).map_or(0, |next| next.head.len() as u64);
-                if sent < run.len()
-                    && (!block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut)
-                {
-                    return Ok(());
+                if now == 0 {
+                    let len = run.message(sent).len() as u64;
+                    if !block || wait(py, || queue.wait_space(len, deadline))? == Wait::TimedOut {
+                        return Ok(());
+                    }
                 }
-            }
-            if run.is_empty()
-                && let Some(item) = rest.next()
-            {
-                if !Self::send(py, queue, item, block, deadline)? {
-                    return Ok(());
-                }
-                *done += 1;
             }
         }
         Ok(())
@@ -212,6 +213,9 @@ impl Queue {
     /// Takes one item without waiting.
     #[inline]
     fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
+        if let Some(message) = queue.try_take_brief() {
+            return codec::long(py, message.as_slice()).map(Item::Object);
+        }
         let mut buffer = BUFFER.with(RefCell::take);
         buffer.clear();
         let taken = queue.try_take(&mut buffer);
@@ -363,7 +367,7 @@ impl Queue {
         let py = slf.py();
         let queue = Self::open(slf, WRITER)?;
         if let Some(item) = codec::short(obj)
-            && let Put::Done(_) = queue.try_put(0, &[item.as_slice()]).map_err(to_py)?
+            && let Put::Done(_) = queue.try_put_brief(0, &item).map_err(to_py)?
         {
             slf.get().used.store(true, Ordering::Relaxed);
             return Ok(());
@@ -422,12 +426,13 @@ impl Queue {
         let queue = Self::open(slf, WRITER)?;
         let deadline = deadline(timeout)?;
         // All are serialised before the first is sent: if one cannot be, none was.
-        let mut packed = Vec::new();
+        let (mut packed, mut count) = (Vec::new(), 0);
         for item in items.try_iter()? {
-            packed.push(pack(&item?, Shared::INLINE_MAX)?);
+            Parcel::add(&mut packed, &item?)?;
+            count += 1;
         }
         slf.get().used.store(true, Ordering::Relaxed);
-        let (count, mut done) = (packed.len(), 0);
+        let mut done = 0;
         let sent = Self::send_all(py, queue, packed, block, deadline, &mut done);
         if let Err(error) = sent {
             // The arena is full, or a signal handler raised: the caller must know where it stands.
@@ -470,7 +475,7 @@ impl Queue {
             queue.try_take_many((limit - list.len()).min(1024), &mut buffer, &mut ends);
             let mut start = 0;
             for end in &ends {
-                let item = codec::loads(py, &buffer[start..*end], Vec::new());
+                let item = codec::long(py, &buffer[start..*end]);
                 slf.get().gather(&list, item)?;
                 start = *end;
             }
@@ -606,6 +611,156 @@ impl Queue {
         let queue = self.queue()?;
         while !queue.all_done() {
             let _ = wait(py, || queue.wait_all_done(Deadline::NEVER))?;
+        }
+        Ok(())
+    }
+}
+
+// --- the short ways -----------------------------------------------------------------------------
+
+// SAFETY of both: the interpreter calls them, attached, with an instance of the class that they are
+// listed for below, and with arguments that are alive.
+
+static QUEUE: [Quick; 2] = [
+    Quick::new(c"put", Function::Any(put)),
+    Quick::new(c"get", Function::Any(get)),
+];
+
+impl Queue {
+    /// The queue, if this process has not closed this end of it.
+    #[inline]
+    fn at_hand(&self, end: u8) -> Option<&Shared> {
+        let closed = self.closed.load(Ordering::Relaxed) & (CLOSED | end) != 0;
+        self.inner.get().filter(|_| !closed)
+    }
+
+    /// Puts an item if it is a brief one and there is room.
+    #[inline]
+    fn put_quickly(&self, obj: &Bound<'_, PyAny>) -> bool {
+        let Some(queue) = self.at_hand(WRITER) else {
+            return false;
+        };
+        let done = codec::short(obj)
+            .is_some_and(|item| matches!(queue.try_put_brief(0, &item), Ok(Put::Done(_))));
+        if done {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        done
+    }
+
+    /// Takes an item if there is one, it is a brief one, and there is nothing else to be done.
+    #[inline]
+    fn take_quickly(&self) -> Option<Brief> {
+        let queue = self.at_hand(READER)?;
+        if self.watched.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        queue.try_take_brief()
+    }
+}
+
+unsafe extern "C" fn put(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 1 && names.is_null() {
+            let obj = Borrowed::from_ptr(Python::assume_attached(), *args);
+            if instance::<Queue>(slf).put_quickly(&obj) {
+                return quick::none();
+            }
+        }
+        QUEUE[0].in_full(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn get(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        if count == 0
+            && names.is_null()
+            && let Some(message) = instance::<Queue>(slf).take_quickly()
+        {
+            let py = Python::assume_attached();
+            return match codec::long(py, message.as_slice()) {
+                Ok(object) => object.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    std::ptr::null_mut()
+                }
+            };
+        }
+        QUEUE[1].in_full(slf, args, count, names)
+    }
+}
+
+/// See [`crate::own_methods`].
+///
+/// # Errors
+/// Out of memory.
+pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    quick::give::<Queue>(class, &QUEUE)
+}
+
+/// Messages that are put under one lock, at most: others wait meanwhile.
+const RUN: usize = 1024;
+
+/// Of several items: short ones in a row, one behind the other in memory, or a long one.
+enum Parcel {
+    Run(Run),
+    Long(Envelope),
+}
+
+#[derive(Default)]
+struct Run {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Run {
+    fn push(&mut self, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn message(&self, at: usize) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.bytes[start..self.ends[at]]
+    }
+}
+
+impl Parcel {
+    /// Serialises an item, behind the others.
+    #[inline]
+    fn add(packed: &mut Vec<Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        let brief = codec::short(item);
+        let message = match &brief {
+            Some(_) => None,
+            None => match pack(item, Shared::INLINE_MAX)? {
+                Outgoing::Short(message) => Some(message),
+                Outgoing::Long(envelope) => {
+                    packed.push(Self::Long(envelope));
+                    return Ok(());
+                }
+            },
+        };
+        if !matches!(packed.last(), Some(Self::Run(_))) {
+            packed.push(Self::Run(Run::default()));
+        }
+        if let Some(Self::Run(run)) = packed.last_mut() {
+            match (&brief, &message) {
+                (Some(brief), _) => run.push(brief.as_slice()),
+                (None, Some(message)) => run.push(&message.head),
+                (None, None) => {}
+            }
         }
         Ok(())
     }

@@ -8,13 +8,13 @@
 //! Values are converted before and after the lock is held, so that it is held for one load or store.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_long, c_longlong, c_short};
+use std::ffi::{c_int, c_long, c_longlong, c_short, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::ffi;
+use pyo3::ffi::{self, PyObject};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -24,6 +24,7 @@ use pyo3::types::{
 
 use crate::locks::Lock;
 use crate::memory::Block;
+use crate::quick::{self, Function, Quick, QuickAttribute, instance};
 
 /// What an item is, from its letter in `ctypes` (the `_type_` of a simple type).
 #[derive(Clone, Copy)]
@@ -378,7 +379,7 @@ fn own<'a, 'py>(lock: &'a Bound<'py, PyAny>) -> PyResult<Option<&'a Bound<'py, L
         intern!(py, "__enter__"),
         intern!(py, "__exit__"),
     ] {
-        if !class.getattr(method)?.is(&engine.getattr(method)?) {
+        if !quick::is_native(&class.getattr(method)?, &engine)? {
             return Ok(None);
         }
     }
@@ -719,6 +720,87 @@ fn fill(block: &Bound<'_, Block>, letter: char, values: &Bound<'_, PyAny>) -> Py
     };
     let cells = Cells::new(block, letter, len)?;
     Ok(cells.is_some_and(|cells| cells.fill(whole, values)))
+}
+
+// --- the short ways -----------------------------------------------------------------------------
+
+// SAFETY of all of these: the interpreter calls them, attached, with an instance of the class that
+// they are listed for below, and with values that are alive.
+
+static GET_LOCK: [Quick; 1] = [Quick::new(c"get_lock", Function::Plain(get_lock))];
+
+static VALUE: QuickAttribute = QuickAttribute::new(c"value", get_value, set_value);
+
+impl Guarded {
+    /// Does `act` while the lock is held, if it is the engine's and to be had at once.
+    #[inline]
+    fn locked_quickly<T>(&self, act: impl FnOnce(&Cells) -> T) -> Option<T> {
+        let parts = self.parts.get()?;
+        let lock = parts.own.as_ref()?.get();
+        let cells = parts.cells.as_ref()?;
+        if !lock.take_quickly() {
+            return None;
+        }
+        let done = act(cells);
+        // Just taken: only the account of locks without an object can be in the way.
+        if lock.give_quickly() || lock.give().is_ok() {
+            Some(done)
+        } else {
+            None
+        }
+    }
+}
+
+unsafe extern "C" fn get_lock(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    unsafe {
+        match instance::<Guarded>(slf).parts.get() {
+            Some(parts) => ffi::Py_NewRef(parts.lock.as_ptr()),
+            None => GET_LOCK[0].in_full_plain(slf),
+        }
+    }
+}
+
+unsafe extern "C" fn get_value(slf: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: see above; a `GuardedValue` begins with the `Guarded` that it extends.
+    unsafe {
+        let read = instance::<Guarded>(slf).locked_quickly(|cells| (cells.item, cells.load(0)));
+        match read {
+            Some((Item::Signed(4), bits)) => ffi::PyLong_FromLong((bits as i32).into()),
+            Some((Item::Signed(8), bits)) => ffi::PyLong_FromLongLong(bits.cast_signed()),
+            Some((Item::Double, bits)) => ffi::PyFloat_FromDouble(f64::from_bits(bits)),
+            _ => VALUE.get_in_full(slf),
+        }
+    }
+}
+
+unsafe extern "C" fn set_value(slf: *mut PyObject, value: *mut PyObject, _: *mut c_void) -> c_int {
+    // SAFETY: see above.
+    unsafe {
+        let guarded = instance::<Guarded>(slf);
+        let cells = guarded.parts.get().and_then(|parts| parts.cells.as_ref());
+        if !value.is_null()
+            && let Some(cells) = cells
+            && let Some(bits) = cells
+                .item
+                .encode(&Borrowed::from_ptr(Python::assume_attached(), value))
+            && guarded
+                .locked_quickly(|cells| cells.store(0, bits))
+                .is_some()
+        {
+            return 0;
+        }
+        VALUE.set_in_full(slf, value)
+    }
+}
+
+/// See [`crate::own_methods`].
+///
+/// # Errors
+/// Out of memory.
+pub fn give_own_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+    quick::give::<Guarded>(class, &GET_LOCK)?;
+    quick::give_attribute::<GuardedValue>(class, &VALUE)
 }
 
 /// Adds this file's part of the module.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidestep::channel::{Put, Queue, QueueOptions, Taken};
+use sidestep::channel::{Brief, Put, Queue, QueueOptions, Taken};
 use sidestep::os::clock::{self, Deadline};
 use sidestep::pool::{Delivery, Parcel, Pool, Stage};
 use sidestep::shm::{Envelope, Kind, Ref, family};
@@ -21,6 +21,31 @@ fn queue_delivers_in_order_across_many_segments() {
     }
     assert!(queue.is_empty());
     assert_eq!(queue.get(Some(Duration::ZERO)).unwrap(), None);
+}
+
+#[test]
+fn brief_messages_mix_with_others() {
+    let queue = QueueOptions::new().max_items(1).create().unwrap();
+    for len in 0..=Brief::MOST + 9 {
+        let message: Vec<u8> = (0..len).map(|i| (i + len) as u8).collect();
+        let Some(brief) = Brief::of(&message) else {
+            assert!(len > Brief::MOST);
+            queue.put(&message).unwrap();
+            assert!(queue.try_take_brief().is_none());
+            assert_eq!(queue.get(None).unwrap().unwrap(), message);
+            continue;
+        };
+        assert_eq!(brief.as_slice(), message);
+        queue.put(&message).unwrap();
+        assert_eq!(queue.try_put_brief(7, &brief).unwrap(), Put::Full);
+        assert_eq!(queue.try_take_brief().unwrap().as_slice(), message);
+        assert!(queue.try_take_brief().is_none());
+        assert!(matches!(queue.try_put_brief(7, &brief), Ok(Put::Done(_))));
+        let mut bytes = Vec::new();
+        let taken = queue.try_take(&mut bytes).unwrap();
+        assert!(matches!(taken, Taken::Bytes { tag: 7, .. }));
+        assert_eq!(bytes, message);
+    }
 }
 
 #[test]

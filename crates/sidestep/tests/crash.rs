@@ -622,12 +622,12 @@ mod everywhere {
 
     use super::*;
     use common::{Holds, Test, die};
-    use sidestep::channel::{EnvelopeBox, Queue, Taken, Watch};
+    use sidestep::channel::{Brief, EnvelopeBox, Put, Queue, Taken, Watch};
     use sidestep::crash;
     use sidestep::shm::{Envelope, Family, Kind, Ref};
     use sidestep::sync::{Population, Stamp};
 
-    pub const TESTS: [Test; 20] = [
+    pub const TESTS: [Test; 21] = [
         ("death_anywhere_in_put", put),
         (
             "death_anywhere_in_a_put_that_needs_a_segment",
@@ -638,6 +638,7 @@ mod everywhere {
         ("death_anywhere_in_put_with_a_watcher", put_watched),
         ("death_anywhere_in_watching", watch),
         ("death_anywhere_in_take", take),
+        ("death_anywhere_with_brief_messages", brief_messages),
         (
             "record_of_the_last_take_is_right_at_each_step",
             record_of_the_last_take,
@@ -1010,6 +1011,50 @@ mod everywhere {
         );
     }
 
+    fn brief_messages() {
+        let brief = |number| {
+            // A message without anything between its numbers and its sum.
+            let message = (0..u32::MAX)
+                .map(|k| message(0, number + 50 * k))
+                .find(|message| message.len() <= Brief::MOST);
+            Brief::of(&message.unwrap()).unwrap()
+        };
+        let first = [brief(0), brief(1), brief(2)];
+        let numbers = |queue: &Queue| -> Vec<u32> {
+            let all = drain(queue);
+            all.iter().map(|message| checked(message).1).collect()
+        };
+        let number = |message: &Brief| checked(message.as_slice()).1;
+        let three = || {
+            let queue = QueueOptions::new().create().unwrap();
+            for message in &first {
+                assert!(matches!(queue.try_put_brief(0, message), Ok(Put::Done(_))));
+            }
+            queue
+        };
+        let more = brief(3);
+        at_each_step(
+            three,
+            |queue| assert!(matches!(queue.try_put_brief(0, &more), Ok(Put::Done(3)))),
+            |queue, died| {
+                let found = numbers(queue);
+                assert!(found.len() == 4 || died && found.len() == 3);
+                let all = first.iter().chain([&more]).map(number);
+                assert_eq!(found, all.take(found.len()).collect::<Vec<_>>());
+            },
+        );
+        at_each_step(
+            three,
+            |queue| assert_eq!(number(&queue.try_take_brief().unwrap()), number(&first[0])),
+            |queue, died| {
+                let found = numbers(queue);
+                assert!(found.len() == 2 || died && found.len() == 3);
+                let all: Vec<_> = first.iter().map(number).collect();
+                assert_eq!(found, all[3 - found.len()..]);
+            },
+        );
+    }
+
     fn record_of_the_last_take() {
         // Whatever step the taker died at, its record names what is not in the queue any more.
         type Things = (Queue, Ref);
@@ -1039,6 +1084,18 @@ mod everywhere {
             |things| {
                 victim_is_me(things);
                 drop(things.0.get(None).unwrap());
+            },
+            check,
+        );
+        at_each_step(
+            || {
+                let queue = QueueOptions::new().create().unwrap();
+                (0..3u8).for_each(|number| queue.put(&[number]).unwrap());
+                with_a_note_of_the_victim(queue)
+            },
+            |things| {
+                victim_is_me(things);
+                assert!(things.0.try_take_brief().is_some());
             },
             check,
         );

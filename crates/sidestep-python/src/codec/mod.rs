@@ -35,7 +35,7 @@ use pyo3::types::{PyBytes, PyList};
 use decode::Beside;
 
 pub use message::{Head, Message, OutOfBand};
-pub use short::short;
+pub use short::{long, short};
 
 /// Buffers of at least so many bytes travel out of band.
 pub const OUT_OF_BAND_BYTES: usize = 32 * 1024;

@@ -19,6 +19,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::brief::Brief;
 use super::cursor::{
     ENVELOPE, INLINE, LINK, behind, count, cover, cursor, footprint, form_of, header, len_of, look,
     position, publish, retagged, tag_of, take, waiting,
@@ -390,8 +391,46 @@ impl Chain {
         announce: &impl Announce<E>,
     ) -> core::result::Result<Put, E> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
+        self.put_written(family, own, tag, len, announce, |mut to| {
+            for part in parts {
+                family.write(to, part);
+                to += part.len() as u64;
+            }
+        })
+    }
+
+    /// Puts a brief message, if there is room.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling, or `announce` refuses.
+    #[inline]
+    pub(crate) fn put_brief<E: From<Error>>(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        message: &Brief,
+        announce: &impl Announce<E>,
+    ) -> core::result::Result<Put, E> {
+        let len = message.as_slice().len();
+        self.put_written(family, own, tag, len as u64, announce, |to| {
+            family.write_words(to, message.memory(), len);
+        })
+    }
+
+    /// Puts a message of `len` bytes, which `write` writes to where it is told.
+    #[inline]
+    fn put_written<E: From<Error>>(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        len: u64,
+        announce: &impl Announce<E>,
+        write: impl FnOnce(u64),
+    ) -> core::result::Result<Put, E> {
         self.lock_producers(family);
-        let done = self.put_locked(family, own, tag, parts, len, announce);
+        let done = self.put_locked(family, own, tag, len, announce, write);
         self.producer.put_lock.unlock();
         crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
@@ -417,7 +456,8 @@ impl Chain {
         let mut failure = None;
         for message in messages {
             let len = message.len() as u64;
-            match self.put_locked::<Error>(family, own, tag, &[message], len, &Quietly) {
+            let write = |to| family.write(to, message);
+            match self.put_locked::<Error>(family, own, tag, len, &Quietly, write) {
                 Ok(Put::Done(_)) => done += 1,
                 Ok(Put::Full) => break,
                 Err(error) => {
@@ -443,9 +483,9 @@ impl Chain {
         family: &'static Family,
         own: u64,
         tag: u8,
-        parts: &[&[u8]],
         len: u64,
         announce: &impl Announce<E>,
+        write: impl FnOnce(u64),
     ) -> core::result::Result<Put, E> {
         if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
             return Ok(Put::Full);
@@ -453,11 +493,7 @@ impl Chain {
         let (at, position) = self.place(family, own, len)?;
         let number = count(self.producer.tail.load(Ordering::Relaxed));
         let start = at + block::HEADER + position;
-        let mut to = start + 8;
-        for part in parts {
-            family.write(to, part);
-            to += part.len() as u64;
-        }
+        write(start + 8);
         let end = position + footprint(len);
         family
             .word(at + block::HEADER + end)
@@ -599,19 +635,58 @@ impl Chain {
         to: &mut Vec<u8>,
         note: Note,
     ) -> Result<Taken> {
+        let take = || self.take_locked(family, own, to, note, 1);
+        let took = |taken: &Result<Taken>| {
+            matches!(taken, Ok(Taken::Bytes { .. } | Taken::Envelope { .. }))
+        };
+        self.take_one(family, note, take, took)
+            .unwrap_or(Ok(Taken::Empty))
+    }
+
+    /// Takes the oldest message if it is a brief one: its tag and the message.
+    #[inline]
+    pub(crate) fn take_brief(
+        &self,
+        family: &'static Family,
+        own: u64,
+        note: Note,
+    ) -> Option<(u8, Brief)> {
+        let take = || {
+            let (start, word) = self.front(family, own)?;
+            if form_of(word) != INLINE || len_of(word) > Brief::MOST as u64 {
+                return None;
+            }
+            let len = len_of(word) as usize;
+            let message = Brief::new(family.read_words(start + 8, len), len);
+            self.take_read(family, word, note, 1);
+            Some((tag_of(word), message))
+        };
+        self.take_one(family, note, take, Option::is_some).flatten()
+    }
+
+    /// Does `take` holding `get_lock`, unless there is nothing to take; then wakes a producer if it
+    /// `took` something.
+    #[inline]
+    fn take_one<T>(
+        &self,
+        family: &'static Family,
+        note: Note,
+        take: impl FnOnce() -> T,
+        took: impl FnOnce(&T) -> bool,
+    ) -> Option<T> {
         if !self.may_have_items(family) {
-            return Ok(Taken::Empty);
+            return None;
         }
         self.lock_consumers(family, note.source());
         crash::point("take: locked");
-        let taken = self.take_locked(family, own, to, note, 1);
+        let taken = take();
         self.consumer.get_lock.unlock();
         crash::point("take: unlocked");
-        if let Ok(Taken::Bytes { .. } | Taken::Envelope { .. }) = taken {
+        if took(&taken) {
             crate::primitive::store_load_barrier_after_rmw();
             self.waiting.space.wake_one();
         }
-        taken
+        Some(taken)
     }
 
     /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
@@ -756,8 +831,8 @@ impl Chain {
         let head = self.consumer.head.load(Ordering::Relaxed);
         let number = count(head);
         let (len, tag) = (len_of(word), tag_of(word));
-        let next = behind(head, word);
         if form_of(word) == ENVELOPE {
+            let next = behind(head, word);
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
             self.write_note(family, note, number, nth);
@@ -781,10 +856,18 @@ impl Chain {
             });
         }
         family.read(start + 8, len as usize, to);
-        self.write_note(family, note, number, nth);
-        take(&self.consumer.head, next);
-        self.consumer.noting.store(0, Ordering::Relaxed);
+        self.take_read(family, word, note, nth);
         Ok(Taken::Bytes { tag, number })
+    }
+
+    /// Moves `head` over a short message with the header `word`, which has been read. Holding
+    /// `get_lock`.
+    #[inline]
+    fn take_read(&self, family: &Family, word: u64, note: Note, nth: u32) {
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        self.write_note(family, note, count(head), nth);
+        take(&self.consumer.head, behind(head, word));
+        self.consumer.noting.store(0, Ordering::Relaxed);
     }
 
     /// Notes what is about to be taken. Holding `get_lock`; `noting` is to be cleared when `head`

@@ -1,6 +1,7 @@
 //! Messages between processes: the chain of segments, the queue and the pipe on it, and frames.
 
 pub(crate) mod bell;
+mod brief;
 mod chain;
 mod cursor;
 pub mod handshake;
@@ -10,6 +11,7 @@ mod queue;
 pub mod stream;
 mod watch;
 
+pub use brief::Brief;
 pub(crate) use chain::{Chain, take_apart};
 pub use chain::{EnvelopeBox, Put, Taken};
 pub(crate) use queue::sleep_until;

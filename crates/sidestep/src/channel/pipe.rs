@@ -58,6 +58,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::bell;
+use super::brief::Brief;
 use super::chain::{
     Announce, CHAIN_BYTES, Chain, EnvelopeBox, Put, Taken, take_apart as take_chain_apart,
 };
@@ -365,6 +366,34 @@ impl End {
         Ok(None)
     }
 
+    /// Sends a brief message. False, and nothing was sent: there is no room, or it is a stream.
+    ///
+    /// # Errors
+    /// As for [`End::try_send`].
+    #[inline]
+    pub fn try_send_brief(
+        &self,
+        socket: BorrowedFd<'_>,
+        tag: u8,
+        message: &Brief,
+    ) -> Result<bool, PipeError> {
+        if self.is_stream() {
+            return Ok(false);
+        }
+        self.check_other_side(socket)?;
+        let own = self.object.payload() + CHAIN_BYTES * self.side;
+        let bell = Bell { end: self, socket };
+        match self
+            .outgoing
+            .put_brief(self.family(), own, tag, message, &bell)
+        {
+            Ok(put) => Ok(put != Put::Full),
+            // It has become one before the message was published.
+            Err(PipeError::Stream) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether unread messages leave room for one more.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -471,6 +500,25 @@ impl End {
             self.settle(socket)?;
         }
         Ok(received)
+    }
+
+    /// Takes the oldest message if there is one and it is a brief one: its tag and the message.
+    ///
+    /// # Errors
+    /// The descriptor is no socket any more.
+    #[inline]
+    pub fn try_receive_brief(
+        &self,
+        socket: BorrowedFd<'_>,
+    ) -> Result<Option<(u8, Brief)>, PipeError> {
+        let own = self.object.payload() + CHAIN_BYTES * (1 - self.side);
+        let source = Source::part(&self.object, 1 - self.side);
+        let note = Note::in_slot(self.family(), source);
+        let taken = self.incoming.take_brief(self.family(), own, note);
+        if taken.is_some() && bell::is_watched(self.bell_in()) {
+            self.settle(socket)?;
+        }
+        Ok(taken)
     }
 
     /// Whether there may be a message; `false` is certain.

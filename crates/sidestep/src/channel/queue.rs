@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::brief::Brief;
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Quietly, Taken};
 use super::watch::Watch;
 use crate::error::{Error, Result};
@@ -116,6 +117,16 @@ impl Queue {
             .put(self.family(), self.object.payload(), tag, parts, &Quietly)
     }
 
+    /// Puts a brief message, if there is room.
+    ///
+    /// # Errors
+    /// The arena is at its ceiling: nothing was put.
+    #[inline]
+    pub fn try_put_brief(&self, tag: u8, message: &Brief) -> Result<Put> {
+        self.chain
+            .put_brief(self.family(), self.object.payload(), tag, message, &Quietly)
+    }
+
     /// Puts several short messages under one lock: how many there was room for.
     ///
     /// # Errors
@@ -164,6 +175,15 @@ impl Queue {
         let note = Note::in_slot(self.family(), self.source);
         self.chain
             .take(self.family(), self.object.payload(), to, note)
+    }
+
+    /// Takes the oldest message if there is one and it is a brief one.
+    #[inline]
+    pub fn try_take_brief(&self) -> Option<Brief> {
+        let note = Note::in_slot(self.family(), self.source);
+        self.chain
+            .take_brief(self.family(), self.object.payload(), note)
+            .map(|(_, message)| message)
     }
 
     /// As [`Queue::try_take`], but the note of what was taken goes to `place`.

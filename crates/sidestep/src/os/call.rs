@@ -5,7 +5,7 @@
 //! nothing of that exists. Calls that cannot fail (the process's own id, leaving) need no name, nor
 //! do those of libc's mutexes, whose answers are states and not refusals.
 
-use std::io;
+use std::io::{self, Read};
 
 macro_rules! calls {
     ($($variant:ident = $name:literal,)*) => {
@@ -134,7 +134,14 @@ pub(super) fn call_std<T>(name: Call, make: impl FnOnce() -> io::Result<T>) -> i
 
 /// The text of a file of the kernel's.
 pub(super) fn text(path: &str) -> io::Result<String> {
-    call_std(Call::ReadFile, || std::fs::read_to_string(path))
+    call_std(Call::ReadFile, || {
+        // Their size is not told, so asking for it and feeling for it are calls for nothing.
+        let mut text = String::with_capacity(1024);
+        std::fs::File::open(path)?
+            .take(u64::MAX)
+            .read_to_string(&mut text)?;
+        Ok(text)
+    })
 }
 
 /// The names in a folder of the kernel's.

@@ -12,4 +12,5 @@ pub mod oom;
 pub mod probe;
 pub mod process;
 pub mod robust;
+pub mod signals;
 pub mod socket;

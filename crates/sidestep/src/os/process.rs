@@ -33,18 +33,29 @@ pub fn threads() -> io::Result<usize> {
     Ok(call::names("/proc/self/task")?.len())
 }
 
-/// The number of the first field that [`fields_of`] returns.
+/// The number of the first field that [`Fields`] has.
 const FIRST: usize = 3;
 
 /// The fields of the line that describes a process, without the first two.
 ///
 /// # References
 /// proc(5), `/proc/[pid]/stat`.
-fn fields_of(pid: u32) -> Option<Vec<String>> {
-    let stat = call::text(&format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything, also blanks and brackets: fields count from the last ')'.
-    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    Some(fields.map(str::to_owned).collect())
+struct Fields(String);
+
+impl Fields {
+    fn of(pid: u32) -> Option<Self> {
+        call::text(&format!("/proc/{pid}/stat")).ok().map(Self)
+    }
+
+    fn text(&self, field: usize) -> Option<&str> {
+        // The name may contain anything, also blanks and brackets: they count from the last ')'.
+        let fields = self.0.rsplit_once(')')?.1;
+        fields.split_ascii_whitespace().nth(field - FIRST)
+    }
+
+    fn number(&self, field: usize) -> Option<u64> {
+        self.text(field)?.parse().ok()
+    }
 }
 
 /// Start time of a process in clock ticks since boot: with the pid, an identity. 0 if unknown.
@@ -52,8 +63,8 @@ fn fields_of(pid: u32) -> Option<Vec<String>> {
 /// # References
 /// proc(5), `/proc/[pid]/stat`, field 22.
 pub fn start_time(pid: u32) -> u64 {
-    fields_of(pid)
-        .and_then(|fields| fields.get(22 - FIRST)?.parse().ok())
+    Fields::of(pid)
+        .and_then(|fields| fields.number(22))
         .unwrap_or(0)
 }
 
@@ -64,11 +75,10 @@ pub fn start_time(pid: u32) -> u64 {
 /// # References
 /// proc(5), `/proc/[pid]/stat`, fields 3 and 52.
 pub fn exit_of(pid: u32, start_time_then: u64) -> Option<Exit> {
-    let fields = fields_of(pid)?;
-    let number = |field: usize| fields.get(field - FIRST)?.parse::<u64>().ok();
-    let same = start_time_then == 0 || number(22)? == start_time_then;
-    let ended = matches!(fields.first()?.as_str(), "Z" | "X");
-    let status = number(52)? as i32;
+    let fields = Fields::of(pid)?;
+    let same = start_time_then == 0 || fields.number(22)? == start_time_then;
+    let ended = matches!(fields.text(3)?, "Z" | "X");
+    let status = fields.number(52)? as i32;
     (same && ended && status != 0).then(|| Exit::of(status))
 }
 
@@ -218,20 +228,34 @@ pub fn fork_alone() -> io::Result<Fork> {
 /// # Errors
 /// `ECHILD`: not our child, or reaped already.
 pub fn wait_end(pid: u32, block: bool) -> io::Result<bool> {
-    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
     loop {
-        let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        let done = call(Call::Waitid, || {
-            // SAFETY: `info` has room for what the call writes.
-            unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) }
-        });
-        match done {
-            // SAFETY: zeros are a valid value of it, in which the process is nobody.
-            Ok(_) => return Ok(unsafe { info.assume_init().si_pid() } != 0),
+        match exit_of_child(pid, block) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            done => return done.map(|exit| exit.is_some()),
         }
     }
+}
+
+/// How the child `pid` has ended, or `None` if it runs and `block` is false; it stays to be reaped.
+///
+/// # Errors
+/// `ECHILD`: not our child, or reaped already. `EINTR` when a signal handler ran.
+pub fn exit_of_child(pid: u32, block: bool) -> io::Result<Option<Exit>> {
+    let options = libc::WEXITED | libc::WNOWAIT | if block { 0 } else { libc::WNOHANG };
+    let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    call(Call::Waitid, || {
+        // SAFETY: `info` has room for what the call writes.
+        unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), options) }
+    })?;
+    // SAFETY: zeros are a valid value of it, in which the process is nobody.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: these fields are what the call fills in.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok(match info.si_code {
+        _ if pid == 0 => None,
+        libc::CLD_EXITED => Some(Exit::Code(status)),
+        _ => Some(Exit::Signal(status)),
+    })
 }
 
 /// Reaps the child `pid`: how it ended, or `None` if it runs and `block` is false.

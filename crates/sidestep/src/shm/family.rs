@@ -360,6 +360,48 @@ impl Family {
         }
     }
 
+    /// As [`Family::write`], for the first `len` bytes of a few; those up to the next multiple of 8
+    /// are written, too, and are the caller's as well.
+    #[inline]
+    pub(crate) fn write_words<const N: usize>(&self, offset: u64, bytes: &[u8; N], len: usize) {
+        let whole = len.next_multiple_of(8);
+        if whole <= N
+            && let Some(to) = self.address(offset, whole as u64)
+        {
+            for at in (0..whole).step_by(8) {
+                // SAFETY: as in `write`; both ranges are long enough.
+                unsafe {
+                    let word = bytes.as_ptr().add(at).cast::<u64>().read_unaligned();
+                    to.add(at).cast::<u64>().write_unaligned(word);
+                }
+            }
+        }
+    }
+
+    /// The first `len` bytes from `offset` on, at most `N`. The range up to the next multiple of 8
+    /// was published and is the caller's.
+    #[inline]
+    pub(crate) fn read_words<const N: usize>(&self, offset: u64, len: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        let whole = len.next_multiple_of(8);
+        if whole <= N
+            && let Some(from) = self.address(offset, whole as u64)
+        {
+            for at in (0..whole).step_by(8) {
+                // SAFETY: as in `read`; both ranges are long enough.
+                unsafe {
+                    let word = from.add(at).cast::<u64>().read_unaligned();
+                    bytes
+                        .as_mut_ptr()
+                        .add(at)
+                        .cast::<u64>()
+                        .write_unaligned(word);
+                }
+            }
+        }
+        bytes
+    }
+
     /// Fills a range with zeros.
     pub(crate) fn zero(&self, offset: u64, len: u64) {
         if let Some(to) = self.address(offset, len) {
