@@ -95,15 +95,16 @@ impl Inbox {
         self.most.store(most, Relaxed);
     }
 
-    /// A task with so many items found no memory when `made` were submitted: whether it may do so once
-    /// one of them is done. No more of them are open at once from here on, and it does not count.
-    pub fn makes_do(&self, made: usize, items: usize) -> bool {
-        let open = self.inner.still_open(made);
-        if open > 0 {
-            self.items.fetch_sub(items, Relaxed);
-            self.limit(open);
-        }
-        open > 0
+    /// A task with so many items, which does not count then, found no memory when `made` were submitted:
+    /// no more are open at once from here on.
+    pub fn make_do(&self, made: usize, items: usize) {
+        self.items.fetch_sub(items, Relaxed);
+        self.limit(self.still_open(made).max(1));
+    }
+
+    /// How many of the `made` tasks have not come back.
+    pub fn still_open(&self, made: usize) -> usize {
+        self.inner.still_open(made)
     }
 
     /// Whether somebody ends the job, or has done it, or all results have come.

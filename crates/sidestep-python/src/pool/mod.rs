@@ -270,6 +270,8 @@ impl PoolCore {
                 (mapper, ((function, &items),), &none).into_pyobject(py)?
             };
             let entry = |packed| (inbox, place, packed, 1, keeper).into_pyobject(py);
+            // Before: results may come, and give memory back, while there is none for this.
+            let was_open = inbox.get().still_open(place);
             match self.submit_noted(task.as_any(), open, entry, keep) {
                 Ok(bytes) => {
                     place += 1;
@@ -282,10 +284,8 @@ impl PoolCore {
                         return Ok((place, None, None, true));
                     }
                 }
-                Err(error)
-                    if error.is_instance_of::<PyMemoryError>(py)
-                        && inbox.get().makes_do(place, items.len()) =>
-                {
+                Err(error) if was_open > 0 && error.is_instance_of::<PyMemoryError>(py) => {
+                    inbox.get().make_do(place, items.len());
                     return Ok((place, Some(items), None, true));
                 }
                 Err(error) if error.is_instance_of::<PyException>(py) => {
