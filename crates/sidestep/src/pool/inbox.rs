@@ -5,6 +5,7 @@
 //! back here.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::channel::sleep_until;
@@ -48,12 +49,25 @@ pub enum Next<V, E> {
 /// The results of one call's tasks: values `V` or errors `E`, and `W` for the call as a whole.
 pub struct Inbox<V, W, E> {
     order: Order,
+    /// Never waited for by those who sleep here: a fork may find them in the middle of a look, and its
+    /// child has the lock as it is then.
     state: Mutex<State<V, W, E>>,
+    /// What they look at: see [`State::signs`].
+    signs: AtomicU32,
+    /// How many results have come.
+    came: AtomicUsize,
     /// Of those who ask for results.
     gate: Gate,
     /// Of who makes the tasks.
     room: Gate,
 }
+
+/// Somebody ends the call, or has done it.
+const CLAIMED: u32 = 1;
+/// No result is waited for any more.
+const ENDED: u32 = 2;
+/// [`Inbox::next`] has an answer.
+const NEXT: u32 = 4;
 
 struct State<V, W, E> {
     /// By their tasks' places, from `handed` on; or as they came.
@@ -66,9 +80,9 @@ struct State<V, W, E> {
     expected: Option<usize>,
     /// Of a whole: the error that came first.
     first_error: Option<E>,
-    /// Somebody ends the call, or has done it.
+    /// See [`CLAIMED`].
     claimed: bool,
-    /// No result is waited for any more.
+    /// See [`ENDED`].
     ended: bool,
     /// What came of a whole.
     outcome: Option<Result<W, E>>,
@@ -79,19 +93,22 @@ struct State<V, W, E> {
 impl<V, W, E> Inbox<V, W, E> {
     /// For the results of `expected` tasks, or of as many as [`Inbox::expect`] will say.
     pub fn new(order: Order, expected: Option<usize>) -> Self {
+        let state = State {
+            arrived: VecDeque::new(),
+            handed: 0,
+            came: 0,
+            expected,
+            first_error: None,
+            claimed: false,
+            ended: false,
+            outcome: None,
+            ending: None,
+        };
         Self {
             order,
-            state: Mutex::new(State {
-                arrived: VecDeque::new(),
-                handed: 0,
-                came: 0,
-                expected,
-                first_error: None,
-                claimed: false,
-                ended: false,
-                outcome: None,
-                ending: None,
-            }),
+            signs: AtomicU32::new(state.signs()),
+            state: Mutex::new(state),
+            came: AtomicUsize::new(0),
             gate: Gate::new(),
             room: Gate::new(),
         }
@@ -101,128 +118,98 @@ impl<V, W, E> Inbox<V, W, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the state, and shows that to those who sleep. What leaves it has to be returned.
+    fn change<R>(&self, change: impl FnOnce(&mut State<V, W, E>) -> R) -> R {
+        let mut state = self.state();
+        let left = change(&mut state);
+        self.came.store(state.came, Ordering::SeqCst);
+        self.signs.store(state.signs(), Ordering::SeqCst);
+        drop(state);
+        left
+    }
+
+    fn shows(&self, sign: u32) -> bool {
+        self.signs.load(Ordering::SeqCst) & sign != 0
+    }
+
     /// Takes what came of the task at this place.
     pub fn put(&self, place: usize, result: Result<V, E>) -> Arrival<V, E> {
-        let mut state = self.state();
-        if state.claimed {
-            drop(state);
-            return Arrival::Late(result);
-        }
-        let begin = if self.order == Order::InOrder {
-            state.handed
-        } else {
-            0
-        };
-        let Some(index) = place.checked_sub(begin) else {
-            // Of a place whose result was handed out already.
-            drop(state);
-            return Arrival::Late(result);
-        };
-        state.came += 1;
-        let mut former = None;
-        match (self.order, result) {
-            (Order::Whole, Err(error)) if state.first_error.is_none() => {
-                state.first_error = Some(error);
-            }
-            (Order::AsTheyCome, result) => state.arrived.push_back(Some(result)),
-            (_, result) => {
-                if state.arrived.len() <= index {
-                    state.arrived.resize_with(index + 1, || None);
-                }
-                former = state.arrived[index].replace(result);
-            }
-        }
-        let arrival = self.settle(state);
-        drop(former);
+        let put = self.change(|state| state.put(self.order, place, result));
         if self.order != Order::Whole {
             self.gate.wake_all();
         }
         self.room.wake_all();
-        arrival
+        match put {
+            Ok(last) => self.arrival(last),
+            Err(late) => Arrival::Late(late),
+        }
     }
 
     /// There are so many tasks, and no more.
     pub fn expect(&self, tasks: usize) -> Arrival<V, E> {
-        let mut state = self.state();
-        state.expected = Some(tasks);
-        let arrival = if state.claimed {
-            drop(state);
-            Arrival::Noted
-        } else {
-            self.settle(state)
-        };
+        let last = self.change(|state| {
+            state.expected = Some(tasks);
+            state.settle(self.order)
+        });
         self.gate.wake_all();
-        arrival
+        self.arrival(last)
     }
 
     /// There are so many tasks, and their results are followed by an error; if the call has not been
     /// ended already.
     pub fn expect_error(&self, tasks: usize, error: E) -> Arrival<V, E> {
-        let mut state = self.state();
-        let former = if state.ended {
-            Some(error)
-        } else {
-            state.ending.replace(error)
-        };
-        drop(state);
-        drop(former);
+        drop(self.change(|state| {
+            if state.ended {
+                Some(error)
+            } else {
+                state.ending.replace(error)
+            }
+        }));
         self.expect(tasks)
     }
 
-    /// Lets the lock go, and says what has changed.
-    fn settle(&self, mut state: MutexGuard<'_, State<V, W, E>>) -> Arrival<V, E> {
-        if Some(state.came) != state.expected {
-            return Arrival::Noted;
+    fn arrival(&self, last: Option<Last<V, E>>) -> Arrival<V, E> {
+        match last {
+            None => Arrival::Noted,
+            Some(_) if self.order != Order::Whole => Arrival::Last(None),
+            Some((_, Some(error))) => Arrival::Last(Some(Err(error))),
+            Some((results, None)) => Arrival::Last(Some(results.into_iter().flatten().collect())),
         }
-        state.claimed = true;
-        if self.order != Order::Whole {
-            return Arrival::Last(None);
-        }
-        let results = std::mem::take(&mut state.arrived);
-        let first_error = state.first_error.take();
-        drop(state);
-        Arrival::Last(Some(match first_error {
-            Some(error) => Err(error),
-            None => results.into_iter().flatten().collect(),
-        }))
     }
 
     /// Asks to end the call: `false` if somebody else does that, or all results have come.
     pub fn claim(&self) -> bool {
-        let mut state = self.state();
-        let claimed = std::mem::replace(&mut state.claimed, true);
-        drop(state);
+        let claimed = self.change(|state| std::mem::replace(&mut state.claimed, true));
         self.room.wake_all();
         !claimed
     }
 
     /// Whether somebody ends the call, or has done it, or all results have come.
     pub fn is_claimed(&self) -> bool {
-        self.state().claimed
+        self.shows(CLAIMED)
     }
 
     /// Ends the call, which was claimed. Of a whole, with this outcome; otherwise an error comes after
     /// the results that are there.
     pub fn end(&self, outcome: Result<W, E>) {
-        let mut state = self.state();
-        if state.ended {
-            return;
-        }
-        state.claimed = true;
-        state.ended = true;
-        let former = match (self.order, outcome) {
-            (Order::Whole, outcome) => (state.outcome.replace(outcome), None),
-            (_, Err(error)) => (None, state.ending.replace(error)),
-            (_, outcome) => (Some(outcome), None),
-        };
-        drop(state);
+        let former = self.change(|state| {
+            if std::mem::replace(&mut state.ended, true) {
+                return (Some(outcome), None);
+            }
+            state.claimed = true;
+            match (self.order, outcome) {
+                (Order::Whole, outcome) => (state.outcome.replace(outcome), None),
+                (_, Err(error)) => (None, state.ending.replace(error)),
+                (_, outcome) => (Some(outcome), None),
+            }
+        });
         self.gate.wake_all();
         drop(former);
     }
 
     /// Whether the call was ended.
     pub fn is_ended(&self) -> bool {
-        self.state().ended
+        self.shows(ENDED)
     }
 
     /// Looks at what came of the call as a whole, once it was ended. `look` must not come back here.
@@ -232,13 +219,12 @@ impl<V, W, E> Inbox<V, W, E> {
 
     /// How many of the `made` tasks have not come back.
     pub fn still_open(&self, made: usize) -> usize {
-        made.saturating_sub(self.state().came)
+        made.saturating_sub(self.came.load(Ordering::SeqCst))
     }
 
     /// Whether of the `made` tasks fewer than `most` are still open, or the call is about to end.
     pub fn has_room(&self, made: usize, most: usize) -> bool {
-        let state = self.state();
-        state.claimed || made.saturating_sub(state.came) < most
+        self.is_claimed() || self.still_open(made) < most
     }
 
     /// How many there will be, if that is known.
@@ -248,21 +234,22 @@ impl<V, W, E> Inbox<V, W, E> {
 
     /// Takes the next result out.
     pub fn next(&self) -> Next<V, E> {
-        let mut state = self.state();
-        if state.has_next() {
-            state.handed += 1;
-            return match state.arrived.pop_front().flatten() {
-                Some(result) => Next::Result(result),
-                None => Next::None,
-            };
-        }
-        if !state.is_over() {
-            return Next::None;
-        }
-        match state.ending.take() {
-            Some(error) => Next::Result(Err(error)),
-            None => Next::Over,
-        }
+        self.change(|state| {
+            if state.has_next() {
+                state.handed += 1;
+                return match state.arrived.pop_front().flatten() {
+                    Some(result) => Next::Result(result),
+                    None => Next::None,
+                };
+            }
+            if !state.is_over() {
+                return Next::None;
+            }
+            match state.ending.take() {
+                Some(error) => Next::Result(Err(error)),
+                None => Next::Over,
+            }
+        })
     }
 
     /// Looks at all that lies here, each value, outcome and error once. What is called must not come
@@ -291,13 +278,14 @@ impl<V, W, E> Inbox<V, W, E> {
 
     /// Takes all out that lies here, for the caller to drop.
     pub fn empty(&self) -> impl Sized + use<V, W, E> {
-        let mut state = self.state();
-        (
-            std::mem::take(&mut state.arrived),
-            state.first_error.take(),
-            state.ending.take(),
-            state.outcome.take(),
-        )
+        self.change(|state| {
+            (
+                std::mem::take(&mut state.arrived),
+                state.first_error.take(),
+                state.ending.take(),
+                state.outcome.take(),
+            )
+        })
     }
 
     /// Waits until the call was ended.
@@ -312,20 +300,78 @@ impl<V, W, E> Inbox<V, W, E> {
 
     /// Waits until [`Inbox::next`] has an answer.
     pub fn wait_next(&self, deadline: Deadline) -> Wait {
-        sleep_until(&self.gate, deadline, || {
-            let state = self.state();
-            state.has_next() || state.is_over()
-        })
+        sleep_until(&self.gate, deadline, || self.shows(NEXT))
     }
 }
 
+/// All results, and the error that came first, once the last of them has come.
+type Last<V, E> = (VecDeque<Option<Result<V, E>>>, Option<E>);
+
 impl<V, W, E> State<V, W, E> {
+    /// Takes a result, or gives it back if it is of no use; returns all of them if it was the last.
+    fn put(
+        &mut self,
+        order: Order,
+        place: usize,
+        result: Result<V, E>,
+    ) -> Result<Option<Last<V, E>>, Result<V, E>> {
+        let begin = if order == Order::InOrder {
+            self.handed
+        } else {
+            0
+        };
+        let known = |index| order != Order::AsTheyCome && self.is_there(index);
+        let index = match place.checked_sub(begin) {
+            Some(index) if !self.claimed && !known(index) => index,
+            // Too late, or of a place whose result has come already.
+            _ => return Err(result),
+        };
+        self.came += 1;
+        match (order, result) {
+            (Order::Whole, Err(error)) if self.first_error.is_none() => {
+                self.first_error = Some(error);
+            }
+            (Order::AsTheyCome, result) => self.arrived.push_back(Some(result)),
+            (_, result) => {
+                if self.arrived.len() <= index {
+                    self.arrived.resize_with(index + 1, || None);
+                }
+                self.arrived[index] = Some(result);
+            }
+        }
+        Ok(self.settle(order))
+    }
+
+    fn is_there(&self, index: usize) -> bool {
+        matches!(self.arrived.get(index), Some(Some(_)))
+    }
+
     fn has_next(&self) -> bool {
-        matches!(self.arrived.front(), Some(Some(_)))
+        self.is_there(0)
     }
 
     fn is_over(&self) -> bool {
         self.ended || Some(self.handed) == self.expected
+    }
+
+    fn signs(&self) -> u32 {
+        let sign = |sign, shown: bool| if shown { sign } else { 0 };
+        sign(CLAIMED, self.claimed)
+            | sign(ENDED, self.ended)
+            | sign(NEXT, self.has_next() || self.is_over())
+    }
+
+    /// What to do if the last result has come.
+    fn settle(&mut self, order: Order) -> Option<Last<V, E>> {
+        if self.claimed || Some(self.came) != self.expected {
+            return None;
+        }
+        self.claimed = true;
+        Some(if order == Order::Whole {
+            (std::mem::take(&mut self.arrived), self.first_error.take())
+        } else {
+            (VecDeque::new(), None)
+        })
     }
 }
 
