@@ -236,6 +236,9 @@ class _Crew:
         )
         return source, place, error, goes_on
 
+    def collect_own(self, job: Any) -> None:
+        """Leave it to the thread that takes results."""
+
     def close(self) -> None:
         """Have the workers end when all is done."""
         self.state = CLOSE

@@ -1026,6 +1026,18 @@ class PoolCore:
             entries whose result could not be rebuilt, with the exception; lines of workers that
             called `retire`; lines with what their workers gave to `last_words`.
         """
+    def collect_own(self, entries: dict[int, Any], inbox: Inbox) -> tuple[bool, Any] | None:
+        """Take the result of the task of `inbox` submitted last, if it comes within a moment.
+
+        Only a short and plain one; for another, or a later one, there is `collect`.
+
+        Args:
+            entries: As with `collect`.
+            inbox: Where the result goes.
+
+        Returns:
+            What to end the job with, if that was its last result: success and value.
+        """
     def retire(self, worker: int) -> None:
         """Say that a worker has done its share and is about to end; `collect` returns."""
     def last_words(self, worker: int, words: Any) -> None:

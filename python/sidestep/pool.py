@@ -314,6 +314,9 @@ class _Core(Protocol):
     def running(self, worker: int) -> tuple[int, float | None] | None: ...
     def doom(self, worker: int, number: int) -> bool: ...
     def collect(self, timeout: float | None, open: dict[int, Any]) -> _Harvest: ...
+    def collect_own(
+        self, open: dict[int, Any], inbox: _sidestep.Inbox
+    ) -> tuple[bool, Any] | None: ...
     def retire(self, worker: int) -> None: ...
     def nudge(self) -> None: ...
     def lost(self, worker: int) -> int | None: ...
@@ -926,6 +929,15 @@ class _Crew:
             # Even SystemExit: without the handler all other jobs would wait for ever.
             traceback.print_exc()
 
+    def collect_own(self, job: "ApplyResult[Any]") -> None:
+        """Take the result of a job of one task, if it comes at once: quicker than by the handler.
+
+        For the thread that waits for it, and holds the job alone: it may be interrupted.
+        """
+        outcome = self.core.collect_own(self.open, job._inbox)
+        if outcome is not None:
+            job._conclude(*outcome)
+
     def deliver_all(self, timeout: float) -> bool:
         """Hand out the results that are there, waiting for one; tell whether there were any.
 
@@ -1484,7 +1496,10 @@ class Pool(_original.Root):
         self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
     ) -> _T:
         """Call `func(*args, **kwds)` in a worker and return its result."""
-        return self.apply_async(func, args, kwds).get()
+        result = self.apply_async(func, args, kwds)
+        if isinstance(result, ApplyResult):
+            self._crew.collect_own(result)
+        return result.get()
 
     def map(
         self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None
@@ -2017,6 +2032,9 @@ class _LocalCore:
                     break
                 found = self._results.get_nowait()
         return count > 0, ended, [], retired, words
+
+    def collect_own(self, open: dict[int, Any], inbox: _sidestep.Inbox) -> None:
+        """Threads leave that to the handler."""
 
     def retire(self, worker: int) -> None:
         self._results.put((None, worker))

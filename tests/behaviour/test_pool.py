@@ -784,7 +784,16 @@ def test_an_argument_that_submits_while_it_is_pickled(two: Any) -> None:
 
 # What a handler raises within a callback of a weak reference, the interpreter drops.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_submit_does_not_mix_results_up(two: Any) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda workers: workers.apply_async(len, (b"x" * 200_000,)),
+        lambda workers: workers.apply(tasks.square, (7,)),
+        lambda workers: workers.apply(tasks.Lazy, (7, 8)),
+    ],
+    ids=["apply_async", "apply", "apply_pickled"],
+)
+def test_interrupted_calls_do_not_mix_results_up(two: Any, call: Callable[[Any], object]) -> None:
     came: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -797,7 +806,7 @@ def test_an_interrupted_submit_does_not_mix_results_up(two: Any) -> None:
         timer = threading.Timer(0.002, os.kill, [os.getpid(), signal.SIGUSR1])
         timer.start()
         while len(came) == before:
-            two.apply_async(len, (b"x" * 200_000,))
+            call(two)
 
     usual = signal.signal(signal.SIGUSR1, handle)
     try:

@@ -103,6 +103,11 @@ pub fn loads<'py>(
     }
 }
 
+/// Whether a head that begins so is compact: to rebuild such an object runs no code of the program.
+pub fn is_compact(first: u8) -> bool {
+    first < format::PICKLE
+}
+
 /// [`loads`] for buffers that lie in memory: what is immutable is copied from there, once, and
 /// `own` makes an object of the buffer with this number for the others.
 ///

@@ -1,6 +1,6 @@
 //! `Inbox`: where what comes of a pool's tasks waits until the program asks for it.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -30,6 +30,8 @@ pub struct Inbox {
     items: AtomicUsize,
     /// How many tasks may be open at once.
     most: AtomicUsize,
+    /// The number of the task that was submitted last.
+    number: AtomicU32,
 }
 
 /// Success and value as one.
@@ -90,6 +92,16 @@ impl Inbox {
         Ok(whole.into_any())
     }
 
+    /// Notes the number of the task that was submitted last.
+    pub fn submitted(&self, number: u32) {
+        self.number.store(number, Relaxed);
+    }
+
+    /// The number of the task that was submitted last.
+    pub fn number(&self) -> u32 {
+        self.number.load(Relaxed)
+    }
+
     /// Have at most so many tasks open at once.
     pub fn limit(&self, most: usize) {
         self.most.store(most, Relaxed);
@@ -138,6 +150,7 @@ impl Inbox {
             chunked,
             items: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
+            number: AtomicU32::new(0),
         })
     }
 

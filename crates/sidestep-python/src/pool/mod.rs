@@ -20,7 +20,7 @@ use crate::error::to_py;
 use crate::family::{Name, export, handle};
 use crate::message::{Outgoing, pack, pack_task, unpack};
 use crate::wait::{deadline, wait};
-use inbox::{Entry, Inbox, came, report, take_items};
+use inbox::{Entry, Inbox, Outcome, came, report, take_items};
 
 /// Most results that `collect` takes in one go: other threads, and the handlers of signals, wait meanwhile.
 const BATCH: usize = 256;
@@ -121,7 +121,7 @@ impl PoolCore {
         open: &Bound<'py, PyDict>,
         entry: impl FnOnce(Option<PackedTask>) -> PyResult<Bound<'py, PyTuple>>,
         keep: bool,
-    ) -> PyResult<u64> {
+    ) -> PyResult<(u32, u64)> {
         let pool = self.pool()?;
         let message = pack_task(task, Pool::SHORT)?;
         let bytes = message.len();
@@ -132,7 +132,7 @@ impl PoolCore {
             (send(message, |parcel| pool.submit(parcel))?, None)
         };
         open.set_item(number, entry(packed)?)?;
-        Ok(bytes)
+        Ok((number, bytes))
     }
 }
 
@@ -213,7 +213,9 @@ impl PoolCore {
         keep: bool,
     ) -> PyResult<()> {
         let entry = |packed| (inbox, place, packed, 1, keeper).into_pyobject(task.py());
-        self.submit_noted(task, open, entry, keep).map(|_| ())
+        let (number, _) = self.submit_noted(task, open, entry, keep)?;
+        inbox.get().submitted(number);
+        Ok(())
     }
 
     /// Submits a task once more that was kept, and notes `entry` under its number in `open`.
@@ -273,7 +275,7 @@ impl PoolCore {
             // Before: results may come, and give memory back, while there is none for this.
             let was_open = inbox.get().still_open(place);
             match self.submit_noted(task.as_any(), open, entry, keep) {
-                Ok(bytes) => {
+                Ok((_, bytes)) => {
                     place += 1;
                     if bytes >= LARGE {
                         let workers = self.pool()?.lines() as usize;
@@ -405,6 +407,28 @@ impl PoolCore {
                 return Ok((false, ended, unreadable, retired, words));
             }
         }
+    }
+
+    /// Takes the result of the task of `inbox` that was submitted last, if it comes within a moment and
+    /// is short and plain: what to end the job with, if that was the last one. Runs no code of the
+    /// program between taking and returning.
+    fn collect_own<'py>(
+        &self,
+        py: Python<'py>,
+        entries: &Bound<'py, PyDict>,
+        inbox: &Bound<'py, Inbox>,
+    ) -> PyResult<Option<Outcome<'py>>> {
+        let pool = self.pool()?;
+        let number = inbox.get().number();
+        let own = py.detach(|| pool.collect_own(number, codec::is_compact));
+        let Some(message) = own else { return Ok(None) };
+        let Some(noted) = entries.get_item(number)? else {
+            return Ok(None);
+        };
+        entries.del_item(number)?;
+        let entry = Entry::read(&noted)?;
+        let (success, value) = report(&codec::long(py, message.as_slice())?)?;
+        inbox.get().take(py, entry.place, came(success, value))
     }
 
     /// Says that `worker` is about to end in order.

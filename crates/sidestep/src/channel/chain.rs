@@ -643,13 +643,14 @@ impl Chain {
             .unwrap_or(Ok(Taken::Empty))
     }
 
-    /// Takes the oldest message if it is a brief one: its tag and the message.
+    /// Takes the oldest message if it is a brief one, and `wanted`: its tag and the message.
     #[inline]
     pub(crate) fn take_brief(
         &self,
         family: &'static Family,
         own: u64,
         note: Note,
+        wanted: impl FnOnce(u8, &Brief) -> bool,
     ) -> Option<(u8, Brief)> {
         let take = || {
             let (start, word) = self.front(family, own)?;
@@ -658,6 +659,9 @@ impl Chain {
             }
             let len = len_of(word) as usize;
             let message = Brief::new(family.read_words(start + 8, len), len);
+            if !wanted(tag_of(word), &message) {
+                return None;
+            }
             self.take_read(family, word, note, 1);
             Some((tag_of(word), message))
         };

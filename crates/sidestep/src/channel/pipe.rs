@@ -514,7 +514,9 @@ impl End {
         let own = self.object.payload() + CHAIN_BYTES * (1 - self.side);
         let source = Source::part(&self.object, 1 - self.side);
         let note = Note::in_slot(self.family(), source);
-        let taken = self.incoming.take_brief(self.family(), own, note);
+        let taken = self
+            .incoming
+            .take_brief(self.family(), own, note, |_, _| true);
         if taken.is_some() && bell::is_watched(self.bell_in()) {
             self.settle(socket)?;
         }

@@ -180,10 +180,21 @@ impl Queue {
     /// Takes the oldest message if there is one and it is a brief one.
     #[inline]
     pub fn try_take_brief(&self) -> Option<Brief> {
+        self.try_take_wanted(|_, _| true)
+    }
+
+    /// Takes the oldest message if it is a brief one and, with its tag, `wanted`.
+    #[inline]
+    pub(crate) fn try_take_wanted(&self, wanted: impl FnOnce(u8, &Brief) -> bool) -> Option<Brief> {
         let note = Note::in_slot(self.family(), self.source);
         self.chain
-            .take_brief(self.family(), self.object.payload(), note)
+            .take_brief(self.family(), self.object.payload(), note, wanted)
             .map(|(_, message)| message)
+    }
+
+    /// A look without lock, which may be wrong either way for a moment.
+    pub(crate) fn may_have_items(&self) -> bool {
+        self.chain.may_have_items(self.family())
     }
 
     /// As [`Queue::try_take`], but the note of what was taken goes to `place`.
@@ -224,6 +235,11 @@ impl Queue {
         {
             return Wait::Ready;
         }
+        self.sleep_for_items(deadline)
+    }
+
+    /// As [`Queue::wait_items`], without staying awake first.
+    pub(crate) fn sleep_for_items(&self, deadline: Deadline) -> Wait {
         let ready = || self.chain.may_have_items(self.family()) || self.chain.is_closed();
         let wait = sleep_until(self.chain.items(), deadline, ready);
         self.pass_on_closing(self.chain.items());

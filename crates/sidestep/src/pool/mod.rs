@@ -24,13 +24,13 @@ mod inbox;
 
 use std::time::Duration;
 
-use crate::channel::{EnvelopeBox, Put, Queue, QueueOptions, Taken};
+use crate::channel::{Brief, EnvelopeBox, Put, Queue, QueueOptions, Taken};
 use crate::crash;
 use crate::error::Result;
 use crate::os::clock::{self, Deadline};
 use crate::primitive::Ordering;
 use crate::shm::{Envelope, Family, Handle, Kind, Ref, family};
-use crate::sync::{Population, Stamp, Wait};
+use crate::sync::{Patience, Population, Stamp, Wait};
 
 pub use inbox::{Arrival, Inbox, Next, Order};
 
@@ -82,6 +82,8 @@ pub struct Pool {
     board: Ref,
     lines: u32,
     owner: Stamp,
+    /// Whether it is worth it to stay awake for one's own result.
+    eager: Patience,
 }
 
 /// A message for the pool: short bytes, or an envelope.
@@ -148,6 +150,7 @@ impl Pool {
             results: QueueOptions::new().create()?,
             board: family.create(Kind::Board, LINE * u64::from(lines))?,
             lines,
+            eager: Patience::new(),
         })
     }
 
@@ -162,6 +165,7 @@ impl Pool {
             board: Ref::from_handle(handle.board, Kind::Board)?,
             lines: handle.lines,
             owner: handle.owner,
+            eager: Patience::new(),
         })
     }
 
@@ -343,6 +347,22 @@ impl Pool {
         })
     }
 
+    /// Stays awake for a moment, if that may be worth it, and takes the result of task `number` if it
+    /// comes next, is brief and, by its first byte, `wanted`. For one who has to wait for it anyway:
+    /// what does not come this way comes to the collector.
+    pub fn collect_own(&self, number: u32, wanted: impl FnOnce(u8) -> bool) -> Option<Brief> {
+        if !self.eager.outlasts(|| self.results.may_have_items()) {
+            return None;
+        }
+        let found = self.results.try_take_wanted(|tag, message| {
+            let (prefix, rest) = message.as_slice().split_at_checked(8).unwrap_or_default();
+            tag == RESULT
+                && prefix == u64::from(number).to_le_bytes()
+                && rest.first().is_some_and(|byte| wanted(*byte))
+        })?;
+        Brief::of(&found.as_slice()[8..])
+    }
+
     /// Tells the collector what the worker with this line has to say about its end.
     ///
     /// # Errors
@@ -368,9 +388,10 @@ impl Pool {
         self.results.try_put(NUDGE, &[]).map(|_| ())
     }
 
-    /// Waits until there may be a result.
+    /// Waits until there may be a result. Sleeps at once: who is in a hurry stays awake in
+    /// [`Pool::collect_own`].
     pub fn wait_result(&self, deadline: Deadline) -> Wait {
-        self.results.wait_items(deadline)
+        self.results.sleep_for_items(deadline)
     }
 
     /// The worker with this line is dead, and all results were collected after it died: the task
