@@ -486,10 +486,15 @@ class DefaultContext(BaseContext):
 
 def _popens(name: str) -> Any:
     """The module of a way to start processes; looked up without the machinery of an import."""
-    name = f"{__package__}.{name}"
-    if name not in sys.modules:
-        __import__(name)
-    return sys.modules[name]
+    found = _known_popens.get(name)
+    if found is None:
+        # If another thread is just importing it, this waits for that.
+        __import__(f"{__package__}.{name}")
+        found = _known_popens[name] = sys.modules[f"{__package__}.{name}"]
+    return found
+
+
+_known_popens: dict[str, Any] = {}
 
 
 # --- one context for each start method ----------------------------------------------------

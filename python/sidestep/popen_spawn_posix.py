@@ -161,8 +161,12 @@ def _memory_file() -> IO[bytes]:
 
 def _trackers() -> Iterator[tuple[str, int]]:
     """The resource trackers that this process has: the name of the module, and the descriptor."""
-    ours: Any = sys.modules.get(f"{__package__}.resource_tracker")
-    theirs: Any = _original.loaded("resource_tracker")
+    name = f"{__package__}.resource_tracker"
+    ours: Any = sys.modules.get(name)
+    if ours is not None:
+        # If another thread is just importing it, this waits for that.
+        __import__(name)
+    theirs: Any = _original.module("resource_tracker")
     for module in (ours, theirs):
         fd: int | None = module and module._resource_tracker._fd
         if fd is not None:

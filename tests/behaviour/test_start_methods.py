@@ -158,6 +158,42 @@ def test_children_start_children(outer: str, inner: str, tmp_path: Path) -> None
     assert told(tmp_path / "told") == [*child._identity, 1, 1]
 
 
+FIRST_STARTS = """
+import sys
+import threading
+import sidestep
+
+def nothing(load):
+    pass
+
+def start(child):
+    together.wait()
+    child.start()
+
+if __name__ == "__main__":
+    sys.setswitchinterval(1e-6)
+    context = sidestep.get_context(sys.argv[1])
+    together = threading.Barrier(4)
+    children = [context.Process(target=nothing, args=(bytes(100_000),)) for _ in range(4)]
+    threads = [threading.Thread(target=start, args=(child,)) for child in children]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_first_children_may_be_started_by_many_threads(method: str, tmp_path: Path) -> None:
+    """What the first start imports is there for all of them."""
+    script = tmp_path / "first_starts.py"
+    script.write_text(FIRST_STARTS)
+    subprocess.run([sys.executable, str(script), method], check=True)
+
+
 def test_logging_tells_the_life_of_a_child() -> None:
     program = """
         import sidestep, logging
