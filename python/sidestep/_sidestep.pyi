@@ -884,9 +884,6 @@ class Inbox:
         """Whether the job was ended."""
     def outcome(self) -> tuple[bool, Any] | None:
         """Return what came of a whole: success and value, or exception; None before the end."""
-    @property
-    def expected(self) -> int | None:
-        """How many tasks there are, if that is known."""
     def has_room(self, made: int) -> bool:
         """Tell whether one more task may be submitted when `made` were: large ones wait for it."""
     def wait_room(self, made: int) -> None:

@@ -635,6 +635,14 @@ def test_a_big_map(two: Any) -> None:
     )
 
 
+def run_in_an_arena_of(limit: str, text: str, program: Path) -> None:
+    """Run a program that may use so much shared memory, and the tasks of these tests."""
+    program.write_text(text)
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment = {**os.environ, "SIDESTEP_ARENA_LIMIT": limit, "PYTHONPATH": path}
+    subprocess.run([sys.executable, str(program)], env=environment, check=True)
+
+
 LARGE_ARGUMENTS = """
 import sys
 import pool_tasks as tasks
@@ -652,18 +660,7 @@ if __name__ == "__main__":
 
 def test_large_arguments_are_sent_as_results_come(tmp_path: Path) -> None:
     """However many there are: the arena does not hold all of these at once."""
-    program = tmp_path / "large.py"
-    program.write_text(LARGE_ARGUMENTS)
-    here = os.path.dirname(__file__)
-    subprocess.run(
-        [sys.executable, str(program)],
-        env={
-            **os.environ,
-            "SIDESTEP_ARENA_LIMIT": "280M",
-            "PYTHONPATH": os.pathsep.join([here, *sys.path]),
-        },
-        check=True,
-    )
+    run_in_an_arena_of("280M", LARGE_ARGUMENTS, tmp_path / "large.py")
 
 
 SCARCE_MEMORY = """
@@ -687,18 +684,7 @@ if __name__ == "__main__":
 
 def test_a_map_waits_for_memory_that_its_own_tasks_will_give_back(tmp_path: Path) -> None:
     """A single item fits the arena, and two or all of them do not."""
-    program = tmp_path / "scarce.py"
-    program.write_text(SCARCE_MEMORY)
-    here = os.path.dirname(__file__)
-    subprocess.run(
-        [sys.executable, str(program)],
-        env={
-            **os.environ,
-            "SIDESTEP_ARENA_LIMIT": "64M",
-            "PYTHONPATH": os.pathsep.join([here, *sys.path]),
-        },
-        check=True,
-    )
+    run_in_an_arena_of("64M", SCARCE_MEMORY, tmp_path / "scarce.py")
 
 
 def test_close_waits_for_the_rest_of_a_map_of_large_arguments(fork: Any) -> None:

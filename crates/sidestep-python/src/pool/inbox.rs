@@ -213,12 +213,6 @@ impl Inbox {
         self.inner.outcome(copy).map(|came| apart(py, came))
     }
 
-    /// How many tasks there are, if that is known.
-    #[getter]
-    fn expected(&self) -> Option<usize> {
-        self.inner.expected()
-    }
-
     /// For the collector of cycles: a result may hold, by a traceback, whoever asked for it.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let look = |object: &Py<PyAny>| visit.call(object);

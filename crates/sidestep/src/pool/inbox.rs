@@ -227,11 +227,6 @@ impl<V, W, E> Inbox<V, W, E> {
         self.is_claimed() || self.still_open(made) < most
     }
 
-    /// How many there will be, if that is known.
-    pub fn expected(&self) -> Option<usize> {
-        self.state().expected
-    }
-
     /// Takes the next result out.
     pub fn next(&self) -> Next<V, E> {
         self.change(|state| {
