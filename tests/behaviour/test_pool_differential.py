@@ -41,9 +41,23 @@ def items_that_fail():
     yield from (1, 3)
     raise KeyError("input")
 
+def ask(call):
+    """What the call returns; the original may need to be asked again.
+
+    It divides by the number of its workers to find the size of a chunk. That number is 0 for an
+    instant when all have done as many tasks as they may and none is replaced yet.
+    """
+    while True:
+        try:
+            return call()
+        except ZeroDivisionError:
+            if mp.__name__ != "multiprocessing":
+                raise
+            time.sleep(0.01)
+
 def outcome(call):
     try:
-        return repr(call())
+        return repr(ask(call))
     except BaseException as error:
         cause = type(error.__cause__).__name__
         if isinstance(error, pool_module.MaybeEncodingError):
@@ -111,7 +125,7 @@ def run(pool, wraps):
         lambda: pool.starmap_async(add, [(1, 2)], callback=lambda v: told.append(("starmap", v))),
     ):
         # One after the other: between two workers any order is right.
-        job = start()
+        job = ask(start)
         job.wait()
         print(type(job).__name__, job.ready(), job.successful(), outcome(job.get), told)
     print(isinstance(job, pool_module.ApplyResult), pool_module.AsyncResult.__name__)
