@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -349,3 +350,21 @@ def test_a_killed_receiver_leaves_nothing(ctx: Any) -> None:
     del reader, writer
     assert in_use() < before + LARGE
     queue.close()
+
+
+def test_a_family_at_rest_gives_memory_back() -> None:
+    def warm() -> int:
+        usage = _sidestep.usage()
+        assert usage is not None
+        return usage["warm"]
+
+    with sidestep.get_context("fork").Pool(2) as pool:
+        results = pool.map(filled, range(40), 1)
+        before = warm()
+        del results
+        gc.collect()
+        assert warm() > before + 30 * LARGE
+        # Its idle workers do it.
+        while warm() > 10 << 20:
+            time.sleep(0.05)
+        assert all((pool.map(filled, [1, 2], 1)[1] == 2).tolist())
