@@ -141,7 +141,7 @@ impl Incoming {
                 return codec::loads(py, &head, Vec::new());
             }
             Incoming::Long(ends::OBJECT | ends::RESULT, envelope) => {
-                return message::unpack(py, &envelope);
+                return message::unpack(py, envelope);
             }
             Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
             Incoming::Long(_, envelope) => ends::unpack_bytes(py, &envelope)?,
