@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -129,6 +130,25 @@ def test_what_is_read_only_stays_so(sent: Any) -> None:
     arrived = sent(array)
     assert not arrived.flags.writeable
     assert (arrived == 1).all()
+
+
+class Picture:
+    """Pickles out of band, and remembers what it was made of."""
+
+    def __init__(self, pixels: Any) -> None:
+        self.kind = type(pixels)
+        self.pixels = pixels
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Picture, (pickle.PickleBuffer(self.pixels),)
+
+
+def test_classes_of_a_program_get_views(sent: Any) -> None:
+    large, small = sent(Picture(bytearray(LARGE))), sent(Picture(bytearray(1000)))
+    assert (large.kind, small.kind) == (memoryview, bytearray)
+    for picture in (large, small):
+        picture.pixels[0] = 1
+    assert bytes(large.pixels) == b"\1" + bytes(LARGE - 1)
 
 
 def test_it_can_be_sent_on(sent: Any) -> None:
