@@ -368,3 +368,24 @@ def test_a_family_at_rest_gives_memory_back() -> None:
         while warm() > 10 << 20:
             time.sleep(0.05)
         assert all((pool.map(filled, [1, 2], 1)[1] == 2).tolist())
+
+
+def test_what_children_used_goes_back_when_the_last_one_has_ended() -> None:
+    # A program of its own: in this one a fork server may still run.
+    script = f"""
+import sidestep
+from sidestep import _sidestep
+
+def take(queue):
+    for _ in range(40):
+        queue.get()
+
+queue = sidestep.Queue()
+for _ in range(40):
+    queue.put(bytes({LARGE}))
+child = sidestep.get_context("fork").Process(target=take, args=(queue,))
+child.start()
+child.join()
+assert _sidestep.usage()["warm"] < 10 << 20, _sidestep.usage()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -437,6 +437,15 @@ impl Family {
         }
     }
 
+    /// A child has ended. If it was the last one, what they did together is over: pages of free blocks
+    /// go back.
+    pub(super) fn after_work(&'static self) {
+        let usage = self.usage();
+        if usage.warm > KEPT_WARM && usage.processes <= 1 {
+            self.trim(KEPT_WARM);
+        }
+    }
+
     /// Gives pages of free blocks back until at most `keep` bytes of them are warm.
     fn trim(&'static self, keep: u64) {
         let smallest = class::for_bytes(GIVES_BACK).unwrap_or(0);

@@ -237,5 +237,6 @@ impl Family {
             self.abandon(stamp);
         }
         self.clean_dead();
+        self.after_work();
     }
 }
