@@ -57,7 +57,8 @@ pub struct Family {
 /// How much of the arena is in use, in bytes, and what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of blocks that hold or may hold memory, free ones that are kept warm included.
+    /// Bytes of blocks in use, and of free ones that are kept warm. Not of those whose pages were given
+    /// back, but for the one with their header.
     pub used: u64,
     /// Of these, bytes of free blocks.
     pub warm: u64,
@@ -483,7 +484,7 @@ impl Family {
     pub fn usage(&self) -> Usage {
         let word = |at| self.word(at).load(Ordering::Relaxed);
         Usage {
-            used: word(header::USED),
+            used: word(header::USED).saturating_sub(word(header::COLD_REST)),
             warm: word(header::WARM),
             limit: word(header::LIMIT),
             blocks: word(header::LIVE_BLOCKS),
