@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Any
+    from typing import IO, Any
 
 __all__ = [
     "SUBDEBUG",
@@ -518,9 +518,14 @@ class _naming_thread_limits:
         raise RuntimeError(f"cannot start the thread {name}: {error}{way_out}") from error
 
 
+# What this process, or the one that it was forked from, has in place of its input.
+_no_stdin: IO[str] | None = None
+
+
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
-    if sys.stdin is None:
+    global _no_stdin
+    if sys.stdin is None or sys.stdin is _no_stdin:
         return
     try:
         sys.stdin.close()
@@ -531,7 +536,7 @@ def _close_stdin() -> None:
     except OSError:
         return
     try:
-        sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        sys.stdin = _no_stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     except (OSError, ValueError):
         os.close(fd)
 
