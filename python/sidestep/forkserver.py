@@ -605,7 +605,13 @@ def _write_rehearsal(file: IO[bytes]) -> None:
     What a child touches on the way to its program is copied for it, page by page, which takes
     longer than all the rest. A spare has done that before it is asked for.
     """
-    data: dict[str, Any] = {"name": __name__, "sys_path": sys.path, "sys_argv": sys.argv}
+    data: dict[str, Any] = {
+        "name": __name__,
+        "sys_path": sys.path,
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,
+        "start_method": "forkserver",
+    }
     # It may have been removed.
     with contextlib.suppress(FileNotFoundError):
         data["dir"] = os.getcwd()
