@@ -232,7 +232,8 @@ class Server(_original.Root):
         # The last result is kept until the next request comes: a proxy in it must outlive the
         # moment in which the client makes its own.
         message: tuple[str, Any]
-        request = answer = None
+        request = None
+        answer = getattr(conn, "answer", None)
         try:
             while not self.stop_event.is_set():
                 try:
@@ -255,7 +256,6 @@ class Server(_original.Root):
                 if self._freed:
                     self._settle_freed()
                 if message[1] is _REPLIED:
-                    answer = getattr(conn, "answer", None)
                     continue
                 try:
                     try:

@@ -1201,9 +1201,10 @@ class Connection(Generic[_Sent_contra, _Received_co]):
                 handle no signals, and if the other side is one process.
         """
     def _call(self, object: str, method: str, args: Any, kwds: Any) -> Any:
-        """Make a call through the pipe, for a manager's proxy, and return its result.
+        """Make a call, for a manager's proxy, and return its result.
 
         Or an `Other`: the call is not plain (see `is_plain`), or the answer is no plain result.
+        Without a pipe it goes as a frame that any `multiprocessing` reads.
         """
     def _answer(self, result: object) -> Any:
         """Answer a `_call` by its result, and return the next message, as `_receive`.
@@ -1213,8 +1214,9 @@ class Connection(Generic[_Sent_contra, _Received_co]):
     def _receive(self) -> Any:
         """Return the next message as it was sent: bytes, or an object.
 
-        That is (object, method, args, kwds) for a `_call`, None in place of no keywords, and
-        ("#RETURN", result) for an `_answer`.
+        That is (object, method, args, kwds) for a `_call`, through a pipe None in place of no
+        keywords, and ("#RETURN", result) for an `_answer`. Frames come as bytes where more has to
+        be known to unpickle them: longer ones, names of `multiprocessing`, errors.
         """
     def _to_stream(self) -> None:
         """Turn the pipe into a plain stream, for good: this end leaves the family.

@@ -117,16 +117,11 @@ def _dumps_by(pickler: Callable[[io.BytesIO], Any], obj: Any) -> memoryview:
     return memoryview(buffer.getvalue())
 
 
-# Every name that means something else here is spelled with it.
-_STANDARD = b"multiprocessing"
-# In longer pickles it is not looked for: with them the class below costs little.
-_SHORT = 4096
-
-
-def _loads(data: bytes) -> Any:
-    if len(data) <= _SHORT and _STANDARD not in data:
-        return pickle.loads(data)
-    return _WireUnpickler(io.BytesIO(data)).load()
+def _loads(message: Any) -> Any:
+    # What names nothing that means something else here has been unpickled already.
+    if type(message) is bytes:
+        return _WireUnpickler(io.BytesIO(message)).load()
+    return message
 
 
 def _dumps_within(obj: Any) -> Any:
@@ -144,19 +139,24 @@ def _loads_within(message: Any) -> Any:
 class WireConnection(ConnectionWrapper):
     """A connection whose objects are pickled as any `multiprocessing` understands them."""
 
-    # Of one that has entered a pipe: the short way for calls, and for answers, see `_sidestep`.
+    # The short way for calls, and for answers, see `_sidestep`. Not through TLS.
     call: Callable[[str, str, Any, Any], Any] | None = None
     answer: Callable[[Any], Any] | None = None
 
     def __init__(self, conn: connection.Connection) -> None:
         super().__init__(conn, _dumps, _loads)
+        if type(conn) is connection.Connection:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        self.call, self.answer = self._conn._call, self._conn._answer
+        # What it returns is for `_loads`, as before.
+        self.recv_bytes = self._conn._receive  # type: ignore[assignment]
 
     def enter(self, side: _sidestep.PipeSide, soundly: bool = False) -> None:
         """Have messages go through a pipe in shared memory, as the other side's process does."""
         self._conn._enter(side, soundly)
-        self.call, self.answer = self._conn._call, self._conn._answer
-        # What it returns is for `_loads`, as before.
-        self.recv_bytes = self._conn._receive  # type: ignore[assignment]
+        self._shorten()
         self._dumps, self._loads = _dumps_within, _loads_within
 
     def recv(self) -> Any:

@@ -79,7 +79,8 @@ def test_arrays_are_views_in_pools(ctx: Any) -> None:
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(SIZE).reshape(4, -1, order="F")
     handle = sidestep.freeze(array)
-    assert handle.nbytes < array.nbytes + 1024
+    # Large buffers begin and end with a page.
+    assert handle.nbytes < array.nbytes + 2 * 4096
     with ctx.Pool(2) as pool:
         assert pool.map(total, [handle] * 4) == [int(array.sum())] * 4
     found = handle.get()

@@ -32,7 +32,7 @@ def manager() -> Iterator[Any]:
 def route(proxy: Any) -> str:
     """How this thread's calls of a proxy travel."""
     proxy._callmethod("__len__")
-    return "socket" if proxy._tls.seat.call is None else "pipe"
+    return "pipe" if proxy._tls.seat.connection._conn._ringed else "socket"
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -93,7 +93,7 @@ manager = SyncManager(sys.argv[1], bytes.fromhex(sys.argv[2]))
 manager.connect()
 items = manager.list([1, 2])
 items.append(3)
-assert items._tls.seat.call is None
+assert not items._tls.seat.connection._conn._ringed
 print(items[:], flush=True)
 sys.stdin.read()
 """
@@ -198,6 +198,7 @@ VALUES = [
     "text",
     "\udc80 alone",
     "a" * 100_000,
+    "a name such as multiprocessing.managers",
     b"",
     b"b" * 3_000_000,
     bytearray(b"c" * 70_000),
@@ -322,7 +323,7 @@ def test_a_client_that_waits_hears_at_once_of_a_killed_server(manager: Any) -> N
     def take() -> None:
         tasks.put(1)
         tasks.get()
-        assert tasks._tls.seat.call is not None
+        assert tasks._tls.seat.connection._conn._ringed
         began.set()
         try:
             tasks.get()
@@ -457,5 +458,4 @@ def client_route(client: Any, server: Any) -> str:
     line = managers.BaseProxy._line_to(server.address)
     with line:
         line._call_server(client._Client, client._authkey, "dummy", (), {})
-        seat = line.local.seat
-        return "socket" if seat.call is None else "pipe"
+        return "pipe" if line.local.seat.connection._conn._ringed else "socket"

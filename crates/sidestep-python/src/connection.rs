@@ -37,6 +37,7 @@ use sidestep::channel::stream::{self, Receiving, Sending, Step, StreamError};
 use sidestep::os::clock::Deadline;
 use sidestep::os::{limits, socket};
 use sidestep::shm::{Envelope, Ref};
+use sidestep::sync::Patience;
 
 use crate::codec;
 use crate::ends::{self, pipe_error};
@@ -140,7 +141,7 @@ impl Incoming {
                 return codec::loads(py, &head, Vec::new());
             }
             Incoming::Long(ends::OBJECT | ends::RESULT, envelope) => {
-                return message::unpack(py, &envelope);
+                return message::unpack(py, envelope);
             }
             Incoming::Frame(bytes) | Incoming::Short(_, bytes) => PyBytes::new(py, &bytes),
             Incoming::Long(_, envelope) => ends::unpack_bytes(py, &envelope)?,
@@ -186,6 +187,24 @@ impl Incoming {
     }
 }
 
+/// Every name that means something else in a manager's pickles is spelled with it.
+const STANDARD: &[u8] = b"multiprocessing";
+
+/// In longer frames it is not looked for.
+const SHORT_FRAME: usize = 4096;
+
+/// The result in a manager's reply, if it has returned one.
+fn result_in<'py>(reply: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Ok(reply) = reply.cast_exact::<PyTuple>() else {
+        return Ok(None);
+    };
+    if reply.len() == 2 && reply.get_item(0)?.eq(intern!(reply.py(), "#RETURN"))? {
+        reply.get_item(1).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
 /// Messages that a signal handler's exception has cut, in the process where that happened.
 #[derive(Default)]
 struct Cut {
@@ -202,6 +221,8 @@ pub struct Connection {
     readable: AtomicBool,
     writable: AtomicBool,
     cut: Mutex<Cut>,
+    /// How worthwhile it is to stay awake for frames.
+    patience: Patience,
     /// The pipe in shared memory that the descriptor belongs to.
     end: Mutex<Option<Arc<End>>>,
 }
@@ -393,9 +414,37 @@ impl Connection {
         })
     }
 
+    /// Sends a plain object as a frame that any `multiprocessing` understands. False, and nothing was
+    /// sent, if it is not plain.
+    fn send_standard(&self, object: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        let Some(pickle) = codec::standard(object)? else {
+            return Ok(false);
+        };
+        self.send_frame(object.py(), pickle.as_bytes())?;
+        Ok(true)
+    }
+
+    /// Receives a frame. It is left as bytes where more has to be known to unpickle it: a name of the
+    /// standard library's that means something else here, or what to do about an error.
+    fn recv_standard<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let frame = self.recv_frame(py, None)?;
+        let pickle = PyBytes::new(py, &frame);
+        let named = || frame.windows(STANDARD.len()).any(|at| at == STANDARD);
+        if frame.len() <= SHORT_FRAME
+            && !named()
+            && let Ok(object) = codec::loads_standard(&pickle)
+        {
+            return Ok(object);
+        }
+        Ok(pickle.into_any())
+    }
+
     fn recv_frame(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Vec<u8>> {
         let source = self.source(py)?;
         let mut receiving = mem::take(&mut self.cut().incoming);
+        if !receiving.has_begun() {
+            py.detach(|| stream::stay_awake(source, &self.patience));
+        }
         until_done(py, || receiving.step(source, limit)).map_err(|failure| {
             match failure {
                 Failure::Signal(_) => self.cut().incoming = receiving,
@@ -426,6 +475,7 @@ impl Connection {
             readable: AtomicBool::new(false),
             writable: AtomicBool::new(false),
             cut: Mutex::default(),
+            patience: Patience::new(),
             end: Mutex::default(),
         }
     }
@@ -584,8 +634,8 @@ impl Connection {
         self.set_end(Some(Arc::clone(&side.end)));
     }
 
-    /// Makes a call through the pipe and waits for the answer: the result, or an `Other`. The process
-    /// at the other side gets it by `_receive` or `_answer`.
+    /// Makes a call and waits for the answer: the result, or an `Other`. The process at the other side
+    /// gets it by `_receive` or `_answer`, or without a pipe as a frame of the standard library's.
     fn _call<'py>(
         &self,
         py: Python<'py>,
@@ -594,8 +644,19 @@ impl Connection {
         args: &Bound<'py, PyAny>,
         kwds: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let call = codec::call([object, method], args, kwds);
-        let message = if self.send_plain(py, ends::OBJECT, call)? {
+        let call = || codec::call([object, method], args, kwds);
+        let message = if self.end().is_none() {
+            let request = (object, method, args, kwds).into_pyobject(py)?;
+            if self.send_standard(&request)? {
+                let reply = self.recv_standard(py)?;
+                if let Some(result) = result_in(&reply)? {
+                    return Ok(result);
+                }
+                reply
+            } else {
+                py.None().into_bound(py)
+            }
+        } else if self.send_plain(py, ends::OBJECT, call())? {
             let answer = self.receive(py, None)?;
             if answer.tag() == ends::RESULT {
                 return answer.into_object(py);
@@ -617,15 +678,26 @@ impl Connection {
         py: Python<'py>,
         result: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if !self.send_plain(py, ends::RESULT, codec::plain(result))? {
-            return Ok(None);
+        let sent = if self.end().is_none() {
+            self.send_standard(&(intern!(py, "#RETURN"), result).into_pyobject(py)?)?
+        } else {
+            self.send_plain(py, ends::RESULT, codec::plain(result))?
+        };
+        if sent {
+            self._receive(py).map(Some)
+        } else {
+            Ok(None)
         }
-        self._receive(py).map(Some)
     }
 
-    /// Receives a message as it was sent: an object, or bytes.
+    /// Receives a message as it was sent: an object, or bytes. Of a frame an object is made if that is
+    /// all there is to it, see `recv_standard`.
     fn _receive<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.receive(py, None)?.into_either(py)
+        if self.end().is_none() {
+            self.recv_standard(py)
+        } else {
+            self.receive(py, None)?.into_either(py)
+        }
     }
 
     /// Receives a descriptor that was sent with `send_handle`. None: there is no pipe here that

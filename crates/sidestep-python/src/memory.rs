@@ -6,6 +6,7 @@ use std::os::raw::c_int;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 use sidestep::shm::{Kind, Ref, family};
 
 use crate::error::to_py;
@@ -16,7 +17,7 @@ use crate::family::{Name, export, handle};
 /// # Safety
 /// `view` is the buffer structure that the interpreter hands out; the memory stays for as long as
 /// `owner` does, and is written to by nobody if it is said to be `readonly`.
-pub unsafe fn fill_view(
+unsafe fn fill_view(
     owner: &Bound<'_, PyAny>,
     view: *mut ffi::Py_buffer,
     address: *mut u8,
@@ -39,6 +40,69 @@ pub unsafe fn fill_view(
         Ok(())
     } else {
         Err(PyErr::fetch(owner.py()))
+    }
+}
+
+/// A memoryview of `size` bytes at `address`.
+///
+/// # Safety
+/// The memory stays for as long as `keeper` does, and is written to by nobody if it is said to be
+/// `readonly`, and by nobody else if it is not.
+///
+/// # Errors
+/// Out of memory.
+pub unsafe fn view<'py>(
+    keeper: &Bound<'py, PyAny>,
+    address: *mut u8,
+    size: usize,
+    readonly: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let part = Part {
+        _keeper: keeper.clone().unbind(),
+        address,
+        size,
+        readonly,
+    };
+    let part = Bound::new(keeper.py(), part)?;
+    Ok(PyMemoryView::from(part.as_any())?.into_any())
+}
+
+/// A part of what another object keeps.
+#[pyclass(module = "sidestep._sidestep", frozen)]
+struct Part {
+    _keeper: Py<PyAny>,
+    address: *mut u8,
+    size: usize,
+    readonly: bool,
+}
+
+// SAFETY: the address is looked at with the interpreter lock held only, and handed to Python, whose
+// views are made for several threads.
+unsafe impl Send for Part {}
+// SAFETY: as above.
+unsafe impl Sync for Part {}
+
+#[pymethods]
+impl Part {
+    /// # Safety
+    /// `view` is the buffer structure that the interpreter hands out.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        // SAFETY: `view` is valid (the interpreter's promise); the rest was promised to `view`.
+        unsafe {
+            fill_view(
+                slf.as_any(),
+                view,
+                this.address,
+                this.size,
+                this.readonly,
+                flags,
+            )
+        }
     }
 }
 

@@ -224,7 +224,7 @@ impl Queue {
             Ok(Taken::Envelope {
                 envelope: EnvelopeBox(envelope),
                 ..
-            }) => unpack(py, &envelope).map(Item::Object),
+            }) => unpack(py, envelope).map(Item::Object),
             Ok(Taken::Empty) => Ok(Item::Nothing),
             Err(error) => Err(to_py(error)),
         };

@@ -33,7 +33,7 @@ use sidestep::os::socket::{self, Interest, Wait as Blocking, poll};
 use sidestep::os::{doorbell, lifeline, probe};
 use sidestep::pool::{Parcel, Pool};
 use sidestep::process::Child;
-use sidestep::shm::{Kind, attach, existing, family};
+use sidestep::shm::{Envelope, Kind, Loan, attach, existing, family};
 use sidestep::sync::{SharedLock, SharedSemaphore, Wait};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -46,6 +46,7 @@ const SCENARIOS: &[Scenario] = &[
     ("waiting", waiting),
     ("growing", growing),
     ("queue", queue),
+    ("lending", lending),
     ("watching", watching),
     ("pipe", pipe),
     ("descriptors", descriptors),
@@ -64,13 +65,14 @@ fn main() {
         ("refused_waiting", refused::<3>),
         ("refused_growing", refused::<4>),
         ("refused_queue", refused::<5>),
-        ("refused_watching", refused::<6>),
-        ("refused_pipe", refused::<7>),
-        ("refused_descriptors", refused::<8>),
-        ("refused_frames", refused::<9>),
-        ("refused_pool", refused::<10>),
-        ("refused_porch", refused::<11>),
-        ("refused_probing", refused::<12>),
+        ("refused_lending", refused::<6>),
+        ("refused_watching", refused::<7>),
+        ("refused_pipe", refused::<8>),
+        ("refused_descriptors", refused::<9>),
+        ("refused_frames", refused::<10>),
+        ("refused_pool", refused::<11>),
+        ("refused_porch", refused::<12>),
+        ("refused_probing", refused::<13>),
         ("every_call_has_a_name", every_call_has_a_name),
         (
             "fork_without_room_for_the_child_is_an_error",
@@ -106,12 +108,14 @@ fn refusals(call: Call) -> &'static [i32] {
         Call::Getrlimit => &[EPERM],
         Call::GiveBack => &[EOPNOTSUPP, EINTR],
         Call::Kill => &[EPERM],
+        Call::MapAgain | Call::Mremap => &[ENOMEM],
         Call::MemfdCreate => &[EMFILE, ENFILE, ENOMEM, ENOSYS, EPERM, EINVAL],
         Call::Mmap => &[ENOMEM],
         Call::Munmap => &[ENOMEM],
         Call::OpenAgain => &[EMFILE, ENFILE, libc::ENOENT],
         Call::PidfdOpen => &[EMFILE, ENFILE, ENOSYS, EPERM],
         Call::Poll => &[EINTR, ENOMEM],
+        Call::Pwrite => &[ENOSPC, ENOMEM, EINTR],
         Call::Read | Call::Writev => &[EINTR, EIO],
         Call::ReadFile | Call::ReadFolder => &[EMFILE, libc::EACCES, libc::ENOENT],
         Call::Recv => &[EINTR, ENOMEM],
@@ -275,6 +279,55 @@ fn queue() -> Outcome {
         code(take())
     })?;
     ended_well(child)
+}
+
+/// Memory of messages, before and after a fork; where it cannot be lent it is copied.
+fn lending() -> Outcome {
+    const LEN: usize = 256 << 10;
+    let family = family()?;
+    let from = 4096 - Envelope::begins_at(0);
+    let filled = || -> Result<Envelope, sidestep::Error> {
+        let envelope = Envelope::new(family, from + LEN as u64, Vec::new())?;
+        envelope.write(from, &[7; LEN]);
+        Ok(envelope)
+    };
+    let bytes = |loan: &Loan| -> &'static mut [u8] {
+        let (address, len) = loan.address().expect("it lies in the arena");
+        // SAFETY: as long as the loan, which outlives its uses here; only this thread uses it.
+        unsafe { std::slice::from_raw_parts_mut(address, len as usize) }
+    };
+    let own = filled()?.lend(from);
+    let envelope = filled()?;
+    let other = envelope.try_clone()?;
+    let shared = envelope.lend(from);
+    let mut loans: Vec<Loan> = own.into_iter().chain(shared).collect();
+    let turn = |loans: &[Loan]| -> Outcome {
+        let child = Child::fork(|| {
+            let found = loans.iter().all(|loan| bytes(loan) == [7; LEN]);
+            loans.iter().for_each(|loan| bytes(loan).fill(8));
+            code(found.then_some(()).ok_or_else(|| "wrong bytes".into()))
+        })?;
+        ended_well(child)?;
+        assert!(loans.iter().all(|loan| bytes(loan) == [7; LEN]));
+        Ok(())
+    };
+    let first = turn(&loans);
+    loans.clear();
+    drop(other);
+    first?;
+    // As a program does that closes all descriptors when it becomes a daemon.
+    loans.extend(filled()?.lend(from));
+    let (number, kept) = (family.raw_fd(), family.fd()?.try_clone_to_owned()?);
+    // SAFETY: a number that is put back below.
+    unsafe { libc::close(number) };
+    let second = turn(&loans);
+    // SAFETY: two open descriptors.
+    assert_eq!(
+        unsafe { libc::dup3(kept.as_raw_fd(), number, libc::O_CLOEXEC) },
+        number
+    );
+    loans.clear();
+    second
 }
 
 fn watching() -> Outcome {

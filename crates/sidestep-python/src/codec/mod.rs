@@ -30,6 +30,7 @@ mod pickle;
 mod short;
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList};
 
 use decode::Beside;
@@ -130,6 +131,29 @@ pub fn loads_from<'py>(
             decode::decode(py, head, memory)
         }
     }
+}
+
+/// Pickles a plain object as any Python reads it; None if it is not plain.
+///
+/// # Errors
+///
+/// Out of memory.
+pub fn standard<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !is_plain(obj) {
+        return Ok(None);
+    }
+    let dumps = DUMPS.import(obj.py(), "_pickle", "dumps")?;
+    Ok(Some(pickle::call(dumps, obj)?.cast_into()?))
+}
+
+/// Unpickles what any Python has pickled.
+///
+/// # Errors
+///
+/// Whatever unpickling raises.
+pub fn loads_standard<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    pickle::loads(pickle, Vec::new())
 }
 
 /// Whether an object is plain: pickle would find built-in types in it, and nothing that a reducer or

@@ -57,7 +57,7 @@ pub(super) fn loads<'py>(
 }
 
 /// Calls with one argument; in the limited API this way needs no tuple.
-fn call<'py>(
+pub(super) fn call<'py>(
     callable: &Bound<'py, PyAny>,
     argument: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {

@@ -55,7 +55,7 @@ fn send<T>(message: Outgoing, to: impl FnOnce(Parcel<'_>) -> sidestep::Result<T>
 }
 
 /// The object in a delivery, or the exception that rebuilding it raised; with a task's number.
-fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: &Delivery) -> PyResult<Bound<'py, PyAny>> {
+fn open<'py>(py: Python<'py>, buffer: &[u8], delivery: Delivery) -> PyResult<Bound<'py, PyAny>> {
     match delivery {
         Delivery::Short { .. } => codec::loads(py, buffer, Vec::new()),
         Delivery::Long { envelope, .. } | Delivery::LastWords { envelope, .. } => {
@@ -311,7 +311,7 @@ impl PoolCore {
                 let (Delivery::Short { number } | Delivery::Long { number, .. }) = delivery else {
                     continue;
                 };
-                return Ok(Some(match open(py, &buffer, &delivery) {
+                return Ok(Some(match open(py, &buffer, delivery) {
                     Ok(task) => (number, true, task),
                     Err(error) => (number, false, exception(py, error)),
                 }));
@@ -372,7 +372,8 @@ impl PoolCore {
                         continue;
                     }
                     Delivery::LastWords { worker, .. } => {
-                        let said = open(py, &buffer, &delivery)
+                        let worker = *worker;
+                        let said = open(py, &buffer, delivery)
                             .unwrap_or_else(|error| exception(py, error));
                         words.append((worker, said))?;
                         continue;
@@ -385,7 +386,7 @@ impl PoolCore {
                 let entry = Entry::read(&noted)?;
                 // Nobody may be left who waits for it.
                 let Some(job) = entry.job() else { continue };
-                let result = match open(py, &buffer, &delivery).and_then(|pair| report(&pair)) {
+                let result = match open(py, &buffer, delivery).and_then(|pair| report(&pair)) {
                     Ok(result) => result,
                     Err(error) => {
                         unreadable.append((noted, exception(py, error)))?;

@@ -26,9 +26,13 @@ use std::time::Duration;
 
 use crate::os::clock::Deadline;
 use crate::os::socket::{self, Interest};
+use crate::sync::Patience;
 
 /// Longest message whose length fits the short header.
 const SHORT_MAX: u64 = i32::MAX as u64;
+
+/// To look whether a descriptor is ready, without a wait.
+const NOW: Option<Duration> = Some(Duration::ZERO);
 
 /// A body is reserved at most in pieces of this size, so that a peer that announces much
 /// and sends little costs little.
@@ -295,6 +299,14 @@ impl Receiving {
                 .map_err(|_| StreamError::BadLength),
         }
     }
+}
+
+/// Stays awake for a moment, if nothing has come yet and that may be worth it: to be started by the
+/// kernel takes longer than a quick answer does.
+pub fn stay_awake(descriptor: BorrowedFd<'_>, patience: &Patience) {
+    // Of a bad descriptor the read that follows says what is wrong.
+    let told = || !matches!(socket::poll(descriptor, Interest::Read, NOW), Ok(None));
+    patience.outlasts(told);
 }
 
 /// Waits until the descriptor has something to read, or its end; false when `deadline` has

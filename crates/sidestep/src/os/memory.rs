@@ -116,6 +116,46 @@ pub fn grow(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
     }
 }
 
+/// Who sees what is written to a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// All that have mapped the file.
+    Shared,
+    /// This process, from its first write to a page on.
+    Private,
+}
+
+/// Writes `bytes` into a file. Pages that the file does not have yet cost half of what they do where
+/// a mapping of it is written to: they need no fault each, and are not cleared first.
+///
+/// # Errors
+/// What pwrite(2) says. `EFBIG`, if the process may have no files of that size, comes without the
+/// signal `SIGXFSZ`. A part may have been written.
+pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let end = offset.saturating_add(bytes.len() as u64);
+    if limits::limit(limits::Resource::FileSize).is_some_and(|most| end > most) {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = &bytes[done..];
+        let written = call(Call::Pwrite, || {
+            // SAFETY: the bytes are valid for the length.
+            unsafe {
+                let at = (offset + done as u64) as libc::off_t;
+                libc::pwrite(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len(), at)
+            }
+        });
+        match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => done += count as usize,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// A shared mapping of a file from its start; unmapped on drop.
 pub struct Mapping {
     base: NonNull<u8>,
@@ -160,6 +200,89 @@ impl Mapping {
             libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTDUMP)
         })
         .map(drop)
+    }
+
+    /// Maps whole pages of it again, at the same address.
+    ///
+    /// # Errors
+    /// What mmap(2) says; the old mapping is there as before.
+    pub fn map_again(
+        &self,
+        fd: BorrowedFd<'_>,
+        sharing: Sharing,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<()> {
+        self.check_pages(offset, len)?;
+        let flags = match sharing {
+            Sharing::Shared => libc::MAP_SHARED,
+            Sharing::Private => libc::MAP_PRIVATE,
+        };
+        // SAFETY: whole pages inside the mapping; the caller sees to it that nobody is misled by
+        // what they show from now on. The kernel does it at once: what other threads write at the
+        // same time goes before or behind it.
+        call(Call::MapAgain, || unsafe {
+            libc::mmap(
+                self.base.as_ptr().add(offset).cast(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                fd.as_raw_fd(),
+                offset as libc::off_t,
+            )
+        })
+        .map(drop)
+    }
+
+    /// Puts a copy of whole pages in their place, which belongs to this process alone. What other
+    /// threads write meanwhile may be lost.
+    ///
+    /// # Errors
+    /// What mmap(2) or mremap(2) says; the old mapping is there as before.
+    pub fn replace(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.check_pages(offset, len)?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let copy = call(Call::Mmap, || unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        })?;
+        // SAFETY: both ranges have the length, and do not overlap.
+        unsafe {
+            let from = self.base.as_ptr().add(offset).cast_const();
+            core::ptr::copy_nonoverlapping(from, copy.cast(), len);
+        }
+        // SAFETY: the new mapping is ours, and goes to where whole pages of this one are.
+        let moved = call(Call::Mremap, || unsafe {
+            libc::mremap(
+                copy,
+                len,
+                len,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                self.base.as_ptr().add(offset),
+            )
+        });
+        if moved.is_err() {
+            // SAFETY: still where it was made, and known to nobody.
+            let _ = call(Call::Munmap, || unsafe { libc::munmap(copy, len) });
+        }
+        moved.map(drop)
+    }
+
+    fn check_pages(&self, offset: usize, len: usize) -> io::Result<()> {
+        const PAGE: usize = 4096;
+        let end = offset.checked_add(len);
+        let whole = offset.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && len > 0;
+        if whole && end.is_some_and(|end| end <= self.len) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
     }
 
     /// The same mapping once more, to be forgotten and not dropped.

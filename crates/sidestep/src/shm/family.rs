@@ -12,7 +12,7 @@ use super::layout::{EXTENT, HEAP, header};
 use super::refs::Table;
 use crate::error::{Error, Result};
 use crate::os::limits;
-use crate::os::memory::{self, Identity, Mapping};
+use crate::os::memory::{self, Identity, Mapping, Sharing};
 use crate::os::robust::RobustWord;
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 
@@ -25,6 +25,9 @@ const REVISION: u64 = 3 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
 /// Address space, in bytes, that a small arena takes as well: it costs nothing.
 const PLENTY: u64 = 64 << 30;
+
+/// From this size on, fresh memory is written to by a system call.
+const BY_CALL: usize = 64 << 10;
 
 #[cfg(not(shuttle))]
 static FAMILY: OnceLock<Family> = OnceLock::new();
@@ -127,9 +130,9 @@ pub fn family() -> Result<&'static Family> {
     }
     let _guard = creation();
     if FAMILY.get().is_none() {
+        super::fork::install()?;
         let family = Family::found()?;
         let _ = FAMILY.set(family);
-        super::fork::install()?;
     }
     let family = FAMILY.get().ok_or(Error::Foreign("the arena vanished"))?;
     family.register()?;
@@ -166,6 +169,7 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
             _ => Err(Error::Foreign("this process has an arena already")),
         };
     }
+    super::fork::install()?;
     // SAFETY: only looked at until it is known to be an arena.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let (identity, size) =
@@ -193,7 +197,6 @@ pub fn attach(fd: RawFd) -> Result<&'static Family> {
     // SAFETY: the caller hands the descriptor over.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
     let _ = FAMILY.set(family);
-    super::fork::install()?;
     let family = FAMILY.get().ok_or(Error::Foreign("the arena vanished"))?;
     family.register()?;
     Ok(family)
@@ -345,6 +348,18 @@ impl Family {
         }
     }
 
+    /// As [`Family::write`], where the arena has no pages yet.
+    pub(crate) fn write_fresh(&self, offset: u64, bytes: &[u8]) {
+        let written = bytes.len() >= BY_CALL
+            && offset.saturating_add(bytes.len() as u64) <= self.mapping.len() as u64
+            && self
+                .fd()
+                .is_ok_and(|fd| memory::write_at(fd, bytes, offset).is_ok());
+        if !written {
+            self.write(offset, bytes);
+        }
+    }
+
     /// Appends `len` bytes from the arena to `to`. The range was published and is the caller's.
     #[inline]
     pub(crate) fn read(&self, offset: u64, len: usize, to: &mut Vec<u8>) {
@@ -419,6 +434,38 @@ impl Family {
     /// Gives the pages of the range back to the machine.
     pub(super) fn give_back(&self, offset: u64, len: u64) -> bool {
         self.mapping.give_back(offset as usize, len as usize)
+    }
+
+    /// Maps the range copy-on-write, so that what is written there stays in this process. Where that is
+    /// refused, a copy takes its place.
+    pub(super) fn make_private(&self, offset: u64, len: u64) -> Result<()> {
+        let (offset, len) = (offset as usize, len as usize);
+        let mapped = self.fd().is_ok_and(|fd| {
+            self.mapping
+                .map_again(fd, Sharing::Private, offset, len)
+                .is_ok()
+        });
+        if mapped {
+            Ok(())
+        } else {
+            self.mapping
+                .replace(offset, len)
+                .map_err(Error::os("no memory for what was received (mmap)"))
+        }
+    }
+
+    /// Puts a copy of this process's own where the range was.
+    pub(super) fn make_own(&self, offset: u64, len: u64) -> Result<()> {
+        self.mapping
+            .replace(offset as usize, len as usize)
+            .map_err(Error::os("no memory for what was received (mmap)"))
+    }
+
+    /// Maps the range as all others see it.
+    pub(super) fn make_shared(&self, offset: u64, len: u64) -> Result<()> {
+        self.mapping
+            .map_again(self.fd()?, Sharing::Shared, offset as usize, len as usize)
+            .map_err(Error::os("cannot map a message's memory again (mmap)"))
     }
 
     /// The witness in slot memory at `offset`.

@@ -58,8 +58,10 @@ pub(super) fn install() -> Result<()> {
     if INSTALLED.swap(true, Ordering::AcqRel) {
         return Ok(());
     }
-    crate::os::atfork::register(prepare, parent, child)
-        .map_err(Error::os("cannot prepare for forks (pthread_atfork)"))
+    crate::os::atfork::register(prepare, parent, child).map_err(|error| {
+        INSTALLED.store(false, Ordering::Release);
+        Error::os("cannot prepare for forks (pthread_atfork)")(error)
+    })
 }
 
 extern "C" fn prepare() {
@@ -131,6 +133,7 @@ extern "C" fn child() {
         chunks => {
             table.void_below = table.chunks.len() as u32 * ENTRIES as u32;
             table.unused.clear();
+            family.keep_loans(&mut table);
             Some(match chunks {
                 Ok(_) => Error::Foreign("the place that its parent made for it is gone"),
                 Err(refusal) => refusal,
@@ -146,11 +149,17 @@ impl Family {
     fn make_inheritance(&'static self) -> Inheritance {
         let mut relieved = false;
         loop {
-            let table = self.table();
+            let mut table = self.table();
             let (slot, chunks) = match self.make_slot() {
                 Ok(slot) => (slot, self.copy_table(slot, &table)),
                 Err(error) => (Stamp::NOBODY, Err(error)),
             };
+            let parted = self.part_loans(&mut table);
+            let chunks = chunks.and_then(|chunks| parted.map(|()| chunks));
+            if chunks.is_err() && relieved {
+                // The child will not hold on to the blocks.
+                self.keep_loans(&mut table);
+            }
             if chunks.is_ok() || relieved {
                 return Inheritance {
                     table,

@@ -18,6 +18,7 @@ mod family;
 mod fork;
 mod layout;
 mod ledger;
+mod loan;
 mod note;
 mod refs;
 #[cfg(shuttle)]
@@ -44,5 +45,6 @@ pub fn prepare_for_forks() -> crate::Result<()> {
 pub(crate) use layout::block;
 pub(crate) use layout::class::bytes as class_bytes;
 pub use ledger::Txn;
+pub use loan::Loan;
 pub(crate) use refs::Entry;
 pub use refs::{Envelope, Handle, Ref};

@@ -5,12 +5,14 @@
 //! object. Place and count change in one transaction, so they never disagree, and a process's
 //! references can be dropped for it when it is dead.
 
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 
 use super::alloc::Kind;
 use super::family::Family;
 use super::layout::{block, slot, slot_at};
 use super::ledger::Txn;
+use super::loan::{Lent, Loan};
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::primitive::Ordering;
@@ -30,6 +32,10 @@ pub(super) struct Table {
     pub(super) unused: Vec<u32>,
     /// Entries below this index were a parent's whose death took them along: they are void.
     pub(super) void_below: u32,
+    /// What this process has been lent, by offset.
+    pub(super) loans: BTreeMap<u64, Lent>,
+    /// Loans that the kernel did not allow to end.
+    pub(super) unreturned: Vec<Loan>,
 }
 
 impl Table {
@@ -272,7 +278,11 @@ impl Family {
 ///
 /// If the maker is killed, the envelope and what it owns so far go with its references. If it is
 /// never taken, it goes with the queue that it lies in.
-pub struct Envelope(Ref);
+pub struct Envelope {
+    object: Ref,
+    /// Nobody has written to its pages yet.
+    fresh: bool,
+}
 
 pub(crate) const ENVELOPE_REFS: u64 = 16;
 
@@ -283,8 +293,8 @@ impl Envelope {
     /// The arena is at its ceiling.
     pub fn new(family: &'static Family, body: u64, refs: Vec<Ref>) -> Result<Self> {
         let room = refs.len() as u64;
-        let start = (ENVELOPE_REFS + 8 * room).next_multiple_of(64);
-        let (object, _) = family.create_unzeroed(Kind::Envelope, start + body)?;
+        let start = Self::start(room);
+        let (object, fresh) = family.create_unzeroed(Kind::Envelope, start + body)?;
         let payload = object.payload();
         family.word(payload).store(body, Ordering::Relaxed);
         family.zero(payload + ENVELOPE_REFS, 8 * room);
@@ -300,7 +310,7 @@ impl Envelope {
             crash::point("envelope: reference moved in");
             reference.moved();
         }
-        Ok(Self(object))
+        Ok(Self { object, fresh })
     }
 
     /// One more reference to the envelope, whose body nobody writes to any more.
@@ -308,30 +318,33 @@ impl Envelope {
     /// # Errors
     /// No memory for the reference.
     pub fn try_clone(&self) -> Result<Self> {
-        self.0.try_clone().map(Self)
+        self.object.try_clone().map(Self::arrived)
     }
 
     /// The envelope that a queue handed over.
     pub(crate) fn arrived(object: Ref) -> Self {
-        Self(object)
+        Self {
+            object,
+            fresh: false,
+        }
     }
 
     /// The reference to the envelope itself.
     pub(crate) fn into_ref(self) -> Ref {
-        self.0
+        self.object
     }
 
     /// The reference to the envelope itself.
     #[allow(clippy::should_implement_trait)] // it is no view of the contents
     pub fn as_ref(&self) -> &Ref {
-        &self.0
+        &self.object
     }
 
     /// The name by which other processes read the envelope in place, with
     /// [`Envelope::from_handle`]: for what is written once and then only read, by any number of
     /// processes, each of which keeps it alive.
     pub fn handle(&self) -> Handle {
-        self.0.handle()
+        self.object.handle()
     }
 
     /// One more reference to the envelope that `handle` names.
@@ -339,16 +352,22 @@ impl Envelope {
     /// # Errors
     /// It is gone, or is no envelope.
     pub fn from_handle(handle: Handle) -> Result<Self> {
-        Ref::from_handle(handle, Kind::Envelope).map(Self)
+        Ref::from_handle(handle, Kind::Envelope).map(Self::arrived)
     }
 
-    fn body(&self) -> (u64, u64) {
-        let family = self.0.family();
-        let payload = self.0.payload();
+    /// Where the body begins in the payload.
+    pub(super) fn start(room: u64) -> u64 {
+        (ENVELOPE_REFS + 8 * room).next_multiple_of(64)
+    }
+
+    /// Offset of the body, and its length.
+    pub(super) fn body(&self) -> (u64, u64) {
+        let family = self.object.family();
+        let payload = self.object.payload();
         let room = family.word(payload + 8).load(Ordering::Relaxed);
         let len = family.word(payload).load(Ordering::Relaxed);
         (
-            payload + (ENVELOPE_REFS + 8 * room).next_multiple_of(64),
+            payload.saturating_add(Self::start(room.min(u64::MAX / 16))),
             len,
         )
     }
@@ -370,7 +389,12 @@ impl Envelope {
             .checked_add(bytes.len() as u64)
             .is_some_and(|end| end <= len)
         {
-            self.0.family().write(start + at, bytes);
+            let family = self.object.family();
+            if self.fresh {
+                family.write_fresh(start + at, bytes);
+            } else {
+                family.write(start + at, bytes);
+            }
         }
     }
 
@@ -379,13 +403,13 @@ impl Envelope {
         let (start, len) = self.body();
         let count = count.min(len.saturating_sub(at));
         let from = start.saturating_add(at);
-        self.0.family().read(from, count as usize, to);
+        self.object.family().read(from, count as usize, to);
     }
 
     /// Address of the body and its length, which stay valid while this reference lives.
     pub fn address(&self) -> Option<(*mut u8, u64)> {
         let (start, len) = self.body();
-        self.0
+        self.object
             .family()
             .address(start, len)
             .map(|address| (address, len))
@@ -420,7 +444,7 @@ mod tests {
         let envelope = Envelope::new(family, 100, Vec::new()).unwrap();
         for len in [u64::MAX, u64::MAX / 2, 1 << 62, 1 << 50] {
             family
-                .word(envelope.0.payload())
+                .word(envelope.object.payload())
                 .store(len, Ordering::Relaxed);
             let mut body = Vec::new();
             envelope.read(0, u64::MAX, &mut body);
