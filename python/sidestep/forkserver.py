@@ -605,6 +605,7 @@ def _write_rehearsal(file: IO[bytes]) -> None:
     What a child touches on the way to its program is copied for it, page by page, which takes
     longer than all the rest. A spare has done that before it is asked for.
     """
+    # Not where to go, which may be gone by then.
     data: dict[str, Any] = {
         "name": __name__,
         "sys_path": sys.path,
@@ -612,9 +613,6 @@ def _write_rehearsal(file: IO[bytes]) -> None:
         "orig_dir": process.ORIGINAL_DIR,
         "start_method": "forkserver",
     }
-    # It may have been removed.
-    with contextlib.suppress(FileNotFoundError):
-        data["dir"] = os.getcwd()
     pickle.dump(data, file)
     file.flush()
 

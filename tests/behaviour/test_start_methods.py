@@ -475,6 +475,18 @@ def test_a_spare_has_no_descriptor_of_its_time(tmp_path: Path) -> None:
     assert len(told(tmp_path / "first")) == len(told(tmp_path / "second"))
 
 
+def test_a_spare_needs_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    forkserver._forkserver._stop()
+    with monkeypatch.context() as patch:
+        patch.chdir(home)
+        assert run(SERVER, children.nothing).exitcode == 0
+    home.rmdir()
+    assert any(spare() == run(SERVER, children.nothing).pid for _ in range(5))
+    forkserver._forkserver._stop()
+
+
 def test_server_imports_what_arguments_are_made_of(tmp_path: Path) -> None:
     forkserver._forkserver._stop()
     names = ["sidestep.queues", "sidestep.pool"]
