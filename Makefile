@@ -76,7 +76,7 @@ OTHERS = $(filter-out $(shell $(PY) -c 'import sys; print("%d.%d" % sys.version_
 demo: $(VENV)/.with-demo
 	@$(BIN)/python examples/pictures/main.py $(if $(PHOTOS),"$(PHOTOS)")
 
-test: $(VENV)/.with-test
+test: $(VENV)/.with-test-once
 	@MAKE='$(MAKE)' scripts/test $(VENV) $(strip $(OTHERS))
 
 check: $(VENV)/.with-check
@@ -177,5 +177,5 @@ define extra
 	@$$*/bin/python $$(PIP) "$$$$(echo $$(CURDIR)/$$(WHEELS)/*.whl)[$(1)]"
 	@touch $$@
 endef
-$(foreach name,demo test check bench,$(eval $(call extra,$(name))))
-.PRECIOUS: %/.made %/.installed %/.with-test
+$(foreach name,demo test test-once check bench,$(eval $(call extra,$(name))))
+.PRECIOUS: %/.made .venv-3.%/.made %/.installed %/.with-test

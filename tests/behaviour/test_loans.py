@@ -3,10 +3,12 @@
 import gc
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +131,25 @@ def test_what_is_read_only_stays_so(sent: Any) -> None:
     arrived = sent(array)
     assert not arrived.flags.writeable
     assert (arrived == 1).all()
+
+
+class Picture:
+    """Pickles out of band, and remembers what it was made of."""
+
+    def __init__(self, pixels: Any) -> None:
+        self.kind = type(pixels)
+        self.pixels = pixels
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Picture, (pickle.PickleBuffer(self.pixels),)
+
+
+def test_classes_of_a_program_get_views(sent: Any) -> None:
+    large, small = sent(Picture(bytearray(LARGE))), sent(Picture(bytearray(1000)))
+    assert (large.kind, small.kind) == (memoryview, bytearray)
+    for picture in (large, small):
+        picture.pixels[0] = 1
+    assert bytes(large.pixels) == b"\1" + bytes(LARGE - 1)
 
 
 def test_it_can_be_sent_on(sent: Any) -> None:
@@ -329,3 +350,21 @@ def test_a_killed_receiver_leaves_nothing(ctx: Any) -> None:
     del reader, writer
     assert in_use() < before + LARGE
     queue.close()
+
+
+def test_a_family_at_rest_gives_memory_back() -> None:
+    def warm() -> int:
+        usage = _sidestep.usage()
+        assert usage is not None
+        return usage["warm"]
+
+    with sidestep.get_context("fork").Pool(2) as pool:
+        results = pool.map(filled, range(40), 1)
+        before = warm()
+        del results
+        gc.collect()
+        assert warm() > before + 30 * LARGE
+        # Its idle workers do it.
+        while warm() > 10 << 20:
+            time.sleep(0.05)
+        assert all((pool.map(filled, [1, 2], 1)[1] == 2).tolist())

@@ -9,6 +9,8 @@ import pytest
 
 REFUSALS = Path(__file__).with_name("refusals.py")
 
+pytestmark = pytest.mark.timeout(600)  # for the first test, which waits for a build
+
 
 @pytest.mark.parametrize(
     "scenario", ["process", "queue", "watched", "pipe", "locks", "pool", "calls"]

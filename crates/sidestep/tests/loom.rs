@@ -1,5 +1,5 @@
 //! Models of the engine's words, run through every order of events that the memory model allows:
-//! `RUSTFLAGS="--cfg loom" cargo test -p sidestep --release --test loom --target-dir target/loom`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p sidestep --profile models --test loom --target-dir target/loom`.
 //!
 //! A sleep in a model has no time limit, so each test also says that no wake-up is lost: if one
 //! were, loom would find threads that wait for ever. Processes are threads with stamps.

@@ -8,6 +8,8 @@ use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
 use crate::primitive::Wake;
+#[cfg(not(shuttle))]
+use crate::shm::existing;
 use crate::shm::{Envelope, Family, Handle, Kind, Note, Ref, Source, family};
 use crate::sync::{Gate, Patience, SLICE, Wait};
 
@@ -383,7 +385,8 @@ impl Queue {
     }
 }
 
-/// Sleeps at `gate` until `ready` or the deadline, or once a signal handler has run.
+/// Sleeps at `gate` until `ready` or the deadline, or once a signal handler has run. Who sleeps for long
+/// gives memory back that the family does not use.
 pub(crate) fn sleep_until(gate: &Gate, deadline: Deadline, ready: impl Fn() -> bool) -> Wait {
     loop {
         let armed = gate.arm();
@@ -393,7 +396,15 @@ pub(crate) fn sleep_until(gate: &Gate, deadline: Deadline, ready: impl Fn() -> b
         let Some(limit) = deadline.slice(SLICE) else {
             return Wait::TimedOut;
         };
-        match gate.sleep(armed, limit) {
+        let woken = gate.sleep(armed, limit);
+        #[cfg(not(shuttle))]
+        if woken == Wake::TimedOut
+            && limit >= SLICE / 2
+            && let Some(family) = existing()
+        {
+            family.idle();
+        }
+        match woken {
             Wake::Interrupted => return Wait::Interrupted,
             Wake::TimedOut if deadline.slice(SLICE).is_some() && !ready() => {
                 return Wait::Interrupted;

@@ -7,6 +7,8 @@
 //! merged: address space is plentiful, and a block's memory keeps its header for ever, so that a
 //! stale handle finds a generation that is not its own, never somebody's data.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use super::family::Family;
 use super::layout::{EXTENT, HEAP, block, class, header};
 use super::ledger::Txn;
@@ -92,6 +94,9 @@ const GIVES_BACK: u64 = 8 << 10;
 
 /// From this size on, memory is cleared by giving its pages back.
 const CLEARED_BY_PAGES: u64 = 256 << 10;
+
+/// Bytes of free blocks whose pages stay while the family rests.
+const KEPT_WARM: u64 = 8 << 20;
 
 /// Bytes of whole pages behind the header's page in a block that gives its pages back.
 fn returnable(size: u64) -> u64 {
@@ -417,6 +422,21 @@ impl Family {
         }
     }
 
+    /// For who has slept for a while and found nothing: gives pages of free blocks back, if nobody in
+    /// the family has taken or freed a block since this process was here last.
+    pub(crate) fn idle(&'static self) {
+        let usage = self.usage();
+        if usage.warm <= KEPT_WARM {
+            return;
+        }
+        // What it was like then; not exactly, but what has been in use differs by chance only seldom.
+        static LAST: AtomicU64 = AtomicU64::new(0); // this process's, a hint
+        let now = usage.used ^ usage.warm.rotate_left(20) ^ usage.blocks.rotate_left(44);
+        if LAST.swap(now, Relaxed) == now {
+            self.trim(KEPT_WARM);
+        }
+    }
+
     /// Gives pages of free blocks back until at most `keep` bytes of them are warm.
     fn trim(&'static self, keep: u64) {
         let smallest = class::for_bytes(GIVES_BACK).unwrap_or(0);
@@ -483,8 +503,7 @@ impl Family {
     /// # Errors
     /// What is wrong.
     pub fn audit(&self) -> core::result::Result<(), String> {
-        use crate::primitive::Ordering;
-        let word = |at| self.word(at).load(Ordering::SeqCst);
+        let word = |at| self.word(at).load(crate::primitive::Ordering::SeqCst);
         let mut warm = 0;
         for class in 0..class::COUNT {
             for (list, is_warm) in [(header::FREE_LISTS, true), (header::COLD_LISTS, false)] {

@@ -188,29 +188,34 @@ fn cleaning_up_after_a_waiter() {
 }
 
 fn cleaning_up_after_an_owner() {
-    at_each_step(
-        || {
-            let lock = SharedLock::new(false).unwrap();
-            let corpse = corpse_at("event: about to sleep", || {
+    // One that waits may be the first to notice. Where nobody does, it is the victim.
+    for watched in [true, false] {
+        at_each_step(
+            || {
+                let lock = SharedLock::new(false).unwrap();
+                let corpse = corpse_at("event: about to sleep", || {
+                    assert_eq!(lock.try_acquire(lock.family(), 1), Some(Wait::Ready));
+                    sleep_for_ever();
+                });
+                let waiter = watched.then(|| {
+                    child(|| {
+                        let wait = persist(|| lock.acquire(lock.family(), 1, forever));
+                        assert!(matches!(wait, Wait::Abandoned(_)), "{wait:?}");
+                    })
+                });
+                (lock, RefCell::new(waiter), corpse)
+            },
+            |_| family().unwrap().clean_dead(),
+            |(lock, waiter, corpse), _| {
+                join(waiter.take().into_iter().collect());
+                family().unwrap().clean_dead();
+                assert_eq!(lock.abandoned_by().0, Some(corpse.pid()));
+                bury(corpse);
+                assert!(lock.recover());
                 assert_eq!(lock.try_acquire(lock.family(), 1), Some(Wait::Ready));
-                sleep_for_ever();
-            });
-            let waiter = child(|| {
-                let wait = persist(|| lock.acquire(lock.family(), 1, forever));
-                assert!(matches!(wait, Wait::Abandoned(_)), "{wait:?}");
-            });
-            (lock, RefCell::new(Some(waiter)), corpse)
-        },
-        |_| family().unwrap().clean_dead(),
-        |(lock, waiter, corpse), _| {
-            join(waiter.take().into_iter().collect());
-            family().unwrap().clean_dead();
-            assert_eq!(lock.abandoned_by().0, Some(corpse.pid()));
-            bury(corpse);
-            assert!(lock.recover());
-            assert_eq!(lock.try_acquire(lock.family(), 1), Some(Wait::Ready));
-        },
-    );
+            },
+        );
+    }
 }
 
 fn orphan() {
