@@ -61,7 +61,7 @@ _COMMON = (
 _LONGEST_REQUEST = 1000
 # For how long nobody must have asked for anything before a spare is made, unless a child has ended
 # just now: to fork takes a processor that a fresh child wants for itself.
-_SPARE_DELAY_MS = 10
+_SPARE_DELAY_MS = 2
 # How long a spare is kept while there are no requests.
 _SPARE_KEPT_MS = 10_000
 # The kernel takes no more at a time.
