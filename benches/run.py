@@ -15,6 +15,7 @@ and plots of the documents.
 """
 
 import argparse
+import compileall
 import fnmatch
 import json
 import sys
@@ -22,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import sidestep
 from machine import about, command_line, others
 from measure import Sample, run_rounds
 from registry import SUITES, Workload, load
@@ -47,6 +49,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    compile_all()
     here, busy = about(command_line()), others()
     samples = {
         name: run_rounds(options.suite, workloads[name], options.rounds, options.scale, show)
@@ -67,6 +70,15 @@ def main() -> int:
         print(f"written to {target}")
     broken = [line for line in measured if line.ours is None]
     return 1 if broken else 0
+
+
+def compile_all() -> None:
+    """Compile the package and these tools, as an installation does.
+
+    Else each fresh interpreter of a sample would, where none may write the outcome.
+    """
+    for folder in (Path(sidestep.__file__).parent, Path(__file__).parent):
+        compileall.compile_dir(folder, quiet=2)
 
 
 def parse_arguments() -> argparse.Namespace:

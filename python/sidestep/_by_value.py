@@ -10,6 +10,8 @@ need that, and which globals they meet over there:
   initializer, stays.
 """
 
+from __future__ import annotations
+
 import copyreg
 import functools
 import importlib
@@ -21,15 +23,15 @@ import sys
 import threading
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import IO, TYPE_CHECKING, Any
 
 from . import _sidestep
 
-__all__ = ["Carried", "Exporter", "Main", "dump"]
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import IO, Any
+
     from .heap import BufferWrapper
 
 __all__ = ["Carried", "Exporter", "Main", "dump"]
@@ -208,7 +210,7 @@ def _meet_globals(function: FunctionType, reduced: tuple[Any, ...], main: Main) 
     return make, (code, _Globals(name), *rest), state, None, None, _complete
 
 
-class _Globals(dict[str, Any]):
+class _Globals(dict):  # type: ignore[type-arg]
     """Stands for the globals of a module, and arrives as those of the process where it does."""
 
     def __init__(self, name: str) -> None:
@@ -284,7 +286,7 @@ _kept: dict[tuple[int, int], Any] = {}
 _keeping = threading.Lock()
 
 
-def _unpack(key: tuple[int, int], data: "bytes | BufferWrapper") -> Any:
+def _unpack(key: tuple[int, int], data: bytes | BufferWrapper) -> Any:
     with _keeping:
         if key in _kept:
             return _kept[key]

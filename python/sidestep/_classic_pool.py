@@ -13,15 +13,15 @@ The queues may be anybody's, so nobody can tell which task a killed worker has t
 call that is open then ends with `WorkerLostError`.
 """
 
+from __future__ import annotations
+
 import os
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import MethodType
-from typing import Any
 
 from . import _by_value, _sidestep, connection, process, util
 from .pool import (
@@ -38,11 +38,17 @@ from .pool import (
     _feed_one_by_one,
     _helper_reraises_exception,
     _lost,
-    _Maker,
     _terminated,
     worker,
 )
 from .synchronize import AbandonedLockError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from .pool import _Maker
 
 __all__ = ["ClassicPool", "work"]
 
@@ -133,10 +139,10 @@ def _mend(on: Any, lock: str, call: Callable[[], Any]) -> Any:
 # --- what the other parts of a pool see ---------------------------------------------------------
 
 
-class _Cache(dict[int, Any]):
+class _Cache(dict):  # type: ignore[type-arg]
     """The calls that are open. Tells when there are none left."""
 
-    def __init__(self, notifier: "_Notifier") -> None:
+    def __init__(self, notifier: _Notifier) -> None:
         super().__init__()
         self.notifier = notifier
 
@@ -181,7 +187,7 @@ class _Crew:
     exporter: _by_value.Exporter | None
     task_timeout = None
 
-    def __init__(self, pool: "ClassicPool") -> None:
+    def __init__(self, pool: ClassicPool) -> None:
         self.pid = os.getpid()
         self.jobs, self._tasks = pool._cache, pool._taskqueue
         self.exporter = pool._make_exporter()

@@ -6,41 +6,50 @@ speak the standard library's protocol, so either side may be a Python without si
 `TLS`, which the standard library has not got, nobody on the way can read along.
 """
 
+from __future__ import annotations
+
 import operator
 import os
 import select
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, TypeAlias, cast
 
 from . import _original, _sidestep, context, reduction, util
 from .context import AuthenticationError
 from .context import BufferTooShort as BufferTooShort
 from .queues import _Reader
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any, Protocol, Self, SupportsIndex, TypeAlias
+
+    from typing_extensions import TypeVar
 
     from ._doorkeeper import Doorkeeper
-
-__all__ = ["Client", "Listener", "Pipe", "wait"]
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
 
     # What `send` takes and what `recv` returns, for those who want that checked.
     _Sent_contra = TypeVar("_Sent_contra", contravariant=True, default=Any)
     _Received_co = TypeVar("_Received_co", covariant=True, default=Any)
-else:
-    from typing import TypeVar
 
-    _Sent_contra, _Received_co = TypeVar("_Sent_contra"), TypeVar("_Received_co")
+    class _HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    class _BytesChannel(Protocol):
+        """What the handshake needs of a connection."""
+
+        def send_bytes(self, buf: bytes, /) -> None: ...
+        def recv_bytes(self, maxlength: int, /) -> bytes: ...
+
+else:
+    _Sent_contra = _Received_co = None
+
+__all__ = ["Client", "Listener", "Pipe", "wait"]
 
 # Of IPv6 also (host, port, flow, scope).
-Address: TypeAlias = str | bytes | tuple[Any, ...]
+Address: TypeAlias = "str | bytes | tuple[Any, ...]"
 
 default_family = "AF_UNIX"
 families = ["AF_INET", "AF_UNIX"]
@@ -66,24 +75,13 @@ class Connection(_sidestep.Connection[_Sent_contra, _Received_co]):
     # Whether `_probe` may know of more than the descriptor shows.
     _reads_ahead = False
 
-    def __reduce__(self) -> tuple[Callable[..., "Connection"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Connection], tuple[Any, ...]]:
         if type(self) is not Connection:
             raise TypeError(
                 f"cannot pickle {type(self).__name__}: register a reducer for it with "
                 "reduction.register"
             )
         return reduce_connection(self)
-
-
-class _HasFileno(Protocol):
-    def fileno(self) -> int: ...
-
-
-class _BytesChannel(Protocol):
-    """What the handshake needs of a connection."""
-
-    def send_bytes(self, buf: bytes, /) -> None: ...
-    def recv_bytes(self, maxlength: int, /) -> bytes: ...
 
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
@@ -182,7 +180,8 @@ def _fileno(thing: SupportsIndex | _HasFileno) -> int:
         number = fileno()
     else:
         try:
-            number = operator.index(cast(SupportsIndex, thing))
+            index: Any = thing
+            number = operator.index(index)
         except TypeError:
             raise ValueError(
                 f"cannot wait for {thing!r}: it is no descriptor and has no fileno method"
@@ -204,6 +203,9 @@ def arbitrary_address(family: str) -> Address:
     if family == "AF_UNIX":
         # Within a directory that only this user can enter, so nobody can take the name.
         directory = util.get_temp_dir()
+        # With `random`, `shutil` and the compressors that come along: hardly anybody needs it.
+        import tempfile
+
         names = tempfile._get_candidate_names()  # type: ignore[attr-defined]
         while True:
             path = os.path.join(directory, "listener-" + next(names))
@@ -261,9 +263,9 @@ class TLS:
 
     def __init__(
         self,
-        certfile: "str | os.PathLike[str] | None" = None,
-        keyfile: "str | os.PathLike[str] | None" = None,
-        cafile: "str | os.PathLike[str] | None" = None,
+        certfile: str | os.PathLike[str] | None = None,
+        keyfile: str | os.PathLike[str] | None = None,
+        cafile: str | os.PathLike[str] | None = None,
         *,
         hostname: str | None = None,
         mutual: bool | None = None,
@@ -297,7 +299,7 @@ class _Encrypted:
         return _arrived, (_plain(self), self.tls)
 
 
-class _EncryptedHost(_Encrypted, tuple[Any, ...]):
+class _EncryptedHost(_Encrypted, tuple):  # type: ignore[type-arg]
     pass
 
 
@@ -376,7 +378,7 @@ class Listener(_original.Root):
     A path is unlinked by `close`, or when the process ends in order.
     """
 
-    _doorkeeper: "Doorkeeper | None"
+    _doorkeeper: Doorkeeper | None
 
     def __init__(
         self,
@@ -385,7 +387,7 @@ class Listener(_original.Root):
         backlog: int = 1,
         authkey: bytes | None = None,
         *,
-        tls: "TLS | ssl.SSLContext | None" = None,
+        tls: TLS | ssl.SSLContext | None = None,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         open_to_all: bool = False,
     ) -> None:
@@ -456,14 +458,15 @@ class Listener(_original.Root):
     @property
     def address(self) -> Address:
         """Where clients connect to (with the port that was really taken)."""
-        return cast(Address, _encrypted(self._open()._address, self._carried))
+        address: Address = _encrypted(self._open()._address, self._carried)
+        return address
 
     @property
     def last_accepted(self) -> Any:
         """The address of the client that was accepted last, or None."""
         return self._open()._last_accepted
 
-    def _open(self) -> "SocketListener":
+    def _open(self) -> SocketListener:
         if self._listener is None:
             raise AttributeError("listener is closed")
         return self._listener
@@ -503,7 +506,7 @@ def Client(
     family: str | None = None,
     authkey: bytes | None = None,
     *,
-    tls: "TLS | ssl.SSLContext | None" = None,
+    tls: TLS | ssl.SSLContext | None = None,
 ) -> Connection:
     """Connect to the `Listener` at an address.
 
@@ -739,7 +742,7 @@ def XmlClient(
     family: str | None = None,
     authkey: bytes | None = None,
     *,
-    tls: "TLS | ssl.SSLContext | None" = None,
+    tls: TLS | ssl.SSLContext | None = None,
 ) -> ConnectionWrapper:
     """Connect to an `XmlListener`."""
     return ConnectionWrapper(Client(address, family, authkey, tls=tls), _xml_dumps, _xml_loads)
@@ -776,7 +779,7 @@ def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
     return Connection(df.detach(), readable, writable)
 
 
-_Place: TypeAlias = tuple[int, int, int]
+_Place: TypeAlias = "tuple[int, int, int]"
 
 
 def _rebuild_end(df: Any, place: _Place | None, readable: bool, writable: bool) -> Connection:

@@ -10,21 +10,26 @@ A client makes a connection, puts into it what the child is to inherit, and send
 end as its request. The server answers with the child's number and pidfd, later with its exit
 code. There is no name in any file system by which a stranger could ask.
 
+While nobody asks, the server has the next child forked already: the spare, which waits until it
+is told what to be. It ends with the server, and after some seconds without a request.
+
 When all clients have ended, so does the server. If it is killed, its children live on, their
 exit codes are lost, and the next start makes a new server.
 """
 
 from __future__ import annotations
 
+# What `signal` wraps to return enumerations: each child would make them, in pages copied for it.
+import _signal  # type: ignore[import-not-found]
+import _thread
 import contextlib
 import errno
 import os
 import pickle
 import select
-import signal
 import socket
 import struct
-import threading
+import sys
 import warnings
 
 from . import _original, _sidestep, popen_fork, process, reduction, spawn, util
@@ -34,7 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
-    from typing import Any, NoReturn
+    from typing import IO, Any, NoReturn
 
 __all__ = [
     "connect_to_new_process",
@@ -48,6 +53,17 @@ _LONGEST_REASON = 1000
 _MOST_REASONS = 20
 _LONGEST_ACCOUNT = 1 << 17
 _NUMBER = struct.Struct("q")
+# What arguments of children are made of. Those that a client has imported are named in its request.
+_COMMON = (
+    *("_worker", "connection", "frozen", "heap", "managers", "queues"),
+    *("shared_memory", "sharedctypes", "synchronize"),
+)
+_LONGEST_REQUEST = 1000
+# For how long nobody must have asked for anything before a spare is made, unless a child has ended
+# just now: to fork takes a processor that a fresh child wants for itself.
+_SPARE_DELAY_MS = 2
+# How long a spare is kept while there are no requests.
+_SPARE_KEPT_MS = 10_000
 # The kernel takes no more at a time.
 _MOST_FDS_SENT = 250
 _LOST = (
@@ -75,11 +91,11 @@ class ForkServer:
         self._preload_modules: Sequence[str] = ["__main__"]
         # A server of ours has yet to tell what it could not import.
         self._preloading = False
-        self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._reset_lock)
-
-    def _reset_lock(self) -> None:
-        self._lock = threading.Lock()
+        # The modules that the server was told to import.
+        self._told: set[str] = set()
+        # Not by way of `threading`, whose hooks would take a third of each fork of the server.
+        self._lock = _thread.allocate_lock()
+        os.register_at_fork(after_in_child=self._lock._at_fork_reinit)  # type: ignore[attr-defined]
 
     def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
         """Set which modules a server that starts from now on imports before its first child.
@@ -141,8 +157,16 @@ class ForkServer:
                     self._hear_of_preloading(server)
                 # All into the connection first: the server then never waits for a client.
                 _send_all(ours, [server, *fds])
+                news = [
+                    name
+                    for name in _COMMON
+                    if name not in self._told and f"{__package__}.{name}" in sys.modules
+                ]
                 with _borrowed(server) as requests:
-                    reduction.sendfds(requests, [theirs.fileno()])
+                    # A request is never empty: that is the end of all requests.
+                    request = " ".join(["child", *news]).encode()
+                    socket.send_fds(requests, [request], [theirs.fileno()])
+                self._told.update(news)
         except BaseException:
             ours.close()
             raise
@@ -209,6 +233,7 @@ class ForkServer:
                 self._starter_pid = os.getpid()
                 self._forkserver_alive_fd = ours.detach()
                 self._preloading = True
+                self._told.clear()
 
     def _stop(self) -> None:
         """End the server: for tests, which end it once its children have ended."""
@@ -224,32 +249,29 @@ def _borrowed(fd: int) -> socket.socket:
 
 
 def _send_all(sock: socket.socket, fds: Sequence[int]) -> None:
-    sock.sendall(_NUMBER.pack(len(fds)))
-    for first in range(0, len(fds), _MOST_FDS_SENT):
+    """Send descriptors, the first of them with how many there are."""
+    data = _NUMBER.pack(len(fds))
+    socket.send_fds(sock, [data], fds[:_MOST_FDS_SENT])
+    for first in range(_MOST_FDS_SENT, len(fds), _MOST_FDS_SENT):
         reduction.sendfds(sock, fds[first : first + _MOST_FDS_SENT])
 
 
 def _receive_all(sock: socket.socket) -> list[int]:
-    count = _receive_number(sock)
-    fds: list[int] = []
+    data, fds, flags, _ = socket.recv_fds(
+        sock, _NUMBER.size, _MOST_FDS_SENT, socket.MSG_CMSG_CLOEXEC
+    )
     try:
+        if len(data) < _NUMBER.size:
+            raise EOFError("the other side of the connection is gone")
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        (count,) = _NUMBER.unpack(data)
         while len(fds) < count:
             fds += reduction.recvfds(sock, _MOST_FDS_SENT)
     except BaseException:
         util.close_fds(*fds)
         raise
     return fds
-
-
-def _receive_number(sock: socket.socket) -> int:
-    data = b""
-    while len(data) < _NUMBER.size:
-        part = sock.recv(_NUMBER.size - len(data))
-        if not part:
-            raise EOFError("the other side of the connection is gone")
-        data += part
-    number: int = _NUMBER.unpack(data)[0]
-    return number
 
 
 def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
@@ -352,114 +374,247 @@ class _Server:
         self._requests.settimeout(None)
         self._children: dict[int, socket.socket] = {}
         self._tokens: dict[int, int] = {}
+        # The number of the spare, and what it waits at.
+        self._spare: tuple[int, socket.socket] | None = None
+        self._wants_spare = False
+        self._rehearsal = _memory_file()
+        _write_rehearsal(self._rehearsal)
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
         # A terminal's Ctrl-C is for the program's own processes: the children get it too.
-        self._before: dict[signal.Signals, Any] = {
-            signal.SIGCHLD: signal.signal(signal.SIGCHLD, _wake_up_only),
-            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        self._before: dict[int, Any] = {
+            number: _signal.signal(number, answer)
+            for number, answer in (
+                (_signal.SIGCHLD, _wake_up_only),
+                (_signal.SIGINT, _signal.SIG_IGN),
+            )
         }
         # By the pipe, so that a signal between two steps of the loop is not missed.
-        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        _signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
 
     def serve(self) -> None:
         """Serve until the last client has ended."""
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
-        with self._requests:
+        with self._requests, self._rehearsal:
+            has_reported = False
             while True:
-                ready = {fd for fd, _ in poll.poll()}
-                if self._wake_r in ready:
+                patience = None if self._spare is None else _SPARE_KEPT_MS
+                if self._wants_spare:
+                    patience = 0 if has_reported else _SPARE_DELAY_MS
+                ready = {fd for fd, _ in poll.poll(patience)}
+                if not ready:
+                    if self._wants_spare:
+                        self._make_spare()
+                    else:
+                        self._dismiss_spare()
+                has_reported = self._wake_r in ready
+                if has_reported:
                     os.read(self._wake_r, 65536)
                     self._report_ends()
                 if self._requests.fileno() in ready and not self._take_request():
-                    return
+                    break
+        self._dismiss_spare()
 
     def _report_ends(self) -> None:
+        if self._spare is not None and self._has_ended(self._spare[0]):
+            self._dismiss_spare()
         # One by one, since modules that were imported may have children of their own.
         for pid in list(self._children):
-            try:
-                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-            except ChildProcessError:
-                ended = True
-            if ended:
-                # Before the kernel forgets how it ended: waiters for its locks are told that.
-                _sidestep.reaped(self._tokens.pop(pid, 0))
-                try:
-                    _, status = os.waitpid(pid, 0)
-                except ChildProcessError:
-                    status = 255 << 8
+            if self._has_ended(pid):
+                status = self._reap(pid)
                 with self._children.pop(pid) as client:
                     _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
+
+    @staticmethod
+    def _has_ended(pid: int) -> bool:
+        try:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _reap(self, pid: int) -> int:
+        """Return the status of a child that has ended, or is about to."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # Before the kernel forgets how it ended: waiters for its locks are told that.
+        _sidestep.reaped(self._tokens.pop(pid, 0))
+        try:
+            return os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            return 255 << 8
 
     def _take_request(self) -> bool:
         """Start a child; False if nobody is left to ask for one."""
         try:
-            (fd,) = reduction.recvfds(self._requests, 1)
-        except (EOFError, ConnectionResetError):
-            # Reset, since nobody takes away the account of what was preloaded.
+            request, received, _, _ = socket.recv_fds(
+                self._requests, _LONGEST_REQUEST, 1, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            # Since nobody takes away the account of what was preloaded.
             return False
-        except RuntimeError:
-            # The request's descriptor did not fit into this process; its client sees the
-            # end of its connection.
+        if not request:
+            return False
+        if not received:
+            # It did not fit into this process; its client sees the end of its connection.
             return True
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=received[0])
         client.settimeout(None)
         fds: list[int] = []
         try:
             fds = _receive_all(client)
-            pid = os.fork()
-        except (EOFError, OSError, RuntimeError) as error:
-            _sidestep.forked(False)
+            self._import(request.decode().split()[1:])
+            pid = self._hand_over(fds) or self._fork(client, fds)
+        except (EOFError, MemoryError, OSError, RuntimeError) as error:
             # What is no error of the system's is a descriptor that did not fit into this process.
             number = error.errno if isinstance(error, OSError) else errno.EMFILE
             if not isinstance(error, EOFError):
                 _send_unless_gone(client, -(number or errno.EAGAIN), [])
             client.close()
+            return True
+        finally:
             util.close_fds(*fds)
-            return True
-        if pid == 0:
-            if not _sidestep.inherited():
-                os._exit(1)
-            self._be_child(client, fds)
-        util.close_fds(*fds)
-        try:
-            token = _sidestep.forked()
-        except (MemoryError, RuntimeError):
-            os.waitpid(pid, 0)
-            _send_unless_gone(client, -errno.ENOMEM, [])
-            client.close()
-            return True
         try:
             # Before the child can be reaped, so that the number is still its own.
             pidfds = [_sidestep.pidfd_open(pid)]
         except OSError:
             pidfds = []
         self._children[pid] = client
-        self._tokens[pid] = token
         _send_unless_gone(client, pid, pidfds)
         util.close_fds(*pidfds)
+        self._wants_spare = True
         return True
 
-    def _be_child(self, client: socket.socket, fds: list[int]) -> NoReturn:
+    def _import(self, names: Sequence[str]) -> None:
+        """Import what children would have to import, each for itself, for their arguments."""
+        for name in names:
+            if name in _COMMON and f"{__package__}.{name}" not in sys.modules:
+                # What is wrong is for those to say who cannot do without.
+                with contextlib.suppress(Exception):
+                    __import__(f"{__package__}.{name}")
+                # It is from before.
+                self._dismiss_spare()
+
+    def _fork(self, client: socket.socket, fds: list[int] | None, *others: socket.socket) -> int:
+        """Fork a child and return its number.
+
+        Args:
+            client: Its connection.
+            fds: What it starts with; None if that is to come by the connection.
+            others: What it has to close.
+        """
+        try:
+            pid = os.fork()
+        except BaseException:
+            _sidestep.forked(False)
+            raise
+        if pid == 0:
+            if not _sidestep.inherited():
+                os._exit(1)
+            self._be_child(client, fds, others)
+        try:
+            self._tokens[pid] = _sidestep.forked()
+        except (MemoryError, RuntimeError):
+            os.waitpid(pid, 0)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+        return pid
+
+    def _make_spare(self) -> None:
+        """Fork the next child, if that is possible, while there is nothing else to do."""
+        self._wants_spare = False
+        with contextlib.suppress(OSError):
+            ours, theirs = socket.socketpair()
+            # Whatever time limit a preloaded module sets for its own sockets.
+            ours.settimeout(None)
+            theirs.settimeout(None)
+            try:
+                with theirs:
+                    self._spare = self._fork(theirs, None, ours), ours
+                _send_all(ours, [self._rehearsal.fileno()])
+            finally:
+                if self._spare is None:
+                    ours.close()
+
+    def _hand_over(self, fds: list[int]) -> int | None:
+        """Have the spare be the child, and return its number; None if there is no spare."""
+        if self._spare is None:
+            return None
+        pid, job = self._spare
+        try:
+            _send_all(job, fds)
+        except OSError:
+            # Somebody has killed it.
+            self._dismiss_spare()
+            return None
+        self._spare = None
+        job.close()
+        return pid
+
+    def _dismiss_spare(self) -> None:
+        if self._spare is not None:
+            pid, job = self._spare
+            self._spare = None
+            job.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, _signal.SIGKILL)
+            self._reap(pid)
+
+    def _be_child(
+        self, client: socket.socket, fds: list[int] | None, others: tuple[socket.socket, ...]
+    ) -> NoReturn:
+        """Live a child's life, with the descriptors given, or those that come from `client`."""
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
-            # Until the child knows whether who asked for it has the signal blocked.
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-            for number, handler in self._before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            _signal.set_wakeup_fd(-1)
             util.close_fds(self._wake_r, self._wake_w)
-            for sock in (client, self._requests, *self._children.values()):
+            self._rehearsal.close()
+            for sock in (self._requests, *self._children.values(), *others):
                 sock.close()
             popen_fork.fresh_exit_functions()
+            self._give_back(_signal.SIGCHLD)
+            if fds is None:
+                try:
+                    (rehearsal,) = _receive_all(client)
+                    with spawn._opened(rehearsal) as data:
+                        spawn.prepare(pickle.load(data))
+                    fds = _receive_all(client)
+                except (EOFError, ConnectionResetError):
+                    # There is no server any more.
+                    os._exit(0)
+            client.close()
+            # Until the child knows whether who asked for it has the signal blocked.
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
+            self._give_back(_signal.SIGINT)
             code = _serve_one(fds)
         except BaseException:
             popen_fork.show_exception()
         finally:
             popen_fork.leave(code)
+
+    def _give_back(self, number: int) -> None:
+        """Undo, in a child, what the server does with a signal."""
+        handler = self._before[number]
+        _signal.signal(number, _signal.SIG_DFL if handler is None else handler)
+
+
+def _write_rehearsal(file: IO[bytes]) -> None:
+    """Write what a spare reads as if it were for a child, and which changes nothing.
+
+    What a child touches on the way to its program is copied for it, page by page, which takes
+    longer than all the rest. A spare has done that before it is asked for.
+    """
+    # Not where to go, which may be gone by then.
+    data: dict[str, Any] = {
+        "name": __name__,
+        "sys_path": sys.path,
+        "sys_argv": sys.argv,
+        "orig_dir": process.ORIGINAL_DIR,
+        "start_method": "forkserver",
+    }
+    pickle.dump(data, file)
+    file.flush()
 
 
 def _wake_up_only(number: int, frame: FrameType | None) -> None:

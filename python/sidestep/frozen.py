@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from typing import Generic, TypeVar
 
 from . import _sidestep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Generic, TypeVar
+
+    _T = TypeVar("_T")
+    _T_co = TypeVar("_T_co", covariant=True)
+else:
+    from ._generic import Generic
+
+    _T_co = None
 
 __all__ = ["Frozen", "freeze"]
-
-_T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
 
 
 class _Core:

@@ -3,11 +3,16 @@
 The engine's arena does the work; this module gives it the shape that programs know.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from ._sidestep import Block
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["BufferWrapper"]
 
@@ -66,7 +71,7 @@ class BufferWrapper:
         # A memoryview of a block may be longer than asked for only where the size is zero.
         return memoryview(self._block)[: self._size]
 
-    def __reduce__(self) -> tuple[Callable[..., "BufferWrapper"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., BufferWrapper], tuple[Any, ...]]:
         return _rebuild, (self._block._export(), self._size)
 
 

@@ -9,36 +9,53 @@ A subclass that overrides the workings of the standard library's pool gets those
 `_classic_pool`.
 """
 
-# What `signal` wraps to return enumerations: each worker would make them, in pages copied for it.
+from __future__ import annotations
+
+# The constants, which `signal` makes an enumeration of.
 import _signal  # type: ignore[import-not-found]
 import collections
 import contextlib
 import itertools
 import os
 import queue
-import reprlib
-import signal
 import threading
 import time
-import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar
 
-from . import _original, _sidestep, context, reduction, util
+from . import _original, _sidestep, context, util
+from ._worker import (
+    INTERRUPT,
+    PREPARING,
+    READY,
+    STARTING,
+    Failure,
+    be_thread,
+    be_worker,
+    mapstar,
+    safe_repr,
+    starmapstar,
+)
 from .process import BaseProcess
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
+
     from ._by_value import Exporter
 
-__all__ = ["Pool", "ThreadPool"]
+    # What a function takes, and what it returns.
+    _S = TypeVar("_S")
+    _T = TypeVar("_T")
+else:
+    from ._generic import Generic
 
-# What a function takes, and what it returns.
-_S = TypeVar("_S")
-_T = TypeVar("_T")
+    _T = None
+
+__all__ = ["Pool", "ThreadPool"]
 
 INIT = "INIT"
 RUN = "RUN"
@@ -67,10 +84,6 @@ _ILL_FATED = 30
 #: How long workers that were told to end may take for it, in seconds. Then they are killed.
 _GRACE = 2.0
 
-#: How far a worker has come, as the engine says it.
-_STARTING, _PREPARING, _READY = range(3)
-
-
 # --- errors that cross the border -------------------------------------------------------------
 
 
@@ -93,7 +106,7 @@ class MaybeEncodingError(_original.ErrorRoot):
 
     def __init__(self, exc: object, value: object) -> None:
         self.exc = exc if isinstance(exc, str) else repr(exc)
-        self.value = value if isinstance(value, str) else _safe_repr(value)
+        self.value = value if isinstance(value, str) else safe_repr(value)
         Exception.__init__(self, self.exc, self.value)
 
     def __str__(self) -> str:
@@ -163,8 +176,68 @@ class TaskCancelledError(context.ProcessError):
     """The call was ended by `cancel`."""
 
 
-#: Makes a task of a function: what to call, with which arguments and keywords.
-_Maker = Callable[[Any], tuple[Any, tuple[Any, ...], dict[str, Any]]]
+if TYPE_CHECKING:
+    #: Makes a task of a function: what to call, with which arguments and keywords.
+    _Maker = Callable[[Any], tuple[Any, tuple[Any, ...], dict[str, Any]]]
+
+    #: What is found among the results: whether there was any; jobs that are to be ended, each
+    #: with success and value; entries whose result could not be rebuilt, with the exception;
+    #: lines of workers that end in order; lines of workers that end, with their last words.
+    _Harvest = tuple[
+        bool,
+        list[tuple[Any, bool, Any]],
+        list[tuple[Any, BaseException]],
+        list[int],
+        list[tuple[int, Any]],
+    ]
+
+    #: Where `feed` has got: the next task's place; the items that could not be submitted, if it
+    #: has stopped at that; why not, or None if they find memory once another task of the job is
+    #: done; or else what the source has raised; and whether there may be more.
+    _Fed = tuple[int, tuple[Any, ...] | None, BaseException | None, bool]
+
+    class _Core(Protocol):
+        """The shared parts of a pool: the engine's, or those of a pool of threads."""
+
+        def submit(
+            self,
+            task: Any,
+            open: dict[int, Any],
+            inbox: _sidestep.Inbox,
+            place: int,
+            keeper: Any,
+            keep: bool,
+        ) -> None: ...
+        def submit_again(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
+        def feed(
+            self,
+            source: Iterator[Any],
+            function: Any,
+            mapper: Callable[..., Any] | None,
+            chunksize: int,
+            open: dict[int, Any],
+            inbox: _sidestep.Inbox,
+            place: int,
+            keeper: Any,
+            keep: bool,
+            most: int,
+        ) -> _Fed: ...
+        def enter(self, worker: int, stage: int) -> None: ...
+        def stage(self, worker: int) -> int: ...
+        def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
+        def finish(self, worker: int, number: int, result: Any) -> bool: ...
+        def last_words(self, worker: int, words: Any) -> None: ...
+        def withdraw(self, numbers: set[int]) -> None: ...
+        def running(self, worker: int) -> tuple[int, float | None] | None: ...
+        def doom(self, worker: int, number: int) -> bool: ...
+        def collect(self, timeout: float | None, open: dict[int, Any]) -> _Harvest: ...
+        def collect_own(
+            self, open: dict[int, Any], inbox: _sidestep.Inbox
+        ) -> tuple[bool, Any] | None: ...
+        def retire(self, worker: int) -> None: ...
+        def nudge(self) -> None: ...
+        def lost(self, worker: int) -> int | None: ...
+        def close(self) -> None: ...
 
 
 def _of_call(args: tuple[Any, ...], kwds: dict[str, Any]) -> _Maker:
@@ -179,65 +252,12 @@ def _maker(mapper: Callable[..., Any] | None, items: tuple[Any, ...]) -> _Maker:
     return _of_call(items, {}) if mapper is None else _of_chunk(mapper, items)
 
 
-class _Brief(reprlib.Repr):
-    """Tells what a value is like, however large it is: the value may be what did not fit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 100
-        self.maxdeque = self.maxarray = 100
-        self.maxstring = self.maxother = self.maxlong = 2000
-
-    def repr_bytes(self, value: bytes, level: int) -> str:
-        return repr(value if len(value) <= 500 else value[:500]) + "..." * (len(value) > 500)
-
-    repr_bytearray = repr_bytes
-
-
-def _safe_repr(value: object) -> str:
-    try:
-        return _Brief().repr(value)
-    except Exception:
-        return f"<{type(value).__name__} object whose repr() failed>"
-
-
-class _Failure:
-    """What a worker reports of an exception: its pickle, and its text should that fail."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.text = "".join(traceback.format_exception(error))
-        self.summary = _safe_repr(error)
-        error.__traceback__ = None
-        try:
-            self.pickle: bytes | None = bytes(reduction.ForkingPickler.dumps(error))
-            self.reason = ""
-        except Exception as reason:
-            self.pickle, self.reason = None, _safe_repr(reason)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild_failure, (self.pickle, self.text, self.summary, self.reason)
-
-
-def _rebuild_failure(pickle: bytes | None, text: str, summary: str, reason: str) -> BaseException:
-    if pickle is not None:
-        try:
-            error = reduction.ForkingPickler.loads(pickle)
-            if isinstance(error, BaseException):
-                error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
-                return error
-            reason = f"its class makes a {type(error).__name__} of it, which is no exception"
-        except BaseException as failed:
-            # Even SystemExit: it comes out of the exception's own code, and says nothing to us.
-            reason = _safe_repr(failed)
-    error = MaybeEncodingError(reason, summary)
-    error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
-    return error
-
-
 class ExceptionWithTraceback:
     """An exception that takes its traceback along, as text, when it is pickled."""
 
     def __init__(self, exc: BaseException, tb: TracebackType | None) -> None:
+        import traceback
+
         text = "".join(traceback.format_exception(type(exc), exc, tb))
         self.exc, self.tb = exc, f'\n"""\n{text}"""'
         # Frames keep their variables alive, and cannot be pickled.
@@ -259,201 +279,6 @@ def _helper_reraises_exception(ex: BaseException) -> NoReturn:
 
 
 # --- what workers do --------------------------------------------------------------------------
-
-
-#: What is found among the results: whether there was any; jobs that are to be ended, each with
-#: success and value; entries whose result could not be rebuilt, with the exception; lines of
-#: workers that end in order; lines of workers that end, with their last words.
-_Harvest = tuple[
-    bool,
-    list[tuple[Any, bool, Any]],
-    list[tuple[Any, BaseException]],
-    list[int],
-    list[tuple[int, Any]],
-]
-
-
-#: Where `feed` has got: the next task's place; the items that could not be submitted, if it has
-#: stopped at that; why not, or None if they find memory once another task of the job is done; or
-#: else what the source has raised; and whether there may be more.
-_Fed = tuple[int, tuple[Any, ...] | None, BaseException | None, bool]
-
-
-class _Core(Protocol):
-    """The shared parts of a pool: the engine's, or those of a pool of threads."""
-
-    def submit(
-        self,
-        task: Any,
-        open: dict[int, Any],
-        inbox: _sidestep.Inbox,
-        place: int,
-        keeper: Any,
-        keep: bool,
-    ) -> None: ...
-    def submit_again(self, task: Any, open: dict[int, Any], entry: Any) -> None: ...
-    def feed(
-        self,
-        source: Iterator[Any],
-        function: Any,
-        mapper: Callable[..., Any] | None,
-        chunksize: int,
-        open: dict[int, Any],
-        inbox: _sidestep.Inbox,
-        place: int,
-        keeper: Any,
-        keep: bool,
-        most: int,
-    ) -> _Fed: ...
-    def enter(self, worker: int, stage: int) -> None: ...
-    def stage(self, worker: int) -> int: ...
-    def take(self, worker: int) -> tuple[int, bool, Any] | None: ...
-    def finish(self, worker: int, number: int, result: Any) -> bool: ...
-    def last_words(self, worker: int, words: Any) -> None: ...
-    def withdraw(self, numbers: set[int]) -> None: ...
-    def running(self, worker: int) -> tuple[int, float | None] | None: ...
-    def doom(self, worker: int, number: int) -> bool: ...
-    def collect(self, timeout: float | None, open: dict[int, Any]) -> _Harvest: ...
-    def collect_own(
-        self, open: dict[int, Any], inbox: _sidestep.Inbox
-    ) -> tuple[bool, Any] | None: ...
-    def retire(self, worker: int) -> None: ...
-    def nudge(self) -> None: ...
-    def lost(self, worker: int) -> int | None: ...
-    def close(self) -> None: ...
-
-
-def mapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
-    """Call the function with each item of a chunk."""
-    function, items = call
-    return [function(item) for item in items]
-
-
-def starmapstar(call: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
-    """Call the function with each item of a chunk as its arguments."""
-    function, items = call
-    return [function(*item) for item in items]
-
-
-class _Shield:
-    """A worker's answer to SIGINT: the task that it runs gets a KeyboardInterrupt, itself nothing.
-
-    Ctrl-C reaches all processes of a program, and it is for the parent to say what becomes of the
-    pool. What a task, an initializer or the parent of a fork has put in its place stays there.
-    """
-
-    def __init__(self) -> None:
-        self.is_lowered = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.is_lowered:
-            signal.default_int_handler(number, frame)
-
-    def raise_up(self, unblock: bool) -> None:
-        """Take over from the interpreter; let the signal through, which waits since the start."""
-        handler = _signal.getsignal(_signal.SIGINT)
-        if handler is _signal.default_int_handler or isinstance(handler, _Shield):
-            _signal.signal(_signal.SIGINT, self)
-        _unblock_interrupts(unblock)
-
-
-#: The bit of SIGINT in what `_sidestep.blocked_signals` returns.
-_INTERRUPT = 1 << signal.SIGINT - 1
-
-
-def _unblock_interrupts(unblock: bool) -> None:
-    """Undo what `_Starter` has done, in the worker; not if the signal was blocked before."""
-    if unblock:
-        _sidestep.block_signals(_sidestep.blocked_signals() & ~_INTERRUPT)
-
-
-def _be_worker(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
-    """The life of a worker process."""
-    shield = _Shield()
-    shield.raise_up(unblock)
-    try:
-        _work(core, line, Exception, shield, *arguments)
-    except KeyboardInterrupt:
-        # The parent knows the traceback, and shows its own; the shell's code for it will do.
-        raise SystemExit(128 + signal.SIGINT) from None
-
-
-def _be_thread(core: _Core, line: int, unblock: bool, *arguments: Any) -> None:
-    """The life of a worker thread. It survives everything that a task may raise."""
-    # What its tasks start shall hear of a Ctrl-C.
-    _unblock_interrupts(unblock)
-    _work(core, line, BaseException, _Shield(), *arguments)
-
-
-def _work(
-    core: _Core,
-    line: int,
-    survived: type[BaseException],
-    shield: _Shield,
-    initializer: Callable[..., object] | None = None,
-    initargs: tuple[Any, ...] = (),
-    maxtasks: int | None = None,
-    failure: Callable[[BaseException], Any] = _Failure,
-) -> None:
-    """Run tasks until the pool is closed, or `maxtasks` of them."""
-    try:
-        if initializer is not None:
-            core.enter(line, _PREPARING)
-            initializer(*initargs)
-        core.enter(line, _READY)
-        _run_tasks(core, line, survived, shield, maxtasks, failure)
-    except BaseException as error:
-        shield.is_lowered = False
-        trace = error.__traceback__
-        with contextlib.suppress(Exception):
-            core.last_words(line, failure(error))
-        error.__traceback__ = trace
-        raise
-
-
-def _run_tasks(
-    core: _Core,
-    line: int,
-    survived: type[BaseException],
-    shield: _Shield,
-    maxtasks: int | None,
-    failure: Callable[[BaseException], Any],
-) -> None:
-    for _ in itertools.count() if maxtasks is None else range(maxtasks):
-        taken = core.take(line)
-        if taken is None:
-            break
-        number, rebuilt, task = taken
-        del taken
-        result: Any
-        try:
-            if not rebuilt:
-                raise task
-            function, args, kwargs = task
-            shield.is_lowered = True
-            try:
-                result = (True, function(*args, **kwargs))
-            finally:
-                shield.is_lowered = False
-        except survived as error:
-            result = (False, failure(error))
-        # Neither arguments nor results live longer than their task.
-        task = function = args = kwargs = None
-        try:
-            may_go_on = core.finish(line, number, result)
-        except MemoryError as error:
-            may_go_on = core.finish(line, number, (False, failure(error)))
-        except Exception as error:
-            refused = MaybeEncodingError(error, result[1])
-            refused.__cause__ = error
-            may_go_on = core.finish(line, number, (False, failure(refused)))
-            del refused
-        result = None
-        if not may_go_on:
-            # About to be killed: the parent has given the task up, too late.
-            break
-    else:
-        core.retire(line)
 
 
 def worker(
@@ -492,7 +317,7 @@ class ApplyResult(_original.Root, Generic[_T]):
 
     def __init__(
         self,
-        pool: "Pool",
+        pool: Pool,
         callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> None:
@@ -565,7 +390,7 @@ class ApplyResult(_original.Root, Generic[_T]):
         pool._crew.cancel(self)
         return self._finish(False, _cancelled())
 
-    def _keeper(self) -> "ApplyResult[_T] | None":
+    def _keeper(self) -> ApplyResult[_T] | None:
         """What the open tasks hold of the call: itself only if it has somebody to call.
 
         Otherwise, once nobody holds the result, nothing holds the pool.
@@ -620,7 +445,7 @@ class MapResult(ApplyResult[list[_T]]):
 
     def __init__(
         self,
-        pool: "Pool",
+        pool: Pool,
         chunksize: int,
         length: int,
         callback: Callable[[list[_T]], object] | None,
@@ -652,7 +477,7 @@ class IMapIterator(_original.Root, Generic[_T]):
 
     _ordered = True
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool: Pool | None = pool
         self._inbox = _sidestep.Inbox(self, None, whole=False, ordered=self._ordered)
         self._job = next(job_counter)
@@ -767,7 +592,7 @@ class _Crew:
         core: _Core,
         lines: int,
         start: Callable[[int], Any],
-        exporter: "Exporter | None",
+        exporter: Exporter | None,
         retries: int = 0,
         task_timeout: float | None = None,
     ) -> None:
@@ -927,9 +752,9 @@ class _Crew:
             call(*args)
         except BaseException:
             # Even SystemExit: without the handler all other jobs would wait for ever.
-            traceback.print_exc()
+            _print_error()
 
-    def collect_own(self, job: "ApplyResult[Any]") -> None:
+    def collect_own(self, job: ApplyResult[Any]) -> None:
         """Take the result of a job of one task, if it comes at once: quicker than by the handler.
 
         For the thread that waits for it, and holds the job alone: it may be interrupted.
@@ -967,7 +792,7 @@ class _Crew:
         with self.repairing:
             for line in range(self.size):
                 if self.state != TERMINATE and line not in self.lines:
-                    self.core.enter(line, _STARTING)
+                    self.core.enter(line, STARTING)
                     self.words.pop(line, None)
                     fresh = self.start(line)
                     self.lines[line] = fresh
@@ -986,10 +811,10 @@ class _Crew:
             while self.deliver_all(0):
                 pass
             kills = self.oom_kills
-            if any(gone.exitcode == -signal.SIGKILL for _, gone in dead):
+            if any(gone.exitcode == -_signal.SIGKILL for _, gone in dead):
                 self.oom_kills = _sidestep.oom_kills()
             for line, gone in dead:
-                starved = gone.exitcode == -signal.SIGKILL and self.oom_kills > kills
+                starved = gone.exitcode == -_signal.SIGKILL and self.oom_kills > kills
                 lost = self.core.lost(line)
                 del self.lines[line]
                 self.workers.remove(gone)
@@ -1030,8 +855,8 @@ class _Crew:
             return
         self.stillborn += 1
         # Whoever kills workers from outside is no initializer that fails.
-        from_outside = exitcode == -signal.SIGTERM or (
-            exitcode == -signal.SIGKILL and not starved and self.core.stage(line) != _PREPARING
+        from_outside = exitcode == -_signal.SIGTERM or (
+            exitcode == -_signal.SIGKILL and not starved and self.core.stage(line) != PREPARING
         )
         self.at_fault += not from_outside
 
@@ -1042,8 +867,8 @@ class _Crew:
         words = self.words.get(line)
         why = f"the last one {_how(gone.exitcode, starved)}"
         if words is not None:
-            why += f", as the initializer raised {_safe_repr(words)}"
-        elif self.core.stage(line) == _PREPARING:
+            why += f", as the initializer raised {safe_repr(words)}"
+        elif self.core.stage(line) == PREPARING:
             why += ", in the initializer"
         self.broken = WorkerLostError(
             f"the pool's workers cannot start: {self.stillborn} in a row ended before they "
@@ -1057,7 +882,7 @@ class _Crew:
 
     def has_begun(self, line: int) -> bool:
         """Tell whether the worker last started for this line has come to take tasks."""
-        return self.core.stage(line) == _READY
+        return self.core.stage(line) == READY
 
     def cancel(self, job: Any) -> None:
         """Have no task of the job run any more."""
@@ -1172,7 +997,7 @@ class _Crew:
             try:
                 job._finish(False, error)
             except Exception:
-                traceback.print_exc()
+                _print_error()
 
     def close(self) -> None:
         """Have the workers end when all is done."""
@@ -1196,6 +1021,13 @@ class _Crew:
         _end_all(list(self.lines.values()))
         self.core.nudge()
         self.fail(_terminated())
+
+
+def _print_error() -> None:
+    """Show the exception that is being handled, which has nowhere to go."""
+    import traceback
+
+    traceback.print_exc()
 
 
 def _job_of(entry: tuple[Any, ...]) -> Any:
@@ -1238,6 +1070,8 @@ def _name_of(position: int | range | None) -> str:
 
 
 def _signal_name(number: int) -> str:
+    import signal
+
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -1283,7 +1117,7 @@ class _Classic:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, pool: "Pool | None", owner: type["Pool"]) -> Any:
+    def __get__(self, pool: Pool | None, owner: type[Pool]) -> Any:
         from ._classic_pool import ClassicPool
 
         return vars(ClassicPool)[self._name].__get__(pool, owner)
@@ -1325,8 +1159,8 @@ class Pool(_original.Root):
     _wrap_exception = True
     _classic = False
     _crew_type = _Crew
-    _life: Callable[..., None] = staticmethod(_be_worker)
-    _failure: Callable[[BaseException], Any] = _Failure
+    _life: Callable[..., None] = staticmethod(be_worker)
+    _failure: Callable[[BaseException], Any] = Failure
 
     # The workings of the standard library's pool, which only a ClassicPool uses.
     _setup_queues = _Classic()
@@ -1456,7 +1290,7 @@ class Pool(_original.Root):
     def _make_core(self) -> _Core:
         return _sidestep.PoolCore(self._processes)
 
-    def _make_exporter(self) -> "Exporter | None":
+    def _make_exporter(self) -> Exporter | None:
         # Imported here: workers need it only if something comes to them by value.
         from ._by_value import Exporter
 
@@ -1690,7 +1524,7 @@ class Pool(_original.Root):
             results._finish(False, _cancelled())
             raise
 
-    def _feed(self, feed: "_Feed") -> None:
+    def _feed(self, feed: _Feed) -> None:
         """Have a lazy map's items taken and submitted, by a thread: taking one may block."""
         feeder = self._feeder
         if feeder is None:
@@ -1765,11 +1599,11 @@ class _Starter:
         try:
             # A worker inherits it, and lets the signal through once it is ready for it: on its
             # way there a Ctrl-C would end in a traceback.
-            _sidestep.block_signals(before | _INTERRUPT)
+            _sidestep.block_signals(before | INTERRUPT)
             fresh = self.pool.Process(
                 self.ctx,
                 target=self.pool._life,
-                args=(self.core, line, not before & _INTERRUPT, *self.arguments),
+                args=(self.core, line, not before & INTERRUPT, *self.arguments),
             )
             fresh.name = fresh.name.replace("Process", "PoolWorker")
             fresh.daemon = True
@@ -1827,12 +1661,15 @@ class _Feed:
         return results is not None and not results._inbox.claimed and not self._crew.has_stopped
 
 
-class _Returnable(Iterator[Any]):
+class _Returnable:
     """An iterator that takes items back."""
 
     def __init__(self, source: Iterator[Any]) -> None:
         self.source = source
         self.returned: collections.deque[Any] = collections.deque()
+
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Any:
         return self.returned.popleft() if self.returned else next(self.source)
@@ -1918,7 +1755,7 @@ def _feed_one_by_one(
     return place + most, None, None, True
 
 
-def _feed_all(feeds: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+def _feed_all(feeds: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     while (feed := feeds.get()) is not None:
         feed()
         del feed
@@ -2081,7 +1918,7 @@ class ThreadPool(Pool):
 
     _wrap_exception = False
     _crew_type = _ThreadCrew
-    _life = staticmethod(_be_thread)
+    _life = staticmethod(be_thread)
     _failure = staticmethod(_as_it_is)
 
     def __init__(

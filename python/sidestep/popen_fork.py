@@ -139,6 +139,7 @@ class Popen:
                 raise
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
+        util._prepare_stdin()
         _sidestep.hold_signals()
         lines = LifeLines(process_obj.dies_with_parent)
         # Threads of the parent may be using the streams, and are not here to let go of them.

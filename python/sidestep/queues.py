@@ -4,36 +4,36 @@ Subclasses that reach into the feeder thread, the pipe or the locks that the sta
 queues are made of find them in `_classic_queue`.
 """
 
+from __future__ import annotations
+
 import operator
 import sys
-from collections.abc import Callable
 from queue import Empty, Full
-from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+from types import CodeType
 
 from . import _original, _sidestep
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Self, SupportsIndex
+
     from _typeshed import ReadableBuffer
-
-__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
-
-
-if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     # With a default, so that `Queue` by itself is an annotation, too.
     _T = TypeVar("_T", default=Any)
 else:
-    from typing import TypeVar
+    _T = None
 
-    _T = TypeVar("_T")
+__all__ = ["Empty", "Full", "JoinableQueue", "Queue", "SimpleQueue"]
 
 # Tells a feeder thread to end; subclasses with a feeder of their own look for it.
 _sentinel = object()
 
 
-def _rebuild(cls: type["_Queue[Any]"], name: tuple[int, int]) -> Any:
+def _rebuild(cls: type[_Queue[Any]], name: tuple[int, int]) -> Any:
     queue = cls.__new__(cls)
     queue._attach(name)
     return queue
@@ -45,7 +45,7 @@ class _End:
     readable = False
     writable = False
 
-    def __init__(self, queue: "_Queue[Any]") -> None:
+    def __init__(self, queue: _Queue[Any]) -> None:
         self._queue = queue
 
     @property
@@ -96,7 +96,7 @@ class _End:
         raise OSError("connection is read-only")
 
     def send_bytes(
-        self, buf: "ReadableBuffer", offset: SupportsIndex = 0, size: SupportsIndex | None = None
+        self, buf: ReadableBuffer, offset: SupportsIndex = 0, size: SupportsIndex | None = None
     ) -> None:
         """Put the item whose pickle these bytes are."""
         raise OSError("connection is read-only")
@@ -166,7 +166,7 @@ class _Writer(_End):
         _sidestep.Queue.put(self._queue, obj)
 
     def send_bytes(
-        self, buf: "ReadableBuffer", offset: SupportsIndex = 0, size: SupportsIndex | None = None
+        self, buf: ReadableBuffer, offset: SupportsIndex = 0, size: SupportsIndex | None = None
     ) -> None:
         from .reduction import ForkingPickler
 

@@ -20,11 +20,20 @@ import os
 import secrets
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Generic, TypeVar
 
 from . import _notes, _original, _sidestep, resource_tracker, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Generic, TypeVar
+
+    _T = TypeVar("_T")
+else:
+    from ._generic import Generic
+
+    _T = None
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -36,8 +45,6 @@ _STEP_BYTES = 16 << 20
 _LEAST_ASKED_FOR = 1 << 20
 # Where a file without a name can be found to be given one.
 _DESCRIPTORS = "/proc/self/fd"
-
-_T = TypeVar("_T")
 
 
 def _make_filename() -> str:

@@ -9,21 +9,37 @@ that write at the same time may leave half of each. If a process dies, the memor
 wrote. If it dies inside of `with value:`, the lock says so to the next one that wants it.
 """
 
+from __future__ import annotations
+
 import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
 from . import _original, _sidestep, get_context, heap
 from .reduction import ForkingPickler
 
-__all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
 
-_T = TypeVar("_T")
-# The type of a `ctypes` object.
-_C = TypeVar("_C")
-# One that arrays can be made of.
-_D = TypeVar("_D", bound="ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.Union")
+    _T = TypeVar("_T")
+    # The type of a `ctypes` object.
+    _C = TypeVar("_C")
+    # One that arrays can be made of.
+    _D = TypeVar("_D", bound="ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.Union")
+
+    class LockLike(Protocol):
+        """What `Value` and `Array` need of a lock of one's own."""
+
+        def acquire(self) -> Any: ...
+        def release(self) -> Any: ...
+
+else:
+    from ._generic import Generic
+
+    _T = _C = None
+
+__all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 
 typecode_to_type: dict[Any, Any] = {
     "c": ctypes.c_char,
@@ -48,20 +64,17 @@ _letters: dict[Any, str] = {type_: code for code, type_ in typecode_to_type.item
 _letters[ctypes.c_bool] = "?"
 
 
-class LockLike(Protocol):
-    """What `Value` and `Array` need of a lock of one's own."""
-
-    def acquire(self) -> Any: ...
-    def release(self) -> Any: ...
-
-
 # --- without a lock ------------------------------------------------------------------------
 
 
-@overload
-def RawValue(typecode_or_type: type[_C], *args: Any) -> _C: ...
-@overload
-def RawValue(typecode_or_type: str, *args: Any) -> Any: ...
+if TYPE_CHECKING:
+
+    @overload
+    def RawValue(typecode_or_type: type[_C], *args: Any) -> _C: ...
+    @overload
+    def RawValue(typecode_or_type: str, *args: Any) -> Any: ...
+
+
 def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     """Make a `ctypes` object in shared memory, without a lock.
 
@@ -81,12 +94,16 @@ def RawValue(typecode_or_type: Any, *args: Any) -> Any:
     return obj
 
 
-@overload
-def RawArray(
-    typecode_or_type: type[_D], size_or_initializer: int | Sequence[Any]
-) -> "ctypes.Array[_D]": ...
-@overload
-def RawArray(typecode_or_type: str, size_or_initializer: int | Sequence[Any]) -> Any: ...
+if TYPE_CHECKING:
+
+    @overload
+    def RawArray(
+        typecode_or_type: type[_D], size_or_initializer: int | Sequence[Any]
+    ) -> ctypes.Array[_D]: ...
+    @overload
+    def RawArray(typecode_or_type: str, size_or_initializer: int | Sequence[Any]) -> Any: ...
+
+
 def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
     """Make a `ctypes` array in shared memory, without a lock.
 
@@ -141,23 +158,35 @@ def copy(obj: Any) -> Any:
 # --- with a lock ---------------------------------------------------------------------------
 
 
-@overload
-def Value(
-    typecode_or_type: "type[ctypes._SimpleCData[_T]]",
-    *args: Any,
-    lock: Literal[True] | LockLike | None = True,
-    ctx: Any = None,
-) -> "Synchronized[_T]": ...
-@overload
-def Value(typecode_or_type: type[_C], *args: Any, lock: Literal[False], ctx: Any = None) -> _C: ...
-@overload
-def Value(
-    typecode_or_type: str, *args: Any, lock: Literal[True] | LockLike | None = True, ctx: Any = None
-) -> "Synchronized[Any]": ...
-@overload
-def Value(
-    typecode_or_type: str | type, *args: Any, lock: bool | LockLike | None = True, ctx: Any = None
-) -> Any: ...
+if TYPE_CHECKING:
+
+    @overload
+    def Value(
+        typecode_or_type: type[ctypes._SimpleCData[_T]],
+        *args: Any,
+        lock: Literal[True] | LockLike | None = True,
+        ctx: Any = None,
+    ) -> Synchronized[_T]: ...
+    @overload
+    def Value(
+        typecode_or_type: type[_C], *args: Any, lock: Literal[False], ctx: Any = None
+    ) -> _C: ...
+    @overload
+    def Value(
+        typecode_or_type: str,
+        *args: Any,
+        lock: Literal[True] | LockLike | None = True,
+        ctx: Any = None,
+    ) -> Synchronized[Any]: ...
+    @overload
+    def Value(
+        typecode_or_type: str | type,
+        *args: Any,
+        lock: bool | LockLike | None = True,
+        ctx: Any = None,
+    ) -> Any: ...
+
+
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) -> Any:
     """Make a `ctypes` object in shared memory, with a lock around each access.
 
@@ -179,46 +208,50 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: Any = None) 
     return _with_lock(RawValue(typecode_or_type, *args), lock, ctx)
 
 
-@overload
-def Array(
-    typecode_or_type: type[ctypes.c_char],
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: Literal[True] | LockLike | None = True,
-    ctx: Any = None,
-) -> "SynchronizedString": ...
-@overload
-def Array(
-    typecode_or_type: "type[ctypes._SimpleCData[_T]]",
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: Literal[True] | LockLike | None = True,
-    ctx: Any = None,
-) -> "SynchronizedArray[_T]": ...
-@overload
-def Array(
-    typecode_or_type: type[_D],
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: Literal[False],
-    ctx: Any = None,
-) -> "ctypes.Array[_D]": ...
-@overload
-def Array(
-    typecode_or_type: str,
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: Literal[True] | LockLike | None = True,
-    ctx: Any = None,
-) -> "SynchronizedArray[Any]": ...
-@overload
-def Array(
-    typecode_or_type: str | type,
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: bool | LockLike | None = True,
-    ctx: Any = None,
-) -> Any: ...
+if TYPE_CHECKING:
+
+    @overload
+    def Array(
+        typecode_or_type: type[ctypes.c_char],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | LockLike | None = True,
+        ctx: Any = None,
+    ) -> SynchronizedString: ...
+    @overload
+    def Array(
+        typecode_or_type: type[ctypes._SimpleCData[_T]],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | LockLike | None = True,
+        ctx: Any = None,
+    ) -> SynchronizedArray[_T]: ...
+    @overload
+    def Array(
+        typecode_or_type: type[_D],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[False],
+        ctx: Any = None,
+    ) -> ctypes.Array[_D]: ...
+    @overload
+    def Array(
+        typecode_or_type: str,
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: Literal[True] | LockLike | None = True,
+        ctx: Any = None,
+    ) -> SynchronizedArray[Any]: ...
+    @overload
+    def Array(
+        typecode_or_type: str | type,
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: bool | LockLike | None = True,
+        ctx: Any = None,
+    ) -> Any: ...
+
+
 def Array(
     typecode_or_type: Any,
     size_or_initializer: int | Sequence[Any],
@@ -246,20 +279,24 @@ def Array(
     return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
 
 
-@overload
-def synchronized(
-    obj: "ctypes._SimpleCData[_T]", lock: Any = None, ctx: Any = None
-) -> "Synchronized[_T]": ...
-@overload
-def synchronized(
-    obj: "ctypes.Array[ctypes.c_char]", lock: Any = None, ctx: Any = None
-) -> "SynchronizedString": ...
-@overload
-def synchronized(
-    obj: "ctypes.Array[Any]", lock: Any = None, ctx: Any = None
-) -> "SynchronizedArray[Any]": ...
-@overload
-def synchronized(obj: _C, lock: Any = None, ctx: Any = None) -> "SynchronizedBase[_C]": ...
+if TYPE_CHECKING:
+
+    @overload
+    def synchronized(
+        obj: ctypes._SimpleCData[_T], lock: Any = None, ctx: Any = None
+    ) -> Synchronized[_T]: ...
+    @overload
+    def synchronized(
+        obj: ctypes.Array[ctypes.c_char], lock: Any = None, ctx: Any = None
+    ) -> SynchronizedString: ...
+    @overload
+    def synchronized(
+        obj: ctypes.Array[Any], lock: Any = None, ctx: Any = None
+    ) -> SynchronizedArray[Any]: ...
+    @overload
+    def synchronized(obj: _C, lock: Any = None, ctx: Any = None) -> SynchronizedBase[_C]: ...
+
+
 def synchronized(obj: Any, lock: Any = None, ctx: Any = None) -> Any:
     """Put a lock around a `ctypes` object.
 
@@ -321,7 +358,7 @@ class SynchronizedBase(_sidestep.Guarded, Generic[_C]):
 
 
 prop_cache: dict[str, property] = {}
-class_cache: "weakref.WeakKeyDictionary[type, type[SynchronizedBase[Any]]]" = (
+class_cache: weakref.WeakKeyDictionary[type, type[SynchronizedBase[Any]]] = (
     weakref.WeakKeyDictionary()
 )
 

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
-    from typing import Any
+    from typing import IO, Any
 
 __all__ = [
     "_main",
@@ -128,7 +128,7 @@ def spawn_main(
 def _main(fd: int, parent_sentinel: int | None) -> int:
     """Read the process object from `fd`, be that process, and return its exit status."""
     current: Any = process.current_process()
-    with os.fdopen(fd, "rb") as from_parent:
+    with _opened(fd) as from_parent:
         current._inheriting = True
         data: dict[str, Any] = {}
         try:
@@ -146,6 +146,21 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
         finally:
             del current._inheriting
     return self._bootstrap(parent_sentinel)
+
+
+def _opened(fd: int) -> IO[bytes]:
+    """Open what the parent has written."""
+    size = os.fstat(fd).st_size
+    if not 0 < size <= _BUFFERED:
+        # Long, or a pipe.
+        return os.fdopen(fd, "rb")
+    # A file object takes many pages more, each of which is copied for a forked child.
+    data = os.pread(fd, size, 0)
+    os.close(fd)
+    return io.BytesIO(data)
+
+
+_BUFFERED = 1 << 16
 
 
 def _check_not_importing_main() -> None:
@@ -317,9 +332,10 @@ def _fixup_main_from_name(mod_name: str) -> None:
 
 def _fixup_main_from_path(main_path: str, compiled: tuple[object, bytes] | None = None) -> None:
     """Have the script at `main_path`, which may come `compiled`, as the main module."""
-    if _is_ipython(main_path):
+    if getattr(sys.modules["__main__"], "__file__", None) == main_path:
+        # The fork server has preloaded it.
         return
-    if getattr(sys.modules["__main__"], "__file__", None) != main_path:
+    if not _is_ipython(main_path):
         _set_main(_run_path(main_path, compiled))
 
 

@@ -1,13 +1,23 @@
 """Locks between processes: words in the family's arena, without a name or a descriptor."""
 
-import tempfile
+from __future__ import annotations
+
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
 
 from . import _original, _sidestep, context, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Protocol, Self, TypeVar
+
+    _T = TypeVar("_T")
+
+    class _Attachable(Protocol):
+        def _export(self) -> tuple[int, int]: ...
+
 
 __all__ = [
     "AbandonedLockError",
@@ -19,8 +29,6 @@ __all__ = [
     "RLock",
     "Semaphore",
 ]
-
-_T = TypeVar("_T")
 
 SEM_VALUE_MAX = 2**31 - 1
 
@@ -61,10 +69,6 @@ class AbandonedLockError(context.ProcessError):
         )
 
 
-class _Attachable(Protocol):
-    def _export(self) -> tuple[int, int]: ...
-
-
 def _rebuild(cls: Any, name: tuple[int, int], state: dict[str, Any]) -> Any:
     shared = cls.__new__(cls)
     shared._attach(name)
@@ -77,12 +81,26 @@ def _reduce(shared: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return _rebuild, (type(shared), shared._export(), shared.__dict__)
 
 
+class _RandomNames:
+    """The standard library's random names, of which `tempfile` and much else is made."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        import tempfile
+
+        names = tempfile._get_candidate_names()  # type: ignore[attr-defined]
+        name: str = next(names)
+        return name
+
+
 class SemLock:
     """What all of them share: they are pickled by their name in the arena."""
 
     # Of the standard library's base class; some programs put a name-maker of their own in its
     # place. No lock here has a name in the file system.
-    _rand = tempfile._RandomNameSequence()  # type: ignore[attr-defined]
+    _rand = _RandomNames()
 
     __reduce__ = _reduce
 

@@ -518,9 +518,30 @@ class _naming_thread_limits:
         raise RuntimeError(f"cannot start the thread {name}: {error}{way_out}") from error
 
 
+# What children have in place of their input, and what this process has there if it is one.
+_empty_stdin: Any = None
+_own_empty_stdin: Any = None
+
+
+def _prepare_stdin() -> None:
+    """Make, in the parent, what its forked children have in place of their input.
+
+    In each of them it would take as much as all the rest of taking over.
+    """
+    global _empty_stdin
+    if _empty_stdin is None:
+        try:
+            with open(os.devnull, "rb") as file:
+                # By a number that is no file's soon: each child gives it one of its own.
+                _empty_stdin = open(file.fileno(), encoding="utf-8", closefd=False)  # noqa: SIM115
+        except OSError:
+            pass
+
+
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
-    if sys.stdin is None:
+    global _own_empty_stdin
+    if sys.stdin is None or (sys.stdin is _own_empty_stdin and not sys.stdin.closed):
         return
     try:
         sys.stdin.close()
@@ -531,7 +552,12 @@ def _close_stdin() -> None:
     except OSError:
         return
     try:
-        sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        if _empty_stdin is None:
+            sys.stdin = open(fd, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        else:
+            _empty_stdin.buffer.raw.__init__(fd, "r", closefd=False)
+            sys.stdin = _empty_stdin
+        _own_empty_stdin = sys.stdin
     except (OSError, ValueError):
         os.close(fd)
 

@@ -1,11 +1,13 @@
 """Contexts, the choice of a start method, and the fork server's life."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +399,104 @@ def test_server_ends_with_its_last_client(tmp_path: Path) -> None:
         return
     util._wait_readable(pidfd)
     os.close(pidfd)
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if entry.name.isdigit():
+                # The command's name stands in brackets and may hold anything, blanks included.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent:
+                    found.append(int(entry.name))
+    return found
+
+
+def spare() -> int:
+    """Return the number of the child that the server has forked before it was asked for it."""
+    assert run(SERVER, children.nothing).exitcode == 0
+    server = forkserver._forkserver._forkserver_pid
+    assert server is not None
+    while not (found := children_of(server)):
+        time.sleep(0.001)
+    (pid,) = found
+    return pid
+
+
+def test_the_next_child_is_there_before_it_is_asked_for() -> None:
+    # Unless the machine stands still for the seconds for which it is kept.
+    assert any(spare() == run(SERVER, children.nothing).pid for _ in range(5))
+
+
+def test_a_spare_does_not_mind_ctrl_c_and_its_child_hears_it(tmp_path: Path) -> None:
+    pid = spare()
+    os.kill(pid, signal.SIGINT)
+    child = SERVER.Process(target=children.wait_for_ever, args=(tmp_path / "ready",))
+    child.start()
+    wait_for(tmp_path / "ready")
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGINT)
+    child.join()
+    # Python ends so after a KeyboardInterrupt in a process's target.
+    assert child.exitcode == 1
+
+
+def test_a_spare_that_was_killed_is_nobody_s_child() -> None:
+    pid = spare()
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    util._wait_readable(pidfd)
+    os.close(pidfd)
+    child = run(SERVER, children.leave, 5)
+    assert (child.exitcode, child.pid != pid) == (5, True)
+
+
+def test_a_spare_ends_with_its_server() -> None:
+    pid = spare()
+    server = forkserver._forkserver._forkserver_pid
+    assert server is not None
+    pidfd = os.pidfd_open(pid)
+    forkserver._forkserver._stop()
+    # The server has waited for it.
+    assert util._wait_readable(pidfd, 0)
+    os.close(pidfd)
+    pidfd = os.pidfd_open(spare())
+    kill_server(signal.SIGKILL)
+    util._wait_readable(pidfd)
+    os.close(pidfd)
+
+
+def test_a_spare_has_no_descriptor_of_its_time(tmp_path: Path) -> None:
+    spare()
+    run(SERVER, children.open_descriptors, tmp_path / "first")
+    forkserver._forkserver._stop()
+    run(SERVER, children.open_descriptors, tmp_path / "second")
+    assert len(told(tmp_path / "first")) == len(told(tmp_path / "second"))
+
+
+def test_a_spare_needs_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    forkserver._forkserver._stop()
+    with monkeypatch.context() as patch:
+        patch.chdir(home)
+        assert run(SERVER, children.nothing).exitcode == 0
+    home.rmdir()
+    assert any(spare() == run(SERVER, children.nothing).pid for _ in range(5))
+    forkserver._forkserver._stop()
+
+
+def test_server_imports_what_arguments_are_made_of(tmp_path: Path) -> None:
+    forkserver._forkserver._stop()
+    names = ["sidestep.queues", "sidestep.pool"]
+    SERVER.Queue()
+    with SERVER.Pool(1) as pool:
+        pool.apply(children.nothing)
+    # What is typical of arguments, but not all that the parent has imported.
+    for name, expected in zip(names, (True, False), strict=True):
+        run(SERVER, children.is_imported, tmp_path / name, name)
+        assert told(tmp_path / name)[0] is expected
 
 
 def test_many_children_at_once(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 # What may be imported beyond the original's imports. Each has a reason to come with any program:
-# `typing` and `contextlib` are small and come with nearly everything, `weakref` keeps the set of
-# children, `hmac` (and what it needs) is what connections are made of; ends of queues can be waited
-# for beside them.
-SMALL = {"__future__", "_typing", "contextlib", "typing", "typing.io", "typing.re", "weakref"}
+# `contextlib` is small and comes with nearly everything, `weakref` keeps the set of children,
+# `hmac` (and what it needs) is what connections are made of; ends of queues can be waited for
+# beside them.
+SMALL = {"__future__", "contextlib", "weakref"}
 BEYOND = {
     "connection": {"_blake2", "_hashlib", "hashlib", "hmac", "_heapq", "_queue", "heapq", "queue"},
 }
@@ -62,3 +62,14 @@ def test_the_package_alone_brings_few_modules_of_its_own() -> None:
 
 def test_the_package_alone_loads_no_engine() -> None:
     assert "sidestep._sidestep" not in imported("sidestep")
+
+
+def test_a_worker_brings_only_what_it_needs_to_run_tasks() -> None:
+    worker = imported("sidestep._worker")
+    assert "sidestep._worker" in worker
+    assert not worker & {"sidestep.pool", "sidestep.queues", "contextlib", "enum", "threading"}
+
+
+def test_types_for_readers_are_not_imported() -> None:
+    for module in MODULES:
+        assert "typing" not in imported(f"sidestep.{module}".rstrip(".")), module
