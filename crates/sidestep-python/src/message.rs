@@ -68,7 +68,11 @@ pub fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outg
     if refs.is_empty() && message.buffers.is_empty() && message.head.len() <= short {
         return Ok(Outgoing::Short(message));
     }
-    envelope(&message, refs).map(Outgoing::Long)
+    let family = family().map_err(to_py)?;
+    envelope(&message, refs, |size, refs| {
+        Envelope::new(family, size, refs)
+    })
+    .map(Outgoing::Long)
 }
 
 /// Serialises `obj` into an envelope, however short it is. As [`pack`] otherwise.
@@ -78,7 +82,10 @@ pub fn outgoing(message: Message, refs: Vec<Ref>, short: usize) -> PyResult<Outg
 pub fn seal(obj: &Bound<'_, PyAny>) -> PyResult<Envelope> {
     let taking = Taking::start();
     let message = codec::dumps(obj)?;
-    envelope(&message, taking.finish())
+    let family = family().map_err(to_py)?;
+    envelope(&message, taking.finish(), |size, refs| {
+        Envelope::to_keep(family, size, refs)
+    })
 }
 
 /// Where the buffers of a body begin, and where it ends. `head_end` is where they may begin, `begins`
@@ -98,13 +105,17 @@ fn places(head_end: usize, begins: usize, sizes: &[usize]) -> Option<(Vec<usize>
     Some((starts, if for_loan { paged(at)? } else { at }))
 }
 
-fn envelope(message: &Message, refs: Vec<Ref>) -> PyResult<Envelope> {
+/// A filled envelope, which `new` makes for a body of a size and references.
+fn envelope(
+    message: &Message,
+    refs: Vec<Ref>,
+    new: impl FnOnce(u64, Vec<Ref>) -> sidestep::Result<Envelope>,
+) -> PyResult<Envelope> {
     let sizes: Vec<usize> = message.buffers.iter().map(codec::OutOfBand::len).collect();
     let head_at = 16 + 8 * sizes.len();
     let begins = Envelope::begins_at(refs.len()) as usize;
     let (starts, end) = places(head_at + message.head.len(), begins, &sizes).ok_or_else(damaged)?;
-    let family = family().map_err(to_py)?;
-    let envelope = Envelope::new(family, end as u64, refs).map_err(to_py)?;
+    let envelope = new(end as u64, refs).map_err(to_py)?;
     envelope.write(0, &(message.head.len() as u64).to_le_bytes());
     envelope.write(8, &(sizes.len() as u64).to_le_bytes());
     for (i, size) in sizes.iter().enumerate() {

@@ -313,6 +313,16 @@ impl Envelope {
         Ok(Self { object, fresh })
     }
 
+    /// As [`Envelope::new`], for one whose maker will read it as well: it is written to where it is
+    /// mapped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_keep(family: &'static Family, body: u64, refs: Vec<Ref>) -> Result<Self> {
+        let made = Self::new(family, body, refs)?;
+        Ok(Self::arrived(made.object))
+    }
+
     /// One more reference to the envelope, whose body nobody writes to any more.
     ///
     /// # Errors
