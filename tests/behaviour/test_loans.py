@@ -32,13 +32,14 @@ def sent(request: pytest.FixtureRequest) -> Any:
     """A function that sends an object through a queue or a pipe and returns what arrives."""
     context = sidestep.get_context("fork")
     ends: tuple[Any, ...]
+    put: Callable[[Any], None]
+    get: Callable[[], Any]
     if request.param == "queue":
         queue = context.SimpleQueue()
-        ends = (queue,)
-        put, get = queue.put, queue.get
+        ends, put, get = (queue,), queue.put, queue.get
     else:
-        ends = reader, writer = context.Pipe(duplex=False)
-        put, get = writer.send, reader.recv
+        reader, writer = context.Pipe(duplex=False)
+        ends, put, get = (reader, writer), writer.send, reader.recv
 
     def through(obj: Any) -> Any:
         # A pipe takes no large message before somebody receives it.
