@@ -1,7 +1,7 @@
 //! Messages of a few words, which travel without memory of their own on either side.
 
 /// Longest brief message, in bytes.
-pub const MOST: usize = 72;
+pub const MOST: usize = 136;
 
 /// A message of at most [`Brief::MOST`] bytes.
 #[derive(Clone, Copy, Debug)]
