@@ -14,7 +14,7 @@ use crate::primitive::{Instant, process, spin_loop};
 pub const AWAKE_FOR: Duration = Duration::from_micros(50);
 
 /// Most waits in a row that are slept through at once.
-const MOST_SKIPPED: u32 = 256;
+const MOST_SKIPPED: u32 = 64;
 
 /// A waiter's experience with one object: whether it was worth it to stay awake. Each process has
 /// its own.
@@ -100,8 +100,8 @@ mod tests {
         }
         let patience = Patience::new();
         let awake = |waits| (0..waits).filter(|_| stays_awake(&patience)).count();
-        // The 1st, 3rd, 6th, 11th, ... then one in 257.
-        assert_eq!(awake(1000), 11);
+        // The 1st, 3rd, 6th, 11th, 20th, 37th, 70th, ... then one in 65.
+        assert_eq!(awake(1000), 21);
         while !stays_awake(&patience) {}
         while patience.skip.load(Relaxed) > 0 {
             assert!(!stays_awake(&patience));
