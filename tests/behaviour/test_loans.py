@@ -390,3 +390,83 @@ child.join()
 assert _sidestep.usage()["warm"] < 10 << 20, _sidestep.usage()
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+# --- forks that cannot hand references over -----------------------------------------------------
+
+NO_MEMORY_TO_PART = f"""
+import os, resource, sys
+import numpy
+import sidestep
+
+queue = sidestep.SimpleQueue()
+arrays = []
+for number in range(3):
+    queue.put(numpy.full({8 * LARGE}, number, "u1"))
+    arrays.append(queue.get())
+with open("/proc/self/status") as file:
+    (data,) = [int(line.split()[1]) << 10 for line in file if line.startswith("VmData")]
+resource.setrlimit(resource.RLIMIT_DATA, (data + {4 * LARGE}, -1))
+child = os.fork()
+if child == 0:
+    for array in arrays:
+        array[:] = 42
+    os._exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert all((array == number).all() for number, array in enumerate(arrays))
+print(code)
+"""
+
+
+def test_a_child_that_would_share_what_its_parent_received_ends_and_says_why() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY_TO_PART],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "255\n"
+    assert "this child of a fork ends, as there is no memory to keep what" in done.stderr
+
+
+FULL_ARENA = f"""
+import os
+import numpy
+import sidestep
+
+queue = sidestep.SimpleQueue()
+arrays, locks = [], []
+for number in range(12):
+    queue.put(numpy.full({LARGE}, number, "u1"))
+    arrays.append(queue.get())
+for make in (lambda: queue.put(numpy.zeros({LARGE}, "u1")), lambda: locks.append(sidestep.Lock())):
+    try:
+        while True:
+            make()
+    except MemoryError:
+        pass
+r, w = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(r, 1)
+    fine = all((array == number).all() for number, array in enumerate(arrays))
+    own = sidestep.SimpleQueue()
+    for number in range(20):
+        own.put(numpy.full({LARGE}, number, "u1"))
+    fine = fine and all((own.get() == number).all() for number in range(20))
+    os._exit(0 if fine else 1)
+locks.clear()
+arrays.clear()
+while not queue.empty():
+    queue.get()
+for number in range(5):
+    queue.put(numpy.full({LARGE}, 99, "u1"))
+os.write(w, b"x")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_child_of_a_full_arena_keeps_what_its_parent_received_and_can_receive() -> None:
+    environment = {**os.environ, "SIDESTEP_ARENA_LIMIT": "40M"}
+    subprocess.run([sys.executable, "-c", FULL_ARENA], check=True, timeout=60, env=environment)

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use super::call::{Call, call, call_std, text};
 use super::limits;
@@ -158,7 +159,7 @@ pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()>
 
 /// A shared mapping of a file from its start; unmapped on drop.
 pub struct Mapping {
-    base: NonNull<u8>,
+    base: AtomicPtr<u8>,
     len: usize,
 }
 
@@ -175,6 +176,27 @@ impl Mapping {
     /// # Errors
     /// `ENOMEM`: no room in the address space.
     pub fn shared(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let mapping = Self {
+            base: AtomicPtr::new(Self::place(fd, len)?),
+            len,
+        };
+        // Where that is refused, a core dump is large, and nothing else.
+        let _ = mapping.keep_out_of_dumps();
+        Ok(mapping)
+    }
+
+    /// Maps all of it once more, at another address, where it is from now on. The old mapping stays
+    /// as well, for those who have addresses in it.
+    ///
+    /// # Errors
+    /// As [`Mapping::shared`].
+    pub fn move_away(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.base.store(Self::place(fd, self.len)?, Relaxed);
+        let _ = self.keep_out_of_dumps();
+        Ok(())
+    }
+
+    fn place(fd: BorrowedFd<'_>, len: usize) -> io::Result<*mut u8> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = call(Call::Mmap, || unsafe {
             libc::mmap(
@@ -186,18 +208,13 @@ impl Mapping {
                 0,
             )
         })?;
-        let mapping = NonNull::new(base.cast())
-            .map(|base| Self { base, len })
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        // Where that is refused, a core dump is large, and nothing else.
-        let _ = mapping.keep_out_of_dumps();
-        Ok(mapping)
+        Ok(base.cast())
     }
 
     pub(super) fn keep_out_of_dumps(&self) -> io::Result<()> {
         // SAFETY: the range was mapped by `shared`.
         call(Call::DontDump, || unsafe {
-            libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTDUMP)
+            libc::madvise(self.start().cast(), self.len, libc::MADV_DONTDUMP)
         })
         .map(drop)
     }
@@ -223,7 +240,7 @@ impl Mapping {
         // same time goes before or behind it.
         call(Call::MapAgain, || unsafe {
             libc::mmap(
-                self.base.as_ptr().add(offset).cast(),
+                self.start().add(offset).cast(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 flags | libc::MAP_FIXED | libc::MAP_NORESERVE,
@@ -254,7 +271,7 @@ impl Mapping {
         })?;
         // SAFETY: both ranges have the length, and do not overlap.
         unsafe {
-            let from = self.base.as_ptr().add(offset).cast_const();
+            let from = self.start().add(offset).cast_const();
             core::ptr::copy_nonoverlapping(from, copy.cast(), len);
         }
         // SAFETY: the new mapping is ours, and goes to where whole pages of this one are.
@@ -264,7 +281,7 @@ impl Mapping {
                 len,
                 len,
                 libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-                self.base.as_ptr().add(offset),
+                self.start().add(offset),
             )
         });
         if moved.is_err() {
@@ -289,14 +306,21 @@ impl Mapping {
     #[cfg(shuttle)]
     pub(crate) fn alias(&self) -> Self {
         Self {
-            base: self.base,
+            base: AtomicPtr::new(self.start()),
             len: self.len,
         }
     }
 
     /// The first byte.
     pub fn base(&self) -> NonNull<u8> {
-        self.base
+        // Nobody maps address 0.
+        NonNull::new(self.start()).unwrap_or(NonNull::dangling())
+    }
+
+    /// Its address.
+    #[inline]
+    pub fn start(&self) -> *mut u8 {
+        self.base.load(Relaxed)
     }
 
     /// Length in bytes.
@@ -329,7 +353,7 @@ impl Mapping {
         // SAFETY: whole pages inside the mapping, which the caller owns.
         call(Call::GiveBack, || unsafe {
             libc::madvise(
-                self.base.as_ptr().add(start).cast(),
+                self.start().add(start).cast(),
                 end - start,
                 libc::MADV_REMOVE,
             )
@@ -342,7 +366,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `shared`.
         let _ = call(Call::Munmap, || unsafe {
-            libc::munmap(self.base.as_ptr().cast(), self.len)
+            libc::munmap(self.start().cast(), self.len)
         });
     }
 }

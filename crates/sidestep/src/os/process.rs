@@ -297,6 +297,16 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Says on the standard error why, and leaves the process at once.
+pub fn end_with(why: &str) -> ! {
+    let line = format!("sidestep: {why}\n");
+    // If nobody can be told, nobody is.
+    if let Ok(stderr) = super::socket::vouched(libc::STDERR_FILENO) {
+        let _ = super::socket::write_pieces(stderr, &[std::io::IoSlice::new(line.as_bytes())]);
+    }
+    exit_now(255)
+}
+
 /// Number of processors that this process could run on when it first asked.
 pub fn processors() -> usize {
     static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();

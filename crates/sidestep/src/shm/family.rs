@@ -320,14 +320,7 @@ impl Family {
         (fits && (offset as usize).is_multiple_of(align_of::<T>())).then(|| {
             // SAFETY: inside the mapping, which lives as long as `self`; aligned; `T` promises
             // that any bytes are a valid value and that it is changed through atomics only.
-            unsafe {
-                &*self
-                    .mapping
-                    .base()
-                    .as_ptr()
-                    .add(offset as usize)
-                    .cast::<T>()
-            }
+            unsafe { &*self.mapping.start().add(offset as usize).cast::<T>() }
         })
     }
 
@@ -336,7 +329,7 @@ impl Family {
         let end = offset.checked_add(len)?;
         (end <= self.mapping.len() as u64)
             // SAFETY: inside the mapping.
-            .then(|| unsafe { self.mapping.base().as_ptr().add(offset as usize) })
+            .then(|| unsafe { self.mapping.start().add(offset as usize) })
     }
 
     /// Copies `bytes` into the arena. The caller owns the range until it is published.
@@ -460,6 +453,14 @@ impl Family {
         self.mapping
             .replace(offset as usize, len as usize)
             .map_err(Error::os("no memory for what was received (mmap)"))
+    }
+
+    /// Has this process see all of the arena as all others do, somewhere else; what was made its own stays
+    /// where it is.
+    pub(super) fn move_away(&self) -> Result<()> {
+        self.mapping
+            .move_away(self.fd()?)
+            .map_err(Error::os("no address space for the arena (mmap)"))
     }
 
     /// Maps the range as all others see it.

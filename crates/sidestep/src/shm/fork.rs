@@ -133,7 +133,12 @@ extern "C" fn child() {
         chunks => {
             table.void_below = table.chunks.len() as u32 * ENTRIES as u32;
             table.unused.clear();
-            family.keep_loans(&mut table);
+            if let Err(error) = family.keep_loans(&mut table) {
+                crate::os::process::end_with(&format!(
+                    "this child of a fork ends, as there is no memory to keep what its parent has received \
+                     apart from it: {error}"
+                ));
+            }
             Some(match chunks {
                 Ok(_) => Error::Foreign("the place that its parent made for it is gone"),
                 Err(refusal) => refusal,
@@ -158,7 +163,7 @@ impl Family {
             let chunks = chunks.and_then(|chunks| parted.map(|()| chunks));
             if chunks.is_err() && relieved {
                 // The child will not hold on to the blocks.
-                self.keep_loans(&mut table);
+                self.copy_loans(&mut table);
             }
             if chunks.is_ok() || relieved {
                 return Inheritance {

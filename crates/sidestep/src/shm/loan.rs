@@ -9,7 +9,10 @@
 //! - *Somebody else* who refers to the envelope, as a pool does to the tasks that it may have to send
 //!   again. Such a loan is private from the beginning.
 //!
-//! When it ends, the pages of the file are mapped again, and only then is the block let go of. If the
+//! A child that cannot hold on to the blocks, for want of memory for its references, keeps copies; if there is no
+//! memory for those either, it ends.
+//!
+//! When a loan ends, the pages of the file are mapped again, and only then is the block let go of. If the
 //! process is killed, its references are dropped for it, as always.
 
 use super::family::Family;
@@ -27,7 +30,18 @@ const PAGE: u64 = 4096;
 /// What this process knows of one of its loans, by the offset of the first page.
 pub(super) struct Lent {
     len: u64,
-    private: bool,
+    pages: Pages,
+}
+
+/// What is mapped where a loan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// The file's.
+    Shared,
+    /// The file's, until this process writes to them.
+    Private,
+    /// Copies.
+    Own,
 }
 
 /// The end of an envelope's body, from a page's border on: memory that belongs to this process alone.
@@ -121,14 +135,21 @@ impl Family {
         if !possible || (private && self.make_private(start, len).is_err()) {
             return false;
         }
-        table.loans.insert(start, Lent { len, private });
+        let pages = if private {
+            Pages::Private
+        } else {
+            Pages::Shared
+        };
+        table.loans.insert(start, Lent { len, pages });
         true
     }
 
     /// Ends a loan, but for its reference: those that could not be ended earlier, to be tried again.
     fn end_loan(&self, start: u64) -> Result<Vec<Loan>> {
         let mut table = self.table();
-        if let Some(Lent { len, private: true }) = table.loans.get(&start) {
+        if let Some(Lent { len, pages }) = table.loans.get(&start)
+            && *pages != Pages::Shared
+        {
             self.make_shared(start, *len)?;
         }
         table.loans.remove(&start);
@@ -141,20 +162,38 @@ impl Family {
     /// The kernel refuses: then parent and child would share what was lent.
     pub(super) fn part_loans(&self, table: &mut Table) -> Result<()> {
         for (&start, lent) in &mut table.loans {
-            if !lent.private {
+            if lent.pages == Pages::Shared {
                 self.make_private(start, lent.len)?;
-                lent.private = true;
+                lent.pages = Pages::Private;
             }
         }
         Ok(())
     }
 
-    /// Copies all that was lent, since the blocks will not stay.
-    pub(super) fn keep_loans(&self, table: &mut Table) {
+    /// Copies all that was lent, since the child that is about to be forked will not hold on to the
+    /// blocks, as far as the kernel allows.
+    pub(super) fn copy_loans(&self, table: &mut Table) {
         for (&start, lent) in &mut table.loans {
-            if self.make_own(start, lent.len).is_ok() {
-                lent.private = true;
+            if lent.pages != Pages::Own && self.make_own(start, lent.len).is_ok() {
+                lent.pages = Pages::Own;
             }
         }
+    }
+
+    /// In a child that holds on to none of its parent's blocks: keeps what was lent, and looks for
+    /// messages elsewhere from now on, since others will use the blocks.
+    ///
+    /// # Errors
+    /// There is no memory for that. The child must not go on: what it has received would change.
+    pub(super) fn keep_loans(&self, table: &mut Table) -> Result<()> {
+        if table.loans.is_empty() {
+            return Ok(());
+        }
+        for (start, lent) in core::mem::take(&mut table.loans) {
+            if lent.pages != Pages::Own {
+                self.make_own(start, lent.len)?;
+            }
+        }
+        self.move_away()
     }
 }
