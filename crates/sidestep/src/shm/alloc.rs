@@ -1,9 +1,9 @@
 //! Blocks: size classes, free lists, the ceiling, and memory given back.
 //!
 //! A block that is freed goes to the head of its class's list, warm: its pages stay. Copying into
-//! warm pages is ten times faster than into fresh ones. When more than a share of the limit is
-//! free and warm, and when memory is short, pages of large free blocks are given back; such a
-//! block waits in the list of cold ones, and costs nothing but address space. Blocks are never
+//! warm pages is three to five times as fast as into fresh ones. When more than a share of the limit is
+//! free and warm, when memory is short, when the last child of a process has ended and when a whole
+//! family rests, pages of large free blocks are given back; such a block waits in the list of cold ones, and costs nothing but address space. Blocks are never
 //! merged: address space is plentiful, and a block's memory keeps its header for ever, so that a
 //! stale handle finds a generation that is not its own, never somebody's data.
 
