@@ -7,8 +7,6 @@
 //! merged: address space is plentiful, and a block's memory keeps its header for ever, so that a
 //! stale handle finds a generation that is not its own, never somebody's data.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use super::family::Family;
 use super::layout::{EXTENT, HEAP, block, class, header};
 use super::ledger::Txn;
@@ -424,7 +422,9 @@ impl Family {
 
     /// For who has slept for a while and found nothing: gives pages of free blocks back, if nobody in
     /// the family has taken or freed a block since this process was here last.
+    #[cfg(not(shuttle))] // there nobody sleeps
     pub(crate) fn idle(&'static self) {
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
         let usage = self.usage();
         if usage.warm <= KEPT_WARM {
             return;
