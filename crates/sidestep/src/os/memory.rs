@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use super::call::{Call, call, call_std, text};
@@ -311,13 +310,7 @@ impl Mapping {
         }
     }
 
-    /// The first byte.
-    pub fn base(&self) -> NonNull<u8> {
-        // Nobody maps address 0.
-        NonNull::new(self.start()).unwrap_or(NonNull::dangling())
-    }
-
-    /// Its address.
+    /// Address of the first byte.
     #[inline]
     pub fn start(&self) -> *mut u8 {
         self.base.load(Relaxed)

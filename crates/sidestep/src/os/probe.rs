@@ -118,7 +118,7 @@ fn page() -> io::Result<Mapping> {
 fn shared_futex() -> io::Result<()> {
     let page = page()?;
     // SAFETY: the page is mapped, zeroed, aligned, and nobody else's.
-    let word = unsafe { page.base().cast::<AtomicU32>().as_ref() };
+    let word = unsafe { &*page.start().cast::<AtomicU32>() };
     word.store(1, Ordering::Relaxed);
     // A kernel without futexes returns at once from each of these.
     let changed = futex::wait(word, 0, Some(Duration::from_millis(1)));
@@ -135,7 +135,7 @@ fn robust_futex() -> io::Result<()> {
     let page = page()?;
     // SAFETY: the page is mapped, aligned, large enough, and nobody else's; the word is never used
     // as anything else, since the mapping ends here and its file with it.
-    let word = unsafe { page.base().cast::<RobustWord>().as_ref() };
+    let word = unsafe { &*page.start().cast::<RobustWord>() };
     word.init();
     std::thread::scope(|scope| {
         let owner = std::thread::Builder::new().spawn_scoped(scope, || word.hold())?;
