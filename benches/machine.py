@@ -33,23 +33,39 @@ def others() -> Callable[[], str]:
     """Watch from now on; the function that is returned says how busy other programs were.
 
     A sample that did not have the machine for itself says little, and ratios suffer, too: which of
-    the contenders was disturbed is chance.
+    the contenders was disturbed is chance. On a virtual machine its neighbours count, too: the time
+    that the host gave to them when something was to be done here.
     """
-    start, busy, own = time.monotonic(), busy_seconds(), own_seconds()
+    start, own = time.monotonic(), own_seconds()
+    busy, stolen = busy_seconds(), stolen_seconds()
 
     def said() -> str:
         taken = busy_seconds() - busy - (own_seconds() - own)
         whole = (time.monotonic() - start) * (os.cpu_count() or 1)
-        return f"{max(0.0, taken / whole):.0%} of the processors' time"
+        elsewhere = stolen_seconds() - stolen
+        return (
+            f"{max(0.0, taken / whole):.0%} of the processors' time, "
+            f"other machines on the host {elsewhere / whole:.0%}"
+        )
 
     return said
 
 
 def busy_seconds() -> float:
     """CPU time of all programs since the machine was started."""
+    user, nice, system, *_ = processor_times()
+    return user + nice + system
+
+
+def stolen_seconds() -> float:
+    """CPU time since the machine was started that its host did not give it."""
+    return processor_times()[7]
+
+
+def processor_times() -> list[float]:
+    """Seconds that the processors spent in each of their states, as in proc(5)."""
     first, *_ = Path("/proc/stat").read_text().splitlines()
-    user, nice, system = map(int, first.split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+    return [int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in first.split()[1:]]
 
 
 def own_seconds() -> float:

@@ -8,6 +8,8 @@ all that they hold, since that also has pages which nobody has mapped now.
 import gc
 import os
 import re
+import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +25,8 @@ WORKERS = 4
 MB = 1 << 20
 # What is left of a burst is never less than a page, so that there is something to compare.
 PAGE = 4096
+# So often the kernel's memory is looked at while objects are made.
+BATCHES = 5
 
 
 def family() -> list[int]:
@@ -213,3 +217,28 @@ live("Event", 5_000, lambda mp: mp.Event())
 live("Value", 10_000, lambda mp: mp.Value("i"))
 live("Queue", 1_000, lambda mp: mp.Queue())
 live("Pipe", 1_000, lambda mp: mp.Pipe())
+
+
+@workload(
+    "one Pipe and its sockets",
+    5_000,
+    "memory per Pipe of 5,000 that are kept, with what the kernel has for it (growth of Slab)",
+    goal=1,
+    unit="B",
+)
+def pipes_and_sockets(mp: Any, n: int) -> float:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    kept, batch, in_kernel = [mp.Pipe()], max(1, n // BATCHES), []
+    before = settled()
+    for _ in range(BATCHES):
+        slab = kernel_memory()
+        kept += [mp.Pipe() for _ in range(batch)]
+        in_kernel.append((kernel_memory() - slab) / batch)
+    # The median, since the kernel's objects are those of the whole machine.
+    return (settled() - before) / (len(kept) - 1) + statistics.median(in_kernel)
+
+
+def kernel_memory() -> int:
+    """Bytes that the kernel of the machine has for its objects, sockets among them."""
+    return entry(Path("/proc/meminfo").read_text(), "Slab")

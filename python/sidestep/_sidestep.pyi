@@ -148,6 +148,30 @@ class LifeLines:
     def abandon(self) -> None:
         """Close all: there is no child."""
 
+def socket_pair() -> tuple[int, int]:
+    """Return two sockets that are connected to each other: blocking, close-on-exec, the caller's.
+
+    Raises:
+        OSError: There are no descriptors.
+    """
+
+def send_fds(fd: int, data: bytes, fds: list[int]) -> None:
+    """Send `data` over the socket `fd`, and copies of `fds`, at most 64, with it.
+
+    Raises:
+        OSError: The receiver is gone (EPIPE, ECONNRESET), or the system refused something.
+    """
+
+def receive_fds(fd: int, size: int) -> tuple[bytes, list[int]]:
+    """Receive at most `size` bytes over the socket `fd`, and the descriptors that came with them.
+
+    No bytes: the other side is gone.
+
+    Raises:
+        OSError: The descriptors found no room (EMFILE) and are gone, as are the bytes; the other
+            side is gone and has left something unread (ECONNRESET).
+    """
+
 def exit_code(pid: int, block: bool) -> int | None:
     """Return a child's exit code, or minus the signal that has ended it; it stays to be reaped.
 

@@ -591,7 +591,11 @@ _default_context = DefaultContext(_concrete_contexts[_default_start_method()])
 
 
 def _force_start_method(method: str) -> None:
-    _default_context._actual_context = _concrete_contexts[method]
+    concrete = _concrete_contexts.get(method)
+    if concrete is None:
+        # It says so.
+        _default_context.set_start_method(method, force=True)
+    _default_context._actual_context = concrete
 
 
 # --- whether this thread is pickling a process for its start -------------------------------

@@ -32,14 +32,14 @@ import struct
 import sys
 import warnings
 
-from . import _original, _sidestep, popen_fork, process, reduction, spawn, util
+from . import _original, _sidestep, popen_fork, process, spawn, util
 from .popen_spawn_posix import _memory_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
-    from typing import IO, Any, NoReturn
+    from typing import Any, NoReturn
 
 __all__ = [
     "connect_to_new_process",
@@ -59,13 +59,13 @@ _COMMON = (
     *("shared_memory", "sharedctypes", "synchronize"),
 )
 _LONGEST_REQUEST = 1000
-# For how long nobody must have asked for anything before a spare is made, unless a child has ended
-# just now: to fork takes a processor that a fresh child wants for itself.
+# On a single processor, for how long nobody must have asked for anything before a spare is made,
+# unless a child has ended just now: to fork takes the time that a fresh child wants for itself.
 _SPARE_DELAY_MS = 2
 # How long a spare is kept while there are no requests.
 _SPARE_KEPT_MS = 10_000
-# The kernel takes no more at a time.
-_MOST_FDS_SENT = 250
+# The engine takes no more at a time.
+_MOST_FDS_SENT = 64
 _LOST = (
     "the fork server ended before it could start the process; if it was not killed, it has "
     "written the reason on stderr"
@@ -125,11 +125,11 @@ class ForkServer:
                 self._forget()
                 self._start()
 
-    def connect_to_new_process(self, fds: Sequence[int]) -> socket.socket:
+    def connect_to_new_process(self, fds: Sequence[int]) -> int:
         """Ask for a child that inherits `fds`: what it reads, the parent's end, and others.
 
         Returns:
-            The connection by which the child's number and exit code come.
+            The descriptor of the connection by which the child's number and exit code come.
 
         Raises:
             EOFError: The server ends before it can be asked.
@@ -143,13 +143,10 @@ class ForkServer:
                 return self._ask(fds)
         raise EOFError(_LOST)
 
-    def _ask(self, fds: Sequence[int]) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        # Whatever time limit the program sets for its own sockets.
-        ours.settimeout(None)
-        theirs.settimeout(None)
+    def _ask(self, fds: Sequence[int]) -> int:
+        ours, theirs = _sidestep.socket_pair()
         try:
-            with theirs, self._lock:
+            with self._lock:
                 server = self._forkserver_alive_fd
                 if server is None:
                     raise BrokenPipeError(errno.EPIPE, "another thread has stopped the fork server")
@@ -162,14 +159,15 @@ class ForkServer:
                     for name in _COMMON
                     if name not in self._told and f"{__package__}.{name}" in sys.modules
                 ]
-                with _borrowed(server) as requests:
-                    # A request is never empty: that is the end of all requests.
-                    request = " ".join(["child", *news]).encode()
-                    socket.send_fds(requests, [request], [theirs.fileno()])
+                # A request is never empty: that is the end of all requests.
+                request = " ".join(["child", *news]).encode()
+                _sidestep.send_fds(server, request, [theirs])
                 self._told.update(news)
         except BaseException:
-            ours.close()
+            os.close(ours)
             raise
+        finally:
+            os.close(theirs)
         return ours
 
     def _hear_of_preloading(self, server: int) -> None:
@@ -248,36 +246,34 @@ def _borrowed(fd: int) -> socket.socket:
     return sock
 
 
-def _send_all(sock: socket.socket, fds: Sequence[int]) -> None:
+def _send_all(sock: int, fds: list[int]) -> None:
     """Send descriptors, the first of them with how many there are."""
-    data = _NUMBER.pack(len(fds))
-    socket.send_fds(sock, [data], fds[:_MOST_FDS_SENT])
+    _sidestep.send_fds(sock, _NUMBER.pack(len(fds)), fds[:_MOST_FDS_SENT])
     for first in range(_MOST_FDS_SENT, len(fds), _MOST_FDS_SENT):
-        reduction.sendfds(sock, fds[first : first + _MOST_FDS_SENT])
+        _sidestep.send_fds(sock, b"+", fds[first : first + _MOST_FDS_SENT])
 
 
-def _receive_all(sock: socket.socket) -> list[int]:
-    data, fds, flags, _ = socket.recv_fds(
-        sock, _NUMBER.size, _MOST_FDS_SENT, socket.MSG_CMSG_CLOEXEC
-    )
+def _receive_all(sock: int) -> list[int]:
+    data, fds = _sidestep.receive_fds(sock, _NUMBER.size)
     try:
         if len(data) < _NUMBER.size:
             raise EOFError("the other side of the connection is gone")
-        if flags & socket.MSG_CTRUNC:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         (count,) = _NUMBER.unpack(data)
         while len(fds) < count:
-            fds += reduction.recvfds(sock, _MOST_FDS_SENT)
+            data, more = _sidestep.receive_fds(sock, 1)
+            if not data:
+                raise EOFError("the other side of the connection is gone")
+            fds += more
     except BaseException:
         util.close_fds(*fds)
         raise
     return fds
 
 
-def _receive_child(sock: socket.socket) -> tuple[int, int | None]:
+def _receive_child(sock: int) -> tuple[int, int | None]:
     """Receive a child's number, and a pidfd of it if the kernel has them."""
     try:
-        data, fds, _, _ = socket.recv_fds(sock, _NUMBER.size, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds = _sidestep.receive_fds(sock, _NUMBER.size)
     except ConnectionResetError:
         data, fds = b"", []
     if len(data) < _NUMBER.size:
@@ -294,7 +290,7 @@ def _receive_exit_code(fd: int) -> int | None:
     The code stays in the connection: several threads may ask, in any order.
     """
     # Not by a duplicate: a program that has no descriptor left can still wait for its children.
-    sock = socket.socket(fileno=fd)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:
         sock.settimeout(None)
         data = sock.recv(_NUMBER.size, socket.MSG_PEEK | socket.MSG_WAITALL)
@@ -319,6 +315,7 @@ def main(requests_fd: int, preload_fd: int, arena_fd: int) -> None:
     failures = _preload(modules, preparation)
     # Here and not in each child.
     _original.tell_logging()
+    process._load()
     util._close_stdin()
     with _borrowed(requests_fd) as sock:
         # Unless all clients have ended.
@@ -367,18 +364,23 @@ def _preload(modules: Sequence[str], preparation: dict[str, Any]) -> list[tuple[
 
 
 class _Server:
-    """The loop of the fork server: requests in, exit codes out."""
+    """The loop of the fork server: requests in, exit codes out.
+
+    With bare descriptors: what a child has to close takes objects' pages otherwise.
+    """
 
     def __init__(self, requests_fd: int) -> None:
-        self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=requests_fd)
-        self._requests.settimeout(None)
-        self._children: dict[int, socket.socket] = {}
+        self._requests = requests_fd
+        # The children's connections, by number.
+        self._children: dict[int, int] = {}
         self._tokens: dict[int, int] = {}
         # The number of the spare, and what it waits at.
-        self._spare: tuple[int, socket.socket] | None = None
+        self._spare: tuple[int, int] | None = None
         self._wants_spare = False
-        self._rehearsal = _memory_file()
-        _write_rehearsal(self._rehearsal)
+        self._has_rehearsed = False
+        # Where there are several processors, the one that waits for a child has left its own.
+        self._is_alone = len(os.sched_getaffinity(0)) < 2
+        self._rehearsal = _make_rehearsal()
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
@@ -398,81 +400,90 @@ class _Server:
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
-        with self._requests, self._rehearsal:
-            has_reported = False
-            while True:
-                patience = None if self._spare is None else _SPARE_KEPT_MS
-                if self._wants_spare:
-                    patience = 0 if has_reported else _SPARE_DELAY_MS
-                ready = {fd for fd, _ in poll.poll(patience)}
-                if not ready:
-                    if self._wants_spare:
-                        self._make_spare()
-                    else:
-                        self._dismiss_spare()
-                has_reported = self._wake_r in ready
-                if has_reported:
-                    os.read(self._wake_r, 65536)
-                    self._report_ends()
-                if self._requests.fileno() in ready and not self._take_request():
-                    break
+        has_reported = False
+        while True:
+            ready = [fd for fd, _ in poll.poll(self._patience(has_reported))]
+            if not ready:
+                self._see_to_spare()
+            has_reported = self._wake_r in ready
+            if has_reported:
+                os.read(self._wake_r, 65536)
+                self._report_ends()
+            if self._requests in ready and not self._take_request():
+                break
+        util.close_fds(self._requests, self._rehearsal)
         self._dismiss_spare()
 
+    def _patience(self, has_reported: bool) -> int | None:
+        """How long to wait for something to do until the spare is seen to, in milliseconds."""
+        if self._wants_spare:
+            return _SPARE_DELAY_MS if self._is_alone and not has_reported else 0
+        if self._spare is None:
+            return None
+        return _SPARE_KEPT_MS if self._has_rehearsed else 0
+
+    def _see_to_spare(self) -> None:
+        """Take the next step with the spare, as nobody wants anything else."""
+        if self._wants_spare:
+            self._make_spare()
+        elif self._has_rehearsed:
+            self._dismiss_spare()
+        else:
+            self._rehearse()
+
     def _report_ends(self) -> None:
-        if self._spare is not None and self._has_ended(self._spare[0]):
+        if self._spare is not None and self._exit_code(self._spare[0]) is not None:
             self._dismiss_spare()
         # One by one, since modules that were imported may have children of their own.
         for pid in list(self._children):
-            if self._has_ended(pid):
-                status = self._reap(pid)
-                with self._children.pop(pid) as client:
-                    _send_unless_gone(client, os.waitstatus_to_exitcode(status), [])
+            code = self._exit_code(pid)
+            if code is not None:
+                self._reap(pid)
+                client = self._children.pop(pid)
+                _send_unless_gone(client, code, [])
+                os.close(client)
 
     @staticmethod
-    def _has_ended(pid: int) -> bool:
+    def _exit_code(pid: int, block: bool = False) -> int | None:
+        """The code of a child that has ended, or is about to if `block`; None if it runs."""
         try:
-            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            return _sidestep.exit_code(pid, block)
         except ChildProcessError:
-            return True
+            return 255
 
-    def _reap(self, pid: int) -> int:
-        """Return the status of a child that has ended, or is about to."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    def _reap(self, pid: int) -> None:
         # Before the kernel forgets how it ended: waiters for its locks are told that.
         _sidestep.reaped(self._tokens.pop(pid, 0))
-        try:
-            return os.waitpid(pid, 0)[1]
-        except ChildProcessError:
-            return 255 << 8
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
     def _take_request(self) -> bool:
         """Start a child; False if nobody is left to ask for one."""
         try:
-            request, received, _, _ = socket.recv_fds(
-                self._requests, _LONGEST_REQUEST, 1, socket.MSG_CMSG_CLOEXEC
-            )
+            request, received = _sidestep.receive_fds(self._requests, _LONGEST_REQUEST)
         except ConnectionResetError:
             # Since nobody takes away the account of what was preloaded.
             return False
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            # It did not fit into this process; its client sees the end of its connection.
+            return True
         if not request:
             return False
         if not received:
-            # It did not fit into this process; its client sees the end of its connection.
             return True
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=received[0])
-        client.settimeout(None)
+        (client,) = received
         fds: list[int] = []
         try:
             fds = _receive_all(client)
             self._import(request.decode().split()[1:])
             pid = self._hand_over(fds) or self._fork(client, fds)
         except (EOFError, MemoryError, OSError, RuntimeError) as error:
-            # What is no error of the system's is a descriptor that did not fit into this process.
-            number = error.errno if isinstance(error, OSError) else errno.EMFILE
             if not isinstance(error, EOFError):
+                number = error.errno if isinstance(error, OSError) else errno.EAGAIN
                 _send_unless_gone(client, -(number or errno.EAGAIN), [])
-            client.close()
+            os.close(client)
             return True
         finally:
             util.close_fds(*fds)
@@ -497,7 +508,7 @@ class _Server:
                 # It is from before.
                 self._dismiss_spare()
 
-    def _fork(self, client: socket.socket, fds: list[int] | None, *others: socket.socket) -> int:
+    def _fork(self, client: int, fds: list[int] | None, *others: int) -> int:
         """Fork a child and return its number.
 
         Args:
@@ -523,19 +534,23 @@ class _Server:
 
     def _make_spare(self) -> None:
         """Fork the next child, if that is possible, while there is nothing else to do."""
-        self._wants_spare = False
+        self._wants_spare = self._has_rehearsed = False
         with contextlib.suppress(OSError):
-            ours, theirs = socket.socketpair()
-            # Whatever time limit a preloaded module sets for its own sockets.
-            ours.settimeout(None)
-            theirs.settimeout(None)
+            ours, theirs = _sidestep.socket_pair()
             try:
-                with theirs:
-                    self._spare = self._fork(theirs, None, ours), ours
-                _send_all(ours, [self._rehearsal.fileno()])
+                self._spare = self._fork(theirs, None, ours), ours
             finally:
+                os.close(theirs)
                 if self._spare is None:
-                    ours.close()
+                    os.close(ours)
+
+    def _rehearse(self) -> None:
+        """Have the spare read what it is to be, for practice: nobody has asked for it yet."""
+        self._has_rehearsed = True
+        if self._spare is not None:
+            # If it was killed, that will be seen as any end.
+            with contextlib.suppress(OSError):
+                _send_all(self._spare[1], [self._rehearsal])
 
     def _hand_over(self, fds: list[int]) -> int | None:
         """Have the spare be the child, and return its number; None if there is no spare."""
@@ -549,41 +564,41 @@ class _Server:
             self._dismiss_spare()
             return None
         self._spare = None
-        job.close()
+        os.close(job)
         return pid
 
     def _dismiss_spare(self) -> None:
         if self._spare is not None:
             pid, job = self._spare
             self._spare = None
-            job.close()
+            os.close(job)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, _signal.SIGKILL)
+            self._exit_code(pid, block=True)
             self._reap(pid)
 
-    def _be_child(
-        self, client: socket.socket, fds: list[int] | None, others: tuple[socket.socket, ...]
-    ) -> NoReturn:
+    def _be_child(self, client: int, fds: list[int] | None, others: tuple[int, ...]) -> NoReturn:
         """Live a child's life, with the descriptors given, or those that come from `client`."""
         code = 1
         try:
             _signal.set_wakeup_fd(-1)
-            util.close_fds(self._wake_r, self._wake_w)
-            self._rehearsal.close()
-            for sock in (self._requests, *self._children.values(), *others):
-                sock.close()
+            util.close_fds(
+                *(self._wake_r, self._wake_w, self._rehearsal, self._requests),
+                *self._children.values(),
+                *others,
+            )
             popen_fork.fresh_exit_functions()
             self._give_back(_signal.SIGCHLD)
             if fds is None:
                 try:
-                    (rehearsal,) = _receive_all(client)
-                    with spawn._opened(rehearsal) as data:
-                        spawn.prepare(pickle.load(data))
                     fds = _receive_all(client)
+                    if len(fds) == 1:
+                        spawn.prepare(pickle.loads(spawn._read(fds[0])))
+                        fds = _receive_all(client)
                 except (EOFError, ConnectionResetError):
                     # There is no server any more.
                     os._exit(0)
-            client.close()
+            os.close(client)
             # Until the child knows whether who asked for it has the signal blocked.
             _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
             self._give_back(_signal.SIGINT)
@@ -599,8 +614,8 @@ class _Server:
         _signal.signal(number, _signal.SIG_DFL if handler is None else handler)
 
 
-def _write_rehearsal(file: IO[bytes]) -> None:
-    """Write what a spare reads as if it were for a child, and which changes nothing.
+def _make_rehearsal() -> int:
+    """Return a descriptor of what a spare reads as if it were for a child, and changes nothing.
 
     What a child touches on the way to its program is copied for it, page by page, which takes
     longer than all the rest. A spare has done that before it is asked for.
@@ -613,17 +628,19 @@ def _write_rehearsal(file: IO[bytes]) -> None:
         "orig_dir": process.ORIGINAL_DIR,
         "start_method": "forkserver",
     }
-    pickle.dump(data, file)
-    file.flush()
+    with _memory_file() as file:
+        pickle.dump(data, file)
+        file.flush()
+        return os.dup(file.fileno())
 
 
 def _wake_up_only(number: int, frame: FrameType | None) -> None:
     """Take a signal that otherwise would not wake anybody."""
 
 
-def _send_unless_gone(client: socket.socket, number: int, fds: list[int]) -> None:
+def _send_unless_gone(client: int, number: int, fds: list[int]) -> None:
     try:
-        socket.send_fds(client, [_NUMBER.pack(number)], fds)
+        _sidestep.send_fds(client, _NUMBER.pack(number), fds)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ECONNRESET):
             raise

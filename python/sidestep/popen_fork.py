@@ -140,8 +140,11 @@ class Popen:
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
         util._prepare_stdin()
+        if process._as_parent._pid != self._owner:
+            process._prepare_parent()
         _sidestep.hold_signals()
-        lines = LifeLines(process_obj.dies_with_parent)
+        dies_with_parent = process_obj.dies_with_parent
+        lines = LifeLines(dies_with_parent)
         # Threads of the parent may be using the streams, and are not here to let go of them.
         alone = len(sys._current_frames()) == 1
         try:
@@ -154,7 +157,7 @@ class Popen:
             if not _sidestep.inherited():
                 os._exit(1)
             lines.inherited()
-            _live(process_obj, lines.parent_fd, alone)
+            _live(process_obj, lines.parent_fd, dies_with_parent, alone)
         self.pid = pid
         try:
             self._token = _sidestep.forked()
@@ -174,11 +177,13 @@ class Popen:
         _sidestep.reaped(self._token)
 
 
-def _live(process_obj: process.BaseProcess, parent_sentinel: int, alone: bool) -> NoReturn:
+def _live(
+    process_obj: process.BaseProcess, parent_sentinel: int, dies_with_parent: bool, alone: bool
+) -> NoReturn:
     """Live a forked child's life, then leave."""
     code = 1
     try:
-        if process_obj.dies_with_parent:
+        if dies_with_parent:
             _sidestep.die_at_end_of(parent_sentinel)
         if not alone:
             util._renew_streams()

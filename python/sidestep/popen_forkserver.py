@@ -44,11 +44,14 @@ class Popen(popen_spawn_posix.Popen):
                 connection = forkserver.connect_to_new_process(
                     [data_fd, lines.parent_fd, *self._fds]
                 )
-                with connection:
+                try:
                     self.pid, pidfd = forkserver._receive_child(connection)
                     # Without pidfds the exit code on its way is what tells of the end.
-                    sentinel = os.dup(connection.fileno()) if pidfd is None else pidfd
-                    self._connection = connection.detach()
+                    sentinel = os.dup(connection) if pidfd is None else pidfd
+                except BaseException:
+                    os.close(connection)
+                    raise
+                self._connection = connection
             except BaseException:
                 lines.abandon()
                 raise

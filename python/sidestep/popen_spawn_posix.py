@@ -73,7 +73,9 @@ class Popen(popen_fork.Popen):
             try:
                 reduction_in_force: Any = context.reduction
                 reduction_in_force.dump(data, file)
+                second = file.tell()
                 self._pickle(process_obj, file, reduction_in_force)
+                file.write(second.to_bytes(spawn._PLACE, "little"))
             finally:
                 context.set_spawning_popen(None)
             file.seek(0)

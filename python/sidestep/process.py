@@ -72,10 +72,26 @@ def active_children() -> list[BaseProcess]:
 
 def _cleanup() -> None:
     """Reap the children that have ended."""
-    for child in list(_home._children):
+    children = list(_home._children)
+    all_run = len(children) > 1 and _all_run()
+    for child in children:
         popen = child._popen
-        if popen is not None and popen.poll() is not None:
+        if popen is None or (all_run and popen.method in _OWN_CHILDREN):
+            continue
+        if popen.poll() is not None:
             _home._children.discard(child)
+
+
+# The start methods whose children are this process's own for the kernel.
+_OWN_CHILDREN = ("fork", "spawn")
+
+
+def _all_run() -> bool:
+    """Tell, by one system call, that no child waits to be reaped; false if in doubt."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 @_original.descend("process")
@@ -429,7 +445,12 @@ class BaseProcess(_original.Root):
         _util._close_stdin()
         before = _home._current_process
         _home._current_process = self
-        _home._parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+        parent = _as_parent
+        if parent._pid != self._parent_pid or parent._name != self._parent_name:
+            parent = _ParentProcess(self._parent_name, self._parent_pid)
+        if parent_sentinel is not None:
+            parent._sentinel = parent_sentinel
+        _home._parent_process = parent
         threading: Any = sys.modules.get("threading")
         if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
             # It remembers the parent's number over a fork.
@@ -512,7 +533,7 @@ class AuthenticationString(bytes):
 class _ParentProcess(BaseProcess):
     """The parent, seen from its child through a descriptor of its life."""
 
-    def __init__(self, name: str, pid: int | None, sentinel: int | None) -> None:
+    def __init__(self, name: str, pid: int | None) -> None:
         self._identity = ()
         self._name = name
         self._pid = pid
@@ -520,8 +541,6 @@ class _ParentProcess(BaseProcess):
         self._popen = None
         self._closed = False
         self._config = {}
-        if sentinel is not None:
-            self._sentinel = sentinel
 
     def is_alive(self) -> bool:
         """Tell whether the parent runs."""
@@ -539,6 +558,15 @@ class _ParentProcess(BaseProcess):
         from .util import _wait_readable
 
         _wait_readable(self.sentinel, timeout)
+
+
+# How forked children see this process: made here once, and not in each of them.
+_as_parent = _ParentProcess("", None)
+
+
+def _prepare_parent() -> None:
+    global _as_parent
+    _as_parent = _ParentProcess(_home._current_process._name, os.getpid())
 
 
 class _MainProcess(BaseProcess):

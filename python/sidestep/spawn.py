@@ -1,8 +1,8 @@
 """What the parent tells a fresh interpreter, and how that becomes the child.
 
 The parent writes two pickles into a file that lives in memory: the preparation data, then
-the process object. The child is an interpreter with the parent's flags that runs
-`spawn_main`. The fork server's children come in by `_main`, below that.
+the process object; at its end where the second one begins. The child is an interpreter with the
+parent's flags that runs `spawn_main`. The fork server's children come in by `_main`, below that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import _frozen_importlib_external as files
 import io
 import os
 import sys
-from _pickle import load
+from _pickle import load, loads
 
 from . import _original, _sidestep, process, util
 
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
-    from typing import IO, Any
+    from typing import Any
 
 __all__ = [
     "_main",
@@ -127,40 +127,47 @@ def spawn_main(
 
 def _main(fd: int, parent_sentinel: int | None) -> int:
     """Read the process object from `fd`, be that process, and return its exit status."""
-    current: Any = process.current_process()
-    with _opened(fd) as from_parent:
-        current._inheriting = True
-        data: dict[str, Any] = {}
-        try:
-            data = load(from_parent)
-            if "blocked_signals" in data:
-                _sidestep.block_signals(data["blocked_signals"])
-            if data.get("dies_with_parent") and parent_sentinel is not None:
-                # Before the main module is imported, which may take as long as it likes.
-                _sidestep.die_at_end_of(parent_sentinel)
-            prepare(data)
-            self: process.BaseProcess = load(from_parent)
-        except KeyboardInterrupt as interrupt:
-            process._report_interrupt(data.get("name", "starting"), interrupt)
-            return 1
-        finally:
-            del current._inheriting
+    current: Any = process._home._current_process
+    current._inheriting = True
+    data: dict[str, Any] = {}
+    try:
+        # A file object takes many pages more, each of which is copied for a forked child.
+        written = _read(fd)
+        file = os.fdopen(fd, "rb") if written is None else None
+        data = loads(written) if file is None else load(file)
+        if "blocked_signals" in data:
+            _sidestep.block_signals(data["blocked_signals"])
+        if data.get("dies_with_parent") and parent_sentinel is not None:
+            # Before the main module is imported, which may take as long as it likes.
+            _sidestep.die_at_end_of(parent_sentinel)
+        prepare(data)
+        self: process.BaseProcess
+        if file is None:
+            self = loads(written[int.from_bytes(written[-_PLACE:], "little") :])
+        else:
+            with file:
+                self = load(file)
+    except KeyboardInterrupt as interrupt:
+        process._report_interrupt(data.get("name", "starting"), interrupt)
+        return 1
+    finally:
+        del current._inheriting
     return self._bootstrap(parent_sentinel)
 
 
-def _opened(fd: int) -> IO[bytes]:
-    """Open what the parent has written."""
+def _read(fd: int) -> Any:
+    """Return what the parent has written, and close it; None if that is long, or a pipe."""
     size = os.fstat(fd).st_size
-    if not 0 < size <= _BUFFERED:
-        # Long, or a pipe.
-        return os.fdopen(fd, "rb")
-    # A file object takes many pages more, each of which is copied for a forked child.
-    data = os.pread(fd, size, 0)
+    if not 0 < size <= _READ_WHOLE:
+        return None
+    written = os.pread(fd, size, 0)
     os.close(fd)
-    return io.BytesIO(data)
+    return written
 
 
-_BUFFERED = 1 << 16
+_READ_WHOLE = 1 << 16
+# How many bytes tell where the second pickle begins.
+_PLACE = 8
 
 
 def _check_not_importing_main() -> None:
@@ -285,9 +292,12 @@ def prepare(data: dict[str, Any]) -> None:
 
     Entries that it does not know are left alone: unpickling them was their point.
     """
-    current = process.current_process()
+    current = process._home._current_process
     if "name" in data:
-        current.name = data["name"]
+        # As its property would, in fewer steps.
+        if not _original._logging_told:
+            _original.tell_logging()
+        current._name = data["name"]
     if "authkey" in data:
         current.authkey = data["authkey"]
     if data.get("log_to_stderr"):
@@ -305,9 +315,9 @@ def prepare(data: dict[str, Any]) -> None:
     for name, descriptor in data.get("trackers", ()):
         _module(name)._resource_tracker._fd = descriptor.detach()
     if "start_method" in data:
-        from . import context
-
-        context._default_context.set_start_method(data["start_method"], force=True)
+        if process._context is None:
+            process._load()
+        process._context._force_start_method(data["start_method"])
     if "init_main_from_name" in data:
         _fixup_main_from_name(data["init_main_from_name"])
     elif "init_main_from_path" in data:

@@ -521,6 +521,9 @@ class _naming_thread_limits:
 # What children have in place of their input, and what this process has there if it is one.
 _empty_stdin: Any = None
 _own_empty_stdin: Any = None
+# What this process has had as its input when it last forked, and whether that is of the usual kind.
+_known_stdin: Any = None
+_is_usual_stdin = False
 
 
 def _prepare_stdin() -> None:
@@ -528,7 +531,11 @@ def _prepare_stdin() -> None:
 
     In each of them it would take as much as all the rest of taking over.
     """
-    global _empty_stdin
+    global _empty_stdin, _known_stdin, _is_usual_stdin
+    if sys.stdin is not _known_stdin:
+        stdin = _known_stdin = sys.stdin
+        buffer = _buffer_of(stdin) if type(stdin) is io.TextIOWrapper else None
+        _is_usual_stdin = buffer is not None and type(buffer.raw) is io.FileIO
     if _empty_stdin is None:
         try:
             with open(os.devnull, "rb") as file:
@@ -541,10 +548,15 @@ def _prepare_stdin() -> None:
 def _close_stdin() -> None:
     """Leave the terminal to the parent: reading stdin finds its end at once."""
     global _own_empty_stdin
-    if sys.stdin is None or (sys.stdin is _own_empty_stdin and not sys.stdin.closed):
+    stdin = sys.stdin
+    if stdin is None or (stdin is _own_empty_stdin and not stdin.closed):
         return
     try:
-        sys.stdin.close()
+        if stdin is _known_stdin and _is_usual_stdin:
+            # What closes all of it, without the ways there.
+            stdin.buffer.raw.close()
+        else:
+            stdin.close()
     except (OSError, ValueError):
         pass
     try:

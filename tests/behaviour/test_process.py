@@ -330,6 +330,23 @@ def test_active_children_lists_those_that_run(ctx: context.BaseContext, gate: Pa
     quick.join()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_reaps_those_that_have_ended_whoever_started_them(method: str, gate: Path) -> None:
+    # For the kernel a fork server's children are not ours, so it has none of ours that ended.
+    waiting = sidestep.get_context("fork").Process(target=children.wait_until_closed, args=(gate,))
+    waiting.start()
+    quick = sidestep.get_context(method).Process(target=children.nothing)
+    quick.start()
+    ended(quick)
+    other = sidestep.get_context("fork").Process(target=children.nothing)
+    other.start()
+    assert quick not in process._home._children
+    other.join()
+    open_gate(gate)
+    waiting.join()
+    quick.join()
+
+
 # --- parents and daemons --------------------------------------------------------------------
 
 

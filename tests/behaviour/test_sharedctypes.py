@@ -440,6 +440,37 @@ def test_an_array_is_filled_as_ctypes_would(type_: Any) -> None:
     assert sidestep.RawArray("i", array.array("i", [1, 2]))[:] == [1, 2]
 
 
+LONG = 70_001
+
+
+@pytest.mark.parametrize("code", ["b", "H", "i", "d", "q"])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_long_fill_of_new_memory_reaches_each_item(code: str, kind: Any) -> None:
+    items = kind(number % 100 for number in range(LONG))
+    shared = sidestep.Array(code, LONG + 2)
+    # Neither a page nor a chunk begins here.
+    shared[1:-1] = items
+    assert (shared[0], shared[-1]) == (0, 0)
+    assert shared[1:-1] == list(items)
+    # Once more, now that the memory has been touched.
+    shared[1:-1] = items[::-1]
+    assert shared[1:-1] == list(items[::-1])
+    assert sidestep.Array(code, items)[:] == list(items)
+
+
+def test_a_long_fill_that_fails_does_what_ctypes_does() -> None:
+    items: list[Any] = list(range(LONG))
+    items[LONG // 2] = "no number"
+    shared, plain = sidestep.Array("i", LONG), (ctypes.c_int * LONG)()
+    with pytest.raises(TypeError):
+        shared[:] = items
+    with pytest.raises(TypeError):
+        plain[:] = items
+    assert shared[:] == plain[:]
+    shared[:] = list(range(LONG))
+    assert shared[:] == list(range(LONG))
+
+
 def test_strings_take_and_give_what_the_original_does() -> None:
     ours: Any = sidestep.Array("c", 4)
     theirs = original((ctypes.c_char * 4)())

@@ -57,6 +57,41 @@ def test_context_of_a_method_is_fixed(method: str) -> None:
         ctx.set_start_method("spawn")
 
 
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_forked_child_has_no_input_left_of_what_its_parent_has_read_ahead(usual: bool) -> None:
+    # One line is taken, and the stream has the second one in its buffer.
+    program = f"""
+        import io, os, sys, sidestep
+        class Unusual(io.TextIOWrapper):
+            pass
+        def look():
+            before.append(sys.stdin.read())
+            try:
+                sys.__stdin__.read()
+            except ValueError:
+                before.append("closed")
+            empty = os.fstat(sys.stdin.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+            print(*map(repr, before), empty)
+        if not {usual}:
+            sys.stdin = sys.__stdin__ = Unusual(sys.stdin.detach())
+        before = [sys.stdin.readline()]
+        for _ in range(2):
+            child = sidestep.get_context("fork").Process(target=look)
+            child.start()
+            child.join()
+        print(repr(sys.stdin.readline()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        input="one\ntwo\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    child = "'one\\n' '' 'closed' True\n"
+    assert (done.stderr, done.stdout) == ("", f"{child}{child}'two\\n'\n")
+
+
 def test_unknown_method_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="cannot find context for 'thread'; there are fork, spawn"):
         sidestep.get_context("thread")
@@ -427,6 +462,16 @@ def spare() -> int:
 def test_the_next_child_is_there_before_it_is_asked_for() -> None:
     # Unless the machine stands still for the seconds for which it is kept.
     assert any(spare() == run(SERVER, children.nothing).pid for _ in range(5))
+
+
+def test_those_that_are_asked_for_at_once_are_each_who_it_should_be() -> None:
+    spare()
+    started = [SERVER.Process(target=children.leave, args=(code,)) for code in range(8)]
+    for child in started:
+        child.start()
+    for child in started:
+        child.join()
+    assert [child.exitcode for child in started] == list(range(8))
 
 
 def test_a_spare_does_not_mind_ctrl_c_and_its_child_hears_it(tmp_path: Path) -> None:

@@ -346,7 +346,8 @@ def fill() -> list[Any]:
         try:
             held.append(sidestep.RawArray("b", size))
         except MemoryError:
-            size //= 2
+            # In steps smaller than those of the arena, which has free blocks of each size.
+            size -= max(1, size // 10)
     for _ in range(200):
         try:
             held.append(sidestep.Lock())

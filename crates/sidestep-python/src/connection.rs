@@ -16,7 +16,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::Borrowed;
@@ -220,7 +220,8 @@ pub struct Connection {
     handle: AtomicI32,
     readable: AtomicBool,
     writable: AtomicBool,
-    cut: Mutex<Cut>,
+    /// Made when the first frame is sent or received.
+    cut: Mutex<Option<Box<Cut>>>,
     /// How worthwhile it is to stay awake for frames.
     patience: Patience,
     /// The pipe in shared memory that the descriptor belongs to.
@@ -384,31 +385,32 @@ impl Connection {
     }
 
     /// Held for a few moves only, never while detached or in a system call.
-    fn cut(&self) -> MutexGuard<'_, Cut> {
+    fn with_cut<T>(&self, work: impl FnOnce(&mut Cut) -> T) -> T {
         let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         let process = std::process::id();
-        if cut.process != process {
-            *cut = Cut {
+        let ours = match cut.take() {
+            Some(ours) if ours.process == process => ours,
+            _ => Box::new(Cut {
                 process,
                 ..Cut::default()
-            };
-        }
-        cut
+            }),
+        };
+        work(cut.insert(ours))
     }
 
     fn send_frame(&self, py: Python<'_>, body: &[u8]) -> PyResult<()> {
         let sink = self.sink(py)?;
-        let mut rest = mem::take(&mut self.cut().outgoing);
+        let mut rest = self.with_cut(|cut| mem::take(&mut cut.outgoing));
         if !rest.is_empty() {
             until_done(py, || stream::send_rest(sink, &mut rest)).map_err(|failure| {
-                self.cut().outgoing = mem::take(&mut rest);
+                self.with_cut(|cut| cut.outgoing = mem::take(&mut rest));
                 failure.into_py(py)
             })?;
         }
         let mut sending = Sending::new(body);
         until_done(py, || sending.step(sink)).map_err(|failure| {
             if matches!(failure, Failure::Signal(_)) {
-                self.cut().outgoing = sending.rest();
+                self.with_cut(|cut| cut.outgoing = sending.rest());
             }
             failure.into_py(py)
         })
@@ -441,13 +443,13 @@ impl Connection {
 
     fn recv_frame(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Vec<u8>> {
         let source = self.source(py)?;
-        let mut receiving = mem::take(&mut self.cut().incoming);
+        let mut receiving = self.with_cut(|cut| mem::take(&mut cut.incoming));
         if !receiving.has_begun() {
             py.detach(|| stream::stay_awake(source, &self.patience));
         }
         until_done(py, || receiving.step(source, limit)).map_err(|failure| {
             match failure {
-                Failure::Signal(_) => self.cut().incoming = receiving,
+                Failure::Signal(_) => self.with_cut(|cut| cut.incoming = receiving),
                 // The bytes of the refused message are still there: nothing that is read from
                 // now on would begin at a message's border.
                 Failure::Failed(StreamError::BadLength) => {
@@ -1042,23 +1044,20 @@ static CONNECTION: [Quick; 4] = [
 impl Connection {
     /// Sends a brief message if this is the end of a pipe with room. False, and nothing was sent: the
     /// long way has to be gone.
-    fn send_quickly(&self, py: Python<'_>, tag: u8, message: Option<Brief>) -> PyResult<bool> {
-        let Some(message) = message else {
-            return Ok(false);
-        };
+    fn send_quickly(&self, py: Python<'_>, tag: u8, message: &Brief) -> PyResult<bool> {
         let Ok(sink) = self.sink(py) else {
             return Ok(false);
         };
-        self.at_hand(Ok(false), |end| end.try_send_brief(sink, tag, &message))
+        self.at_hand(Ok(false), |end| end.try_send_brief(sink, tag, message))
             .map_err(|error| pipe_error(py, error))
     }
 
-    /// Takes a brief message if this is the end of a pipe, and the oldest message is one.
-    fn receive_quickly(&self, py: Python<'_>) -> PyResult<Option<(u8, Brief)>> {
+    /// Takes a brief message if this is the end of a pipe, and the oldest message is one: its tag.
+    fn receive_quickly(&self, py: Python<'_>, message: &mut Brief) -> PyResult<Option<u8>> {
         let Ok(source) = self.source(py) else {
             return Ok(None);
         };
-        self.at_hand(Ok(None), |end| end.try_receive_brief(source))
+        self.at_hand(Ok(None), |end| end.try_receive_brief(source, message))
             .map_err(|error| pipe_error(py, error))
     }
 
@@ -1095,9 +1094,12 @@ unsafe extern "C" fn send(
     // SAFETY: see above.
     unsafe {
         let py = Python::assume_attached();
-        let done = if count == 1 && names.is_null() {
-            let message = codec::short(&Borrowed::from_ptr(py, *args));
-            instance::<Connection>(slf).send_quickly(py, ends::OBJECT, message)
+        let mut message = Brief::new();
+        let is_brief = count == 1
+            && names.is_null()
+            && codec::short(&Borrowed::from_ptr(py, *args), &mut message);
+        let done = if is_brief {
+            instance::<Connection>(slf).send_quickly(py, ends::OBJECT, &message)
         } else {
             Ok(false)
         };
@@ -1110,15 +1112,16 @@ unsafe extern "C" fn recv(slf: *mut PyObject, _: *mut PyObject) -> *mut PyObject
     // SAFETY: see above.
     unsafe {
         let py = Python::assume_attached();
-        let taken = instance::<Connection>(slf).receive_quickly(py);
+        let mut message = Brief::new();
+        let taken = instance::<Connection>(slf).receive_quickly(py, &mut message);
         let object = taken.and_then(|taken| match taken {
-            Some((ends::BYTES, message)) => {
+            Some(ends::BYTES) => {
                 let bytes = message.as_slice().to_vec();
                 Incoming::Short(ends::BYTES, bytes)
                     .into_object(py)
                     .map(Some)
             }
-            Some((_, message)) => codec::long(py, message.as_slice()).map(Some),
+            Some(_) => codec::long(py, message.as_slice()).map(Some),
             None => Ok(None),
         });
         result(py, object, || CONNECTION[1].in_full_plain(slf))
@@ -1134,11 +1137,14 @@ unsafe extern "C" fn send_bytes(
     // SAFETY: see above.
     unsafe {
         let py = Python::assume_attached();
-        let done = if count == 1 && names.is_null() {
-            let buffer = Borrowed::from_ptr(py, *args);
-            let bytes = buffer.cast_exact::<PyBytes>();
-            let message = bytes.ok().and_then(|bytes| Brief::of(bytes.as_bytes()));
-            instance::<Connection>(slf).send_quickly(py, ends::BYTES, message)
+        let mut message = Brief::new();
+        let is_brief = count == 1
+            && names.is_null()
+            && Borrowed::from_ptr(py, *args)
+                .cast_exact::<PyBytes>()
+                .is_ok_and(|bytes| message.set([], bytes.as_bytes()));
+        let done = if is_brief {
+            instance::<Connection>(slf).send_quickly(py, ends::BYTES, &message)
         } else {
             Ok(false)
         };
@@ -1156,13 +1162,14 @@ unsafe extern "C" fn recv_bytes(
     // SAFETY: see above.
     unsafe {
         let py = Python::assume_attached();
+        let mut message = Brief::new();
         let taken = if count == 0 && names.is_null() {
-            instance::<Connection>(slf).receive_quickly(py)
+            instance::<Connection>(slf).receive_quickly(py, &mut message)
         } else {
             Ok(None)
         };
         let bytes = taken.and_then(|taken| {
-            let Some((tag, message)) = taken else {
+            let Some(tag) = taken else {
                 return Ok(None);
             };
             let bytes = if tag == ends::BYTES {

@@ -40,8 +40,10 @@ fn ends() -> MutexGuard<'static, HashMap<Identity, Known>> {
 pub fn announce(end: End, socket: BorrowedFd<'_>) -> io::Result<()> {
     let identity = socket::identity(socket)?;
     let mut ends = ends();
-    // Sockets that are gone leave entries behind: now is the time to drop them.
-    ends.retain(|_, known| !matches!(known, Known::Held(end) if end.strong_count() == 0));
+    // Sockets that are gone leave entries behind: they are dropped before there would be too many.
+    if ends.len() == ends.capacity() {
+        ends.retain(|_, known| !matches!(known, Known::Held(end) if end.strong_count() == 0));
+    }
     ends.insert(identity, Known::New(Arc::new(end)));
     Ok(())
 }

@@ -31,14 +31,26 @@ thread_local! {
     static TAKING: Cell<u32> = const { Cell::new(0) };
     /// References that they have taken so far.
     static TAKEN: RefCell<Vec<Ref>> = const { RefCell::new(Vec::new()) };
-    static THREAD: u32 = NEXT_THREAD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    /// The thread's number; 0: it has none yet.
+    static THREAD: Cell<u32> = const { Cell::new(0) };
 }
 
 static NEXT_THREAD: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
 
 /// A number for the calling thread, unique in its process.
+#[inline]
 pub fn thread() -> u32 {
-    THREAD.with(|number| *number)
+    match THREAD.get() {
+        0 => number_thread(),
+        number => number,
+    }
+}
+
+#[cold]
+fn number_thread() -> u32 {
+    let number = NEXT_THREAD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    THREAD.set(number);
+    number
 }
 
 /// While this lives, handles pickled in this thread give a reference each to it.

@@ -725,6 +725,14 @@ static LOCK: [Quick; 4] = [
 ];
 
 impl Lock {
+    /// Whether this thread holds the lock and could take it again.
+    #[inline]
+    pub fn is_held_here(&self) -> bool {
+        self.inner.get().is_some_and(|lock| {
+            lock.is_recursive() && lock.holder(lock.family(), thread()) == Holder::ThisThread
+        })
+    }
+
     /// Takes the lock if that can be done at once.
     #[inline]
     pub fn take_quickly(&self) -> bool {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::os::raw::c_int;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -111,6 +112,8 @@ impl Part {
 pub struct Block {
     object: Ref,
     size: usize,
+    /// Whether nobody can have written to it yet: large ones have no pages then.
+    untouched: AtomicBool,
 }
 
 impl Block {
@@ -125,6 +128,19 @@ impl Block {
             .map(|address| (address, self.size))
             .ok_or_else(|| PyBufferError::new_err("the block does not lie in the arena"))
     }
+
+    /// Whether this is the first time that anybody asks, of a block that was just made: then
+    /// [`Block::write_fresh`] is the fastest way to fill it.
+    pub fn is_fresh(&self) -> bool {
+        self.untouched.swap(false, Relaxed)
+    }
+
+    /// Writes `bytes` at `at`, as far as they fit the block.
+    pub fn write_fresh(&self, at: usize, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(self.size.saturating_sub(at))];
+        let start = self.object.payload() + at as u64;
+        self.object.family().write_fresh(start, bytes);
+    }
 }
 
 #[pymethods]
@@ -135,6 +151,7 @@ impl Block {
         Ok(Self {
             object: object.map_err(to_py)?,
             size: size as usize,
+            untouched: AtomicBool::new(true),
         })
     }
 
@@ -149,7 +166,11 @@ impl Block {
         let (offset, generation, size) = name;
         let found: Name = (offset, generation);
         let object = Ref::from_handle(handle(found), Kind::Memory).map_err(to_py)?;
-        Ok(Self { object, size })
+        Ok(Self {
+            object,
+            size,
+            untouched: AtomicBool::new(false),
+        })
     }
 
     fn __len__(&self) -> usize {

@@ -23,7 +23,7 @@ use crate::codec;
 use crate::connection::os_error;
 use crate::error::{EMPTY, FULL, to_py};
 use crate::family::{Name, export, handle};
-use crate::message::{Outgoing, pack, unpack};
+use crate::message::{Outgoing, outgoing, pack, unpack};
 use crate::quick::{self, Function, Quick, instance};
 use crate::wait::{deadline, truth, wait};
 
@@ -213,7 +213,8 @@ impl Queue {
     /// Takes one item without waiting.
     #[inline]
     fn receive<'py>(py: Python<'py>, queue: &Shared) -> PyResult<Item<'py>> {
-        if let Some(message) = queue.try_take_brief() {
+        let mut message = Brief::new();
+        if queue.try_take_brief(&mut message) {
             return codec::long(py, message.as_slice()).map(Item::Object);
         }
         let mut buffer = BUFFER.with(RefCell::take);
@@ -366,7 +367,8 @@ impl Queue {
     ) -> PyResult<()> {
         let py = slf.py();
         let queue = Self::open(slf, WRITER)?;
-        if let Some(item) = codec::short(obj)
+        let mut item = Brief::new();
+        if codec::short(obj, &mut item)
             && let Put::Done(_) = queue.try_put_brief(0, &item).map_err(to_py)?
         {
             slf.get().used.store(true, Ordering::Relaxed);
@@ -634,14 +636,31 @@ impl Queue {
         self.inner.get().filter(|_| !closed)
     }
 
-    /// Puts an item if it is a brief one and there is room.
+    /// Puts an item if it is plain and there is room.
     #[inline]
     fn put_quickly(&self, obj: &Bound<'_, PyAny>) -> bool {
         let Some(queue) = self.at_hand(WRITER) else {
             return false;
         };
-        let done = codec::short(obj)
-            .is_some_and(|item| matches!(queue.try_put_brief(0, &item), Ok(Put::Done(_))));
+        let mut item = Brief::new();
+        let done = if codec::short(obj, &mut item) {
+            matches!(queue.try_put_brief(0, &item), Ok(Put::Done(_)))
+        } else if let Some(message) = codec::plain(obj)
+            // Else there are objects to be let go of, which is no business of a short way.
+            && message.buffers.is_empty()
+            && let Ok(packed) = outgoing(message, Vec::new(), Shared::INLINE_MAX)
+        {
+            match packed {
+                Outgoing::Short(message) => {
+                    matches!(queue.try_put(0, &[&message.head]), Ok(Put::Done(_)))
+                }
+                Outgoing::Long(envelope) => {
+                    matches!(queue.try_put_envelope(0, 0, envelope), Ok(Ok(_)))
+                }
+            }
+        } else {
+            false
+        };
         if done {
             self.used.store(true, Ordering::Relaxed);
         }
@@ -650,12 +669,12 @@ impl Queue {
 
     /// Takes an item if there is one, it is a brief one, and there is nothing else to be done.
     #[inline]
-    fn take_quickly(&self) -> Option<Brief> {
-        let queue = self.at_hand(READER)?;
-        if self.watched.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed) {
-            return None;
-        }
-        queue.try_take_brief()
+    fn take_quickly(&self, item: &mut Brief) -> bool {
+        let busy = self.watched.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed);
+        !busy
+            && self
+                .at_hand(READER)
+                .is_some_and(|queue| queue.try_take_brief(item))
     }
 }
 
@@ -685,12 +704,10 @@ unsafe extern "C" fn get(
 ) -> *mut PyObject {
     // SAFETY: see above.
     unsafe {
-        if count == 0
-            && names.is_null()
-            && let Some(message) = instance::<Queue>(slf).take_quickly()
-        {
+        let mut item = Brief::new();
+        if count == 0 && names.is_null() && instance::<Queue>(slf).take_quickly(&mut item) {
             let py = Python::assume_attached();
-            return match codec::long(py, message.as_slice()) {
+            return match codec::long(py, item.as_slice()) {
                 Ok(object) => object.into_ptr(),
                 Err(error) => {
                     error.restore(py);
@@ -741,27 +758,25 @@ impl Parcel {
     /// Serialises an item, behind the others.
     #[inline]
     fn add(packed: &mut Vec<Self>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        let brief = codec::short(item);
-        let message = match &brief {
-            Some(_) => None,
-            None => match pack(item, Shared::INLINE_MAX)? {
-                Outgoing::Short(message) => Some(message),
-                Outgoing::Long(envelope) => {
-                    packed.push(Self::Long(envelope));
-                    return Ok(());
-                }
-            },
-        };
+        let mut brief = Brief::new();
+        if codec::short(item, &mut brief) {
+            Self::append(packed, brief.as_slice());
+            return Ok(());
+        }
+        match pack(item, Shared::INLINE_MAX)? {
+            Outgoing::Short(message) => Self::append(packed, &message.head),
+            Outgoing::Long(envelope) => packed.push(Self::Long(envelope)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn append(packed: &mut Vec<Self>, message: &[u8]) {
         if !matches!(packed.last(), Some(Self::Run(_))) {
             packed.push(Self::Run(Run::default()));
         }
         if let Some(Self::Run(run)) = packed.last_mut() {
-            match (&brief, &message) {
-                (Some(brief), _) => run.push(brief.as_slice()),
-                (None, Some(message)) => run.push(&message.head),
-                (None, None) => {}
-            }
+            run.push(message);
         }
-        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use sidestep::os::{lifeline, memory, process, signals, socket};
 
 use crate::connection::os_error;
@@ -264,24 +265,66 @@ fn take(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+// --- descriptors on their way -------------------------------------------------------------------
+
+/// Two sockets that are connected to each other: blocking, close-on-exec, the caller's.
+#[pyfunction]
+fn socket_pair(py: Python<'_>) -> PyResult<(RawFd, RawFd)> {
+    let (one, other) = socket::socket_pair().map_err(|error| os_error(py, &error))?;
+    Ok((one.into_raw_fd(), other.into_raw_fd()))
+}
+
+/// Sends `data` over the socket `fd`, and copies of `fds` with it.
+#[pyfunction]
+fn send_fds(py: Python<'_>, fd: RawFd, data: &[u8], fds: Vec<RawFd>) -> PyResult<()> {
+    let send = || {
+        let copied = fds.iter().map(|fd| socket::vouched(*fd));
+        let copied = copied.collect::<std::io::Result<Vec<_>>>()?;
+        socket::send(socket::vouched(fd)?, data, &copied, socket::Wait::AsSet)
+    };
+    repeat(py, send).map(drop)
+}
+
+/// Receives at most `size` bytes over the socket `fd`, and what descriptors came with them.
+#[pyfunction]
+fn receive_fds(
+    py: Python<'_>,
+    fd: RawFd,
+    size: usize,
+) -> PyResult<(Bound<'_, PyBytes>, Vec<RawFd>)> {
+    let mut data = vec![0; size];
+    let receive = || socket::receive(socket::vouched(fd)?, &mut data, socket::Wait::AsSet);
+    let (got, fds) = repeat(py, receive)?;
+    let fds = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    Ok((PyBytes::new(py, &data[..got]), fds))
+}
+
+/// Calls `step`, detached from the interpreter, again after each signal, whose handler runs in
+/// here and may raise.
+fn repeat<T: Send>(
+    py: Python<'_>,
+    mut step: impl FnMut() -> std::io::Result<T> + Send,
+) -> PyResult<T> {
+    loop {
+        match py.detach(&mut step) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => py.check_signals()?,
+            done => return done.map_err(|error| os_error(py, &error)),
+        }
+    }
+}
+
 // --- the end ------------------------------------------------------------------------------------
 
 /// The exit code of a child, or minus the signal that has ended it; None if it runs and `block` is
 /// false. It stays to be reaped.
 #[pyfunction]
 fn exit_code(py: Python<'_>, pid: u32, block: bool) -> PyResult<Option<i32>> {
-    loop {
-        let looked = if block {
-            py.detach(|| process::exit_of_child(pid, true))
-        } else {
-            process::exit_of_child(pid, false)
-        };
-        match looked {
-            Ok(exit) => return Ok(exit.map(process::Exit::code)),
-            Err(error) if error.kind() == ErrorKind::Interrupted => py.check_signals()?,
-            Err(error) => return Err(os_error(py, &error)),
-        }
-    }
+    let exit = if block {
+        repeat(py, || process::exit_of_child(pid, true))
+    } else {
+        process::exit_of_child(pid, false).map_err(|error| os_error(py, &error))
+    };
+    Ok(exit?.map(process::Exit::code))
 }
 
 /// Adds this file's part of the module.
@@ -296,5 +339,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(let_signals_through, m)?)?;
     m.add_function(wrap_pyfunction!(blocked_signals, m)?)?;
     m.add_function(wrap_pyfunction!(block_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(socket_pair, m)?)?;
+    m.add_function(wrap_pyfunction!(send_fds, m)?)?;
+    m.add_function(wrap_pyfunction!(receive_fds, m)?)?;
     m.add_function(wrap_pyfunction!(exit_code, m)?)
 }

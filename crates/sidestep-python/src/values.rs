@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_long, c_longlong, c_short, c_void};
+use std::slice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -158,6 +159,26 @@ unsafe impl Send for Cells {}
 // SAFETY: as above.
 unsafe impl Sync for Cells {}
 
+/// Writes the low bits of `bits` to the place of the `index`th item at `address`.
+///
+/// # Safety
+/// There it lies, aligned; whoever else writes to it does that as atomically.
+#[inline(always)]
+unsafe fn store(address: *mut u8, item: Item, index: usize, bits: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match item.size() {
+            1 => (*address.add(index).cast::<AtomicU8>()).store(bits as u8, Relaxed),
+            2 => (*address.add(2 * index).cast::<AtomicU16>()).store(bits as u16, Relaxed),
+            4 => (*address.add(4 * index).cast::<AtomicU32>()).store(bits as u32, Relaxed),
+            _ => (*address.add(8 * index).cast::<AtomicU64>()).store(bits, Relaxed),
+        }
+    }
+}
+
+/// Bytes that a new block is filled with at once.
+const CHUNK: usize = 64 << 10;
+
 impl Cells {
     /// The items that fill `len` places of the block; `None` if there is no such item.
     ///
@@ -221,18 +242,7 @@ impl Cells {
     unsafe fn store_as(&self, item: Item, index: usize, bits: u64) {
         assert!(index < self.len);
         // SAFETY: as in `load`.
-        unsafe {
-            match item.size() {
-                1 => (*self.address.add(index).cast::<AtomicU8>()).store(bits as u8, Relaxed),
-                2 => {
-                    (*self.address.add(2 * index).cast::<AtomicU16>()).store(bits as u16, Relaxed);
-                }
-                4 => {
-                    (*self.address.add(4 * index).cast::<AtomicU32>()).store(bits as u32, Relaxed);
-                }
-                _ => (*self.address.add(8 * index).cast::<AtomicU64>()).store(bits, Relaxed),
-            }
-        }
+        unsafe { store(self.address, item, index, bits) };
     }
 
     /// The place that an exact int names, counted from the end if negative; `None` for all others.
@@ -305,6 +315,10 @@ impl Cells {
         stretch: Stretch,
         values: impl Iterator<Item = Borrowed<'a, 'py, PyAny>>,
     ) -> bool {
+        let is_long = stretch.step == 1 && stretch.len * item.size() >= CHUNK;
+        if is_long && self.block.get().is_fresh() {
+            return self.write_chunks(item, stretch, values);
+        }
         for (place, value) in stretch.places().zip(values) {
             let Some(bits) = item.encode(&value) else {
                 return false;
@@ -313,6 +327,36 @@ impl Cells {
             unsafe { self.store_as(item, place, bits) };
         }
         true
+    }
+
+    /// As `write_all`, for memory that nobody has touched: each chunk of it is made elsewhere.
+    #[inline(always)]
+    fn write_chunks<'a, 'py: 'a>(
+        &self,
+        item: Item,
+        stretch: Stretch,
+        mut values: impl Iterator<Item = Borrowed<'a, 'py, PyAny>>,
+    ) -> bool {
+        let mut chunk = [0_u64; CHUNK / 8];
+        let mut at = stretch.first as usize * item.size();
+        loop {
+            let mut len = 0;
+            for value in values.by_ref().take(CHUNK / item.size()) {
+                let Some(bits) = item.encode(&value) else {
+                    return false;
+                };
+                // SAFETY: no more items than fit the chunk.
+                unsafe { store(chunk.as_mut_ptr().cast(), item, len, bits) };
+                len += 1;
+            }
+            if len == 0 {
+                return true;
+            }
+            // SAFETY: the chunk is all initialised, and that many bytes long.
+            let bytes = unsafe { slice::from_raw_parts(chunk.as_ptr().cast(), len * item.size()) };
+            self.block.get().write_fresh(at, bytes);
+            at += bytes.len();
+        }
     }
 
     /// The items at these places as a list. Equal neighbours are one object.
@@ -738,6 +782,9 @@ impl Guarded {
         let parts = self.parts.get()?;
         let lock = parts.own.as_ref()?.get();
         let cells = parts.cells.as_ref()?;
+        if lock.is_held_here() {
+            return Some(act(cells));
+        }
         if !lock.take_quickly() {
             return None;
         }

@@ -28,18 +28,20 @@ fn brief_messages_mix_with_others() {
     let queue = QueueOptions::new().max_items(1).create().unwrap();
     for len in 0..=Brief::MOST + 9 {
         let message: Vec<u8> = (0..len).map(|i| (i + len) as u8).collect();
+        let mut taken = Brief::new();
         let Some(brief) = Brief::of(&message) else {
             assert!(len > Brief::MOST);
             queue.put(&message).unwrap();
-            assert!(queue.try_take_brief().is_none());
+            assert!(!queue.try_take_brief(&mut taken));
             assert_eq!(queue.get(None).unwrap().unwrap(), message);
             continue;
         };
         assert_eq!(brief.as_slice(), message);
         queue.put(&message).unwrap();
         assert_eq!(queue.try_put_brief(7, &brief).unwrap(), Put::Full);
-        assert_eq!(queue.try_take_brief().unwrap().as_slice(), message);
-        assert!(queue.try_take_brief().is_none());
+        assert!(queue.try_take_brief(&mut taken));
+        assert_eq!(taken.as_slice(), message);
+        assert!(!queue.try_take_brief(&mut taken));
         assert!(matches!(queue.try_put_brief(7, &brief), Ok(Put::Done(_))));
         let mut bytes = Vec::new();
         let taken = queue.try_take(&mut bytes).unwrap();

@@ -627,7 +627,7 @@ mod everywhere {
     use sidestep::shm::{Envelope, Family, Kind, Ref};
     use sidestep::sync::{Population, Stamp};
 
-    pub const TESTS: [Test; 21] = [
+    pub const TESTS: [Test; 22] = [
         ("death_anywhere_in_put", put),
         (
             "death_anywhere_in_a_put_that_needs_a_segment",
@@ -655,6 +655,7 @@ mod everywhere {
         ("death_anywhere_in_creating_memory", create_memory),
         ("death_anywhere_in_opening_a_handle", open_a_handle),
         ("death_anywhere_in_giving_memory_back", give_memory_back),
+        ("death_anywhere_in_giving_back_too_soon", give_back_too_soon),
         ("death_anywhere_in_cleaning_up_after_the_dead", clean_up),
         ("death_anywhere_in_fork", fork),
         ("death_anywhere_in_lock_and_release", lock_and_release),
@@ -1045,7 +1046,11 @@ mod everywhere {
         );
         at_each_step(
             three,
-            |queue| assert_eq!(number(&queue.try_take_brief().unwrap()), number(&first[0])),
+            |queue| {
+                let mut taken = Brief::new();
+                assert!(queue.try_take_brief(&mut taken));
+                assert_eq!(number(&taken), number(&first[0]));
+            },
             |queue, died| {
                 let found = numbers(queue);
                 assert!(found.len() == 2 || died && found.len() == 3);
@@ -1071,14 +1076,15 @@ mod everywhere {
             let stamp = word.load(std::sync::atomic::Ordering::Relaxed) as u32;
             victim.family().last_taken(Stamp::of_word(stamp))
         };
-        let check = |things: &Things, _| {
+        let check_all = |count: u32, things: &Things, _| {
             let queue = &things.0;
-            let gone = 3 - queue.len();
+            let gone = count - queue.len();
             let taken = last_taken(things);
             assert_eq!(taken.map_or(0, |take| take.last + 1), gone);
             assert!(taken.is_none_or(|take| take.source == queue.source()));
             drain(queue);
         };
+        let check = |things: &Things, died| check_all(3, things, died);
         at_each_step(
             || with_a_note_of_the_victim(queue_with(3)),
             |things| {
@@ -1095,22 +1101,29 @@ mod everywhere {
             },
             |things| {
                 victim_is_me(things);
-                assert!(things.0.try_take_brief().is_some());
+                assert!(things.0.try_take_brief(&mut Brief::new()));
             },
             check,
         );
-        at_each_step(
-            || with_a_note_of_the_victim(queue_with(3)),
-            |things| {
-                victim_is_me(things);
-                things.0.try_take_many(3, &mut Vec::new(), &mut Vec::new());
-            },
-            |things, died| {
-                let gone = 3 - things.0.len();
-                assert_eq!(last_taken(things).map_or(0, |take| take.count), gone);
-                check(things, died);
-            },
-        );
+        // 3 lie in one segment; 100 need several.
+        for count in [3, 100] {
+            at_each_step(
+                || with_a_note_of_the_victim(queue_with(count)),
+                |things| {
+                    victim_is_me(things);
+                    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+                    things
+                        .0
+                        .try_take_many(count as usize, &mut bytes, &mut ends);
+                    assert_eq!(ends.len(), count as usize);
+                },
+                |things, died| {
+                    let gone = count - things.0.len();
+                    assert_eq!(last_taken(things).map_or(0, |take| take.count), gone);
+                    check_all(count, things, died);
+                },
+            );
+        }
         at_each_step(
             || {
                 let queue = QueueOptions::new().create().unwrap();
@@ -1248,6 +1261,24 @@ mod everywhere {
                     assert_eq!(word.load(std::sync::atomic::Ordering::Relaxed), 0);
                 }
             },
+        );
+    }
+
+    fn give_back_too_soon() {
+        let fill = || -> Vec<Ref> {
+            let family = family().unwrap();
+            let block = || family.create(Kind::Memory, 4 << 20).unwrap();
+            (0..3).map(|_| block()).collect()
+        };
+        at_each_step(
+            || (),
+            |()| {
+                drop(fill());
+                drop(fill());
+                assert!(family().unwrap().usage().warm > 12 << 20);
+            },
+            // Where the victim was the last child, the reaping has set things back.
+            |(), _| assert!(family().unwrap().usage().warm < 9 << 20),
         );
     }
 

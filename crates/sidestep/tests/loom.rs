@@ -519,28 +519,33 @@ impl Segment {
 
     fn lock_producers(&self, process: &Process<'_>) {
         if self.put_lock.lock(process) == Acquired::OwnerDied {
-            let word = &self.words[Self::index(self.tail.load(Ordering::Relaxed))];
-            cursor::cover(word, &self.tail);
+            let next = || &self.words[Self::index(self.tail.load(Ordering::Relaxed))];
+            while cursor::cover(next(), &self.tail) {}
         }
     }
 
-    /// Puts a message; `dies` says whether the producer is killed when it has published it, and
-    /// before it moves the tail.
-    fn put(&self, process: &Process<'_>, body: u64, dies: bool) {
+    /// Puts messages that appear together; `dies` says whether the producer is killed when it has
+    /// published them, and before it moves the tail.
+    fn put(&self, process: &Process<'_>, bodies: &[u64], dies: bool) {
         self.lock_producers(process);
         let tail = self.tail.load(Ordering::Relaxed);
-        let index = Self::index(tail);
-        // SAFETY: not published, and we hold the producers' mutex.
-        self.bodies[index].with_mut(|cell| unsafe { *cell = body });
-        self.words[index + 1].store(0, Ordering::Relaxed);
-        let header = cursor::header(cursor::INLINE, 8, 0);
-        let next = cursor::behind(tail, header);
+        let (first, header) = (Self::index(tail), cursor::header(cursor::INLINE, 8, 0));
+        let mut next = tail;
+        for (index, body) in (first..).zip(bodies) {
+            // SAFETY: not published, and we hold the producers' mutex.
+            self.bodies[index].with_mut(|cell| unsafe { *cell = *body });
+            if index > first {
+                self.words[index].store(header, Ordering::Relaxed);
+            }
+            next = cursor::behind(next, header);
+        }
+        self.words[Self::index(next)].store(0, Ordering::Relaxed);
         if dies {
             let lost = AtomicU64::new(0);
-            cursor::publish(&self.words[index], header, &lost, next);
+            cursor::publish(&self.words[first], header, &lost, next);
             return process.world.die(process.number);
         }
-        cursor::publish(&self.words[index], header, &self.tail, next);
+        cursor::publish(&self.words[first], header, &self.tail, next);
         self.put_lock.unlock();
         store_load_barrier_after_rmw();
         self.items.wake_one();
@@ -591,8 +596,8 @@ fn loom_chain_hands_over_whole_messages_in_order() {
         let producer = {
             let (world, chain) = (world.clone(), chain.clone());
             thread::spawn(move || {
-                chain.put(&world.process(2), 10, false);
-                chain.put(&world.process(2), 11, false);
+                chain.put(&world.process(2), &[10], false);
+                chain.put(&world.process(2), &[11], false);
             })
         };
         assert_eq!(chain.take(&world.process(1)), 10);
@@ -603,10 +608,40 @@ fn loom_chain_hands_over_whole_messages_in_order() {
 }
 
 #[test]
+fn loom_chain_hands_over_messages_that_appear_together() {
+    model(Some(3), || {
+        let (world, chain) = (World::new(), Segment::new());
+        let producer = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || chain.put(&world.process(2), &[10, 11], false))
+        };
+        assert_eq!(chain.take(&world.process(1)), 10);
+        assert_eq!(chain.try_take(&world.process(3)), Some(11));
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_chain_keeps_all_that_a_killed_producer_published_together() {
+    model(Some(2), || {
+        let (world, chain) = (World::new(), Segment::new());
+        chain.put(&world.process(2), &[10, 11], true);
+        let survivor = {
+            let (world, chain) = (world.clone(), chain.clone());
+            thread::spawn(move || chain.put(&world.process(3), &[12], false))
+        };
+        for body in [10, 11, 12] {
+            assert_eq!(chain.take(&world.process(1)), body);
+        }
+        survivor.join().unwrap();
+    });
+}
+
+#[test]
 fn loom_chain_gives_a_message_to_one_consumer() {
     model(Some(2), || {
         let (world, chain) = (World::new(), Segment::new());
-        chain.put(&world.process(1), 10, false);
+        chain.put(&world.process(1), &[10], false);
         let other = {
             let (world, chain) = (world.clone(), chain.clone());
             thread::spawn(move || chain.try_take(&world.process(2)))
@@ -623,11 +658,11 @@ fn loom_chain_keeps_what_a_killed_producer_published() {
         let (world, chain) = (World::new(), Segment::new());
         let victim = {
             let (world, chain) = (world.clone(), chain.clone());
-            thread::spawn(move || chain.put(&world.process(2), 10, true))
+            thread::spawn(move || chain.put(&world.process(2), &[10], true))
         };
         let survivor = {
             let (world, chain) = (world.clone(), chain.clone());
-            thread::spawn(move || chain.put(&world.process(3), 11, false))
+            thread::spawn(move || chain.put(&world.process(3), &[11], false))
         };
         // The consumer may come before the tail has been moved over the dead one's message.
         let mut got = vec![chain.take(&world.process(1))];

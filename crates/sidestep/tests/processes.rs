@@ -97,6 +97,10 @@ fn main() {
             "many_short_children_leave_nothing",
             many_short_children_leave_nothing,
         ),
+        (
+            "a_burst_leaves_little_warm_and_a_stream_keeps_its_memory",
+            a_burst_leaves_little_warm_and_a_stream_keeps_its_memory,
+        ),
     ]);
 }
 
@@ -619,6 +623,42 @@ fn many_short_children_leave_nothing() {
     };
     let slot = u32::from_le_bytes(stamp.try_into().unwrap());
     assert_eq!(slot, 2, "the root has slot 1");
+}
+
+fn a_burst_leaves_little_warm_and_a_stream_keeps_its_memory() {
+    const LITTLE: u64 = 9 << 20;
+    let family = settled_family();
+    let warm = || family.usage().warm;
+    // Blocks of their own, and a queue's segments.
+    let block = |bytes| family.create(Kind::Memory, bytes).unwrap();
+    let burst: Vec<_> = (0..20).map(|_| block(4 << 20)).collect();
+    drop(burst);
+    assert!(warm() < LITTLE);
+    let queue = QueueOptions::new().create().unwrap();
+    for number in 0..100_000 {
+        queue.put(&message(0, number)).unwrap();
+    }
+    assert_eq!(drain(&queue).len(), 100_000);
+    assert!(warm() < LITTLE, "{}", warm());
+    // More than is kept for nothing; then it is wanted again.
+    let large = 20 << 20;
+    drop(block(large));
+    assert!(warm() < LITTLE);
+    for _ in 0..3 {
+        drop(block(large));
+        assert!(warm() > large);
+    }
+    // Blocks too small to be given back are no reason to give others back.
+    let before = warm();
+    let small: Vec<_> = (0..10_000).map(|_| block(4 << 10)).collect();
+    drop(small);
+    let of_small = warm() - before;
+    assert!(of_small >= 40 << 20);
+    assert_eq!(family.audit(), Ok(()));
+    // When the last child has ended, it is as at first.
+    join(vec![child(|| ())]);
+    assert!(warm() < of_small + LITTLE);
+    assert_eq!(family.audit(), Ok(()));
 }
 
 const NOW: Duration = Duration::ZERO;

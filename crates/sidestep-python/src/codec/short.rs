@@ -11,32 +11,16 @@ use sidestep::channel::Brief;
 
 use super::format::*;
 
-/// Longest text or bytes that go this way.
-const MOST: usize = Brief::MOST - 2;
-
+/// The contents of a str or bytes.
 #[inline]
-fn of<const N: usize>(tag: u8, operand: [u8; N]) -> Brief {
-    let mut bytes = [0; Brief::MOST];
-    bytes[0] = tag;
-    bytes[1..=N].copy_from_slice(&operand);
-    Brief::new(bytes, 1 + N)
+fn contents(to: &mut Brief, tag: u8, contents: &[u8]) -> bool {
+    // What is too long for one byte is too long.
+    to.set([tag, contents.len() as u8], contents)
 }
 
+/// Encodes an exact int, float, str, bytes, bool or None that is short enough: whether it is one.
 #[inline]
-fn text(tag: u8, contents: &[u8]) -> Option<Brief> {
-    if contents.len() > MOST {
-        return None;
-    }
-    let mut bytes = [0; Brief::MOST];
-    bytes[0] = tag;
-    bytes[1] = contents.len() as u8;
-    bytes[2..2 + contents.len()].copy_from_slice(contents);
-    Some(Brief::new(bytes, 2 + contents.len()))
-}
-
-/// Encodes an exact int, float, str, bytes, bool or None that is short enough.
-#[inline]
-pub fn short(obj: &Bound<'_, PyAny>) -> Option<Brief> {
+pub fn short(obj: &Bound<'_, PyAny>, to: &mut Brief) -> bool {
     let object = obj.as_ptr();
     // SAFETY: the object is alive and the interpreter lock is held; each call gets the exact type
     // that it wants, and the contents that it returns live as long as the object.
@@ -45,16 +29,15 @@ pub fn short(obj: &Bound<'_, PyAny>) -> Option<Brief> {
         if kind == &raw mut ffi::PyLong_Type {
             let mut overflow: c_int = 0;
             let value = ffi::PyLong_AsLongLongAndOverflow(object, &raw mut overflow);
-            if overflow != 0 {
-                return None;
-            }
-            return Some(if let Ok(value) = i8::try_from(value) {
-                of(INT_1, value.to_le_bytes())
-            } else if let Ok(value) = i32::try_from(value) {
-                of(INT_4, value.to_le_bytes())
+            let (tag, bytes) = if i8::try_from(value).is_ok() {
+                (INT_1, 1)
+            } else if i32::try_from(value).is_ok() {
+                (INT_4, 4)
             } else {
-                of(INT_8, value.to_le_bytes())
-            });
+                (INT_8, 8)
+            };
+            to.set_number(tag, value.cast_unsigned(), bytes);
+            return overflow == 0;
         }
         if kind == &raw mut ffi::PyUnicode_Type {
             let mut len: ffi::Py_ssize_t = 0;
@@ -62,33 +45,34 @@ pub fn short(obj: &Bound<'_, PyAny>) -> Option<Brief> {
             if start.is_null() {
                 // Lone surrogates: pickle's business.
                 ffi::PyErr_Clear();
-                return None;
+                return false;
             }
-            return text(
-                STR_1,
-                std::slice::from_raw_parts(start.cast(), len as usize),
-            );
+            let text = std::slice::from_raw_parts(start.cast(), len as usize);
+            return contents(to, STR_1, text);
         }
         if kind == &raw mut ffi::PyBytes_Type {
             let start = ffi::PyBytes_AsString(object);
             let len = ffi::PyBytes_Size(object) as usize;
-            return text(BYTES_1, std::slice::from_raw_parts(start.cast(), len));
+            let bytes = std::slice::from_raw_parts(start.cast(), len);
+            return contents(to, BYTES_1, bytes);
         }
         if kind == &raw mut ffi::PyFloat_Type {
             let value = ffi::PyFloat_AsDouble(object);
-            return Some(of(FLOAT, value.to_bits().to_le_bytes()));
+            to.set_number(FLOAT, value.to_bits(), 8);
+            return true;
         }
-        if object == ffi::Py_None() {
-            return Some(of(NONE, []));
-        }
-        if object == ffi::Py_True() {
-            return Some(of(TRUE, []));
-        }
-        if object == ffi::Py_False() {
-            return Some(of(FALSE, []));
-        }
+        let tag = if object == ffi::Py_None() {
+            NONE
+        } else if object == ffi::Py_True() {
+            TRUE
+        } else if object == ffi::Py_False() {
+            FALSE
+        } else {
+            return false;
+        };
+        to.set_number(tag, 0, 0);
     }
-    None
+    true
 }
 
 /// Rebuilds the object of a short message.

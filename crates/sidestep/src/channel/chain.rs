@@ -17,6 +17,7 @@
 //!
 //! Lock order: the chain's mutex, then the ledger.
 
+use std::iter::Peekable;
 use std::os::fd::BorrowedFd;
 
 use super::brief::Brief;
@@ -55,14 +56,18 @@ impl Announce for Quietly {
     }
 }
 
-/// The control block of a chain: four lines of 128 bytes, so that producers and consumers do not
-/// share one.
+/// The control block of a chain: lines of 64 bytes. Beside that of consumers nothing lies, since
+/// processors like to fetch lines in pairs; beside that of producers, what they look at anyway.
 ///
 /// | field       | written by                        | meaning                                     |
 /// |-------------|-----------------------------------|---------------------------------------------|
 /// | `max_items` | creator, once                     | most items at once; 0: no limit             |
 /// | `max_bytes` | creator, once                     | most unread bytes; 0: no limit              |
 /// | `closed`    | who closes, once                  | 1: nothing more is to come                  |
+/// | `items`     | see [`Gate`]                      | consumers sleep here                        |
+/// | `space`     | see [`Gate`]                      | producers sleep here                        |
+/// | `idle`      | see [`Gate`]                      | those who wait for all tasks to be done     |
+/// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
 /// | `put_lock`  | see [`Mutex`]                     | producers                                   |
 /// | `tail_block`| transaction, holder of `put_lock` | segment that is written to; 0: none         |
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
@@ -73,33 +78,28 @@ impl Announce for Quietly {
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
 /// | `noting`    | holder of `get_lock`              | place of the note that it is writing; 0: none |
-/// | `items`     | see [`Gate`]                      | consumers sleep here                        |
-/// | `space`     | see [`Gate`]                      | producers sleep here                        |
-/// | `done`      | who reports tasks, one swap each  | tasks done, wrapping, in the low 32 bits    |
-/// | `idle`      | see [`Gate`]                      | those who wait for all tasks to be done     |
 ///
 /// `tail` and `head` hold the position in their high half and the count of items in their low
 /// half, so that one store moves both: whoever is killed has moved both or neither.
 ///
-/// The only state that a dead producer can leave half done is a message that is published but not
-/// covered by `tail`: the next holder of `put_lock` moves `tail` over it. What a dead consumer had
+/// The only state that a dead producer can leave half done are messages that are published but not
+/// covered by `tail`: the next holder of `put_lock` moves `tail` over them. What a dead consumer had
 /// copied is still there until it has moved `head`; if it had noted the message before that, the
 /// next holder of `get_lock` takes the note back.
 ///
 /// Invariant: the word behind the last message of the tail segment is 0.
 #[repr(C)]
 pub(crate) struct Chain {
-    limits: Line<Limits>,
+    common: Line<Common>,
     producer: Line<Producer>,
+    _apart: [u64; 8],
     consumer: Line<Consumer>,
-    waiting: Line<Waiting>,
+    _too: [u64; 8],
 }
 
-/// Two cache lines, of which the first is used: processors like to fetch them in pairs.
 #[repr(C, align(64))]
 struct Line<T> {
     fields: T,
-    _rest: [u64; 8],
 }
 
 impl<T> core::ops::Deref for Line<T> {
@@ -112,10 +112,14 @@ impl<T> core::ops::Deref for Line<T> {
 }
 
 #[repr(C)]
-struct Limits {
+struct Common {
     max_items: AtomicU64,
     max_bytes: AtomicU64,
     closed: AtomicU64,
+    items: Gate,
+    space: Gate,
+    idle: Gate,
+    done: AtomicU64,
 }
 
 #[repr(C)]
@@ -139,30 +143,19 @@ struct Consumer {
     noting: AtomicU64,
 }
 
-#[repr(C)]
-struct Waiting {
-    items: Gate,
-    space: Gate,
-    idle: Gate,
-    done: AtomicU64,
-}
-
 /// Bytes of a chain's control block.
 pub(crate) const CHAIN_BYTES: u64 = size_of::<Chain>() as u64;
 
-const TAIL_BLOCK: u64 = 128 + core::mem::offset_of!(Producer, tail_block) as u64;
-const TAIL: u64 = 128 + core::mem::offset_of!(Producer, tail) as u64;
-const TAIL_BASE: u64 = 128 + core::mem::offset_of!(Producer, tail_base) as u64;
-const WATCHERS: u64 = 128 + core::mem::offset_of!(Producer, watchers) as u64;
-const HEAD_BLOCK: u64 = 256 + core::mem::offset_of!(Consumer, head_block) as u64;
-const HEAD: u64 = 256 + core::mem::offset_of!(Consumer, head) as u64;
-const HEAD_BASE: u64 = 256 + core::mem::offset_of!(Consumer, head_base) as u64;
-const _: () = assert!(
-    core::mem::offset_of!(Chain, producer) == 128
-        && core::mem::offset_of!(Chain, consumer) == 256
-        && core::mem::offset_of!(Chain, waiting) == 384
-        && CHAIN_BYTES == 512
-);
+const PRODUCER: u64 = core::mem::offset_of!(Chain, producer) as u64;
+const CONSUMER: u64 = core::mem::offset_of!(Chain, consumer) as u64;
+const TAIL_BLOCK: u64 = PRODUCER + core::mem::offset_of!(Producer, tail_block) as u64;
+const TAIL: u64 = PRODUCER + core::mem::offset_of!(Producer, tail) as u64;
+const TAIL_BASE: u64 = PRODUCER + core::mem::offset_of!(Producer, tail_base) as u64;
+const WATCHERS: u64 = PRODUCER + core::mem::offset_of!(Producer, watchers) as u64;
+const HEAD_BLOCK: u64 = CONSUMER + core::mem::offset_of!(Consumer, head_block) as u64;
+const HEAD: u64 = CONSUMER + core::mem::offset_of!(Consumer, head) as u64;
+const HEAD_BASE: u64 = CONSUMER + core::mem::offset_of!(Consumer, head_base) as u64;
+const _: () = assert!(CHAIN_BYTES == 5 * 64);
 
 /// Messages up to this length lie in the chain; longer ones travel as envelopes.
 pub(crate) const INLINE_MAX: usize = 16 << 10;
@@ -221,36 +214,36 @@ impl std::fmt::Debug for EnvelopeBox {
 impl Chain {
     /// Gives memory its limits, before anybody else sees it.
     pub(crate) fn init(&self, max_items: u64, max_bytes: u64) {
-        self.limits.max_items.store(max_items, Ordering::Relaxed);
-        self.limits.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.common.max_items.store(max_items, Ordering::Relaxed);
+        self.common.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
 
     /// Says that nothing more is to come: consumers that find the chain empty stop waiting.
     pub(crate) fn close(&self) {
-        self.limits.closed.store(1, Ordering::SeqCst);
+        self.common.closed.store(1, Ordering::SeqCst);
         crash::point("queue: closed, nobody woken yet");
-        self.waiting.items.wake_all();
-        self.waiting.space.wake_all();
+        self.common.items.wake_all();
+        self.common.space.wake_all();
     }
 
     /// Whether the chain was closed.
     pub(crate) fn is_closed(&self) -> bool {
-        self.limits.closed.load(Ordering::SeqCst) != 0
+        self.common.closed.load(Ordering::SeqCst) != 0
     }
 
     /// The gate at which consumers sleep.
     pub(crate) fn items(&self) -> &Gate {
-        &self.waiting.items
+        &self.common.items
     }
 
     /// The gate at which producers sleep.
     pub(crate) fn space(&self) -> &Gate {
-        &self.waiting.space
+        &self.common.space
     }
 
     /// The gate at which those sleep who wait for all tasks to be done.
     pub(crate) fn idle(&self) -> &Gate {
-        &self.waiting.idle
+        &self.common.idle
     }
 
     fn lock_producers(&self, family: &'static Family) {
@@ -294,20 +287,20 @@ impl Chain {
         }
     }
 
-    /// A producer died: if its last message was published, `tail` moves over it.
+    /// A producer died: if its last messages were published, `tail` moves over them.
     fn cover_published(&self, family: &Family) {
         let at = self.producer.tail_block.load(Ordering::Relaxed);
         if at == 0 {
             return;
         }
         let tail = &self.producer.tail;
-        let start = at + block::HEADER + position(tail.load(Ordering::Relaxed));
-        cover(family.word(start), tail);
+        let next = || at + block::HEADER + position(tail.load(Ordering::Relaxed));
+        while cover(family.word(next()), tail) {}
     }
 
     /// Whether one more message of `len` bytes fits the limits. Holding `put_lock`.
     fn has_room(&self, tail: u64, len: u64) -> bool {
-        let max_items = self.limits.max_items.load(Ordering::Relaxed);
+        let max_items = self.common.max_items.load(Ordering::Relaxed);
         if max_items != 0 {
             let mut head = self.producer.head_seen.load(Ordering::Relaxed);
             if waiting(tail, head) >= max_items {
@@ -318,7 +311,7 @@ impl Chain {
                 }
             }
         }
-        let max_bytes = self.limits.max_bytes.load(Ordering::Relaxed);
+        let max_bytes = self.common.max_bytes.load(Ordering::Relaxed);
         if max_bytes != 0 {
             let head = self.consumer.head.load(Ordering::Acquire);
             let base = self.consumer.head_base.load(Ordering::Acquire);
@@ -414,7 +407,7 @@ impl Chain {
     ) -> core::result::Result<Put, E> {
         let len = message.as_slice().len();
         self.put_written(family, own, tag, len as u64, announce, |to| {
-            family.write_words(to, message.memory(), len);
+            message.store(family, to);
         })
     }
 
@@ -435,7 +428,7 @@ impl Chain {
         crash::point("put: unlocked");
         if let Ok(Put::Done(_)) = done {
             crate::primitive::store_load_barrier_after_rmw();
-            self.waiting.items.wake_one();
+            self.common.items.wake_one();
         }
         done
     }
@@ -451,30 +444,70 @@ impl Chain {
         tag: u8,
         messages: impl Iterator<Item = &'m [u8]>,
     ) -> Result<usize> {
-        let mut done = 0;
+        let (mut done, mut messages) = (0, messages.peekable());
         self.lock_producers(family);
-        let mut failure = None;
-        for message in messages {
-            let len = message.len() as u64;
-            let write = |to| family.write(to, message);
-            match self.put_locked::<Error>(family, own, tag, len, &Quietly, write) {
-                Ok(Put::Done(_)) => done += 1,
-                Ok(Put::Full) => break,
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
+        let stopped = loop {
+            match self.put_run(family, own, tag, &mut messages) {
+                Ok(0) => break Ok(()),
+                Ok(more) => done += more,
+                Err(error) => break Err(error),
             }
-        }
+        };
         self.producer.put_lock.unlock();
         if done > 0 {
             crate::primitive::store_load_barrier_after_rmw();
-            self.waiting.items.wake_one();
+            self.common.items.wake_one();
+            return Ok(done);
         }
-        match failure {
-            Some(error) if done == 0 => Err(error),
-            _ => Ok(done),
+        stopped.map(|()| 0)
+    }
+
+    /// Puts as many messages as fit the limits and one segment, which appear together. Holding
+    /// `put_lock`.
+    fn put_run<'m>(
+        &self,
+        family: &'static Family,
+        own: u64,
+        tag: u8,
+        messages: &mut Peekable<impl Iterator<Item = &'m [u8]>>,
+    ) -> Result<usize> {
+        let may_follow =
+            |tail, message: &[u8]| self.has_room(tail, footprint(message.len() as u64));
+        let tail = self.producer.tail.load(Ordering::Relaxed);
+        let Some(first) = messages.next_if(|first| may_follow(tail, first)) else {
+            return Ok(0);
+        };
+        let (at, begin) = self.place(family, own, first.len() as u64)?;
+        let (contents, room) = (at + block::HEADER, segment_room(family, at));
+        let first_header = header(INLINE, first.len() as u64, tag);
+        family.write(contents + begin + 8, first);
+        let mut next = behind(self.producer.tail.load(Ordering::Relaxed), first_header);
+        let mut count = 1;
+        while let Some(message) = messages.next_if(|message| {
+            position(next) + footprint(message.len() as u64) + 16 <= room
+                && may_follow(next, message)
+        }) {
+            let (start, header) = (
+                contents + position(next),
+                header(INLINE, message.len() as u64, tag),
+            );
+            family.write(start + 8, message);
+            family.word(start).store(header, Ordering::Relaxed);
+            next = behind(next, header);
+            count += 1;
         }
+        family
+            .word(contents + position(next))
+            .store(0, Ordering::Relaxed);
+        self.ring(family);
+        // Who sees the first sees all of them.
+        publish(
+            family.word(contents + begin),
+            first_header,
+            &self.producer.tail,
+            next,
+        );
+        Ok(count)
     }
 
     #[inline]
@@ -558,7 +591,7 @@ impl Chain {
         let (number, rung) = placed?;
         envelope.into_ref().moved();
         crate::primitive::store_load_barrier_after_rmw();
-        self.waiting.items.wake_one();
+        self.common.items.wake_one();
         rung.map(|()| Ok(number))
     }
 
@@ -635,7 +668,7 @@ impl Chain {
         to: &mut Vec<u8>,
         note: Note,
     ) -> Result<Taken> {
-        let take = || self.take_locked(family, own, to, note, 1);
+        let take = || self.take_locked(family, own, to, note);
         let took = |taken: &Result<Taken>| {
             matches!(taken, Ok(Taken::Bytes { .. } | Taken::Envelope { .. }))
         };
@@ -643,27 +676,29 @@ impl Chain {
             .unwrap_or(Ok(Taken::Empty))
     }
 
-    /// Takes the oldest message if it is a brief one, and `wanted`: its tag and the message.
+    /// Takes the oldest message if it is a brief one, and `wanted`: its tag. Else `message` is no longer
+    /// what it was either.
     #[inline]
     pub(crate) fn take_brief(
         &self,
         family: &'static Family,
         own: u64,
         note: Note,
+        message: &mut Brief,
         wanted: impl FnOnce(u8, &Brief) -> bool,
-    ) -> Option<(u8, Brief)> {
+    ) -> Option<u8> {
         let take = || {
             let (start, word) = self.front(family, own)?;
             if form_of(word) != INLINE || len_of(word) > Brief::MOST as u64 {
                 return None;
             }
-            let len = len_of(word) as usize;
-            let message = Brief::new(family.read_words(start + 8, len), len);
-            if !wanted(tag_of(word), &message) {
+            message.load(family, start + 8, len_of(word) as usize);
+            if !wanted(tag_of(word), message) {
                 return None;
             }
-            self.take_read(family, word, note, 1);
-            Some((tag_of(word), message))
+            let head = self.consumer.head.load(Ordering::Relaxed);
+            self.take_read(family, behind(head, word), note, count(head), 1);
+            Some(tag_of(word))
         };
         self.take_one(family, note, take, Option::is_some).flatten()
     }
@@ -688,14 +723,13 @@ impl Chain {
         crash::point("take: unlocked");
         if took(&taken) {
             crate::primitive::store_load_barrier_after_rmw();
-            self.waiting.space.wake_one();
+            self.common.space.wake_one();
         }
         Some(taken)
     }
 
-    /// Takes short messages as long as there are some, at most `limit`, calling `each` with its
-    /// tag and bytes for every one of them, under one lock. Stops in front of an envelope. The note
-    /// tells of all that were taken so far.
+    /// Takes short messages as long as there are some, at most `limit`, under one lock: `ends` tells
+    /// where each ends in `buffer`. Stops in front of an envelope. The note tells of all of them.
     pub(crate) fn take_many(
         &self,
         family: &'static Family,
@@ -710,26 +744,31 @@ impl Chain {
         }
         self.lock_consumers(family, note.source());
         let mut done = 0;
-        while done < limit {
-            let Some((_, word)) = self.front(family, own) else {
-                break;
-            };
-            if form_of(word) != INLINE {
-                break;
+        while done < limit
+            && let Some((start, mut word)) = self.front(family, own)
+            && form_of(word) == INLINE
+        {
+            // All that follow in this segment are taken by one store.
+            let mut next = self.consumer.head.load(Ordering::Relaxed);
+            let segment = start - position(next);
+            while done < limit && form_of(word) == INLINE {
+                let at = segment + position(next);
+                family.read(at + 8, len_of(word) as usize, buffer);
+                ends.push(buffer.len());
+                next = behind(next, word);
+                word = look(family.word(segment + position(next)));
+                done += 1;
             }
-            match self.take_locked(family, own, buffer, note, done as u32 + 1) {
-                Ok(Taken::Bytes { .. }) => ends.push(buffer.len()),
-                _ => break,
-            }
-            done += 1;
+            let last = count(next).wrapping_sub(1);
+            self.take_read(family, next, note, last, done as u32);
         }
         self.consumer.get_lock.unlock();
         if done > 0 {
             crate::primitive::store_load_barrier_after_rmw();
             if done == 1 {
-                self.waiting.space.wake_one()
+                self.common.space.wake_one()
             } else {
-                self.waiting.space.wake_all()
+                self.common.space.wake_all()
             }
         }
     }
@@ -787,6 +826,12 @@ impl Chain {
             || self.consumer.head_block.load(Ordering::Acquire) != at
     }
 
+    /// How many items there are, at a glance.
+    pub(crate) fn waiting(&self) -> u64 {
+        let head = self.consumer.head.load(Ordering::Relaxed);
+        waiting(self.producer.tail.load(Ordering::Relaxed), head)
+    }
+
     /// The first message: where its header lies, and the header. Follows links, and returns the
     /// segments left behind. Holding `get_lock`.
     #[inline]
@@ -809,10 +854,12 @@ impl Chain {
                         txn.set(own + HEAD, cursor(0, count(head)));
                         txn.set(own + HEAD_BASE, base);
                         txn.unref(at);
-                        Ok(())
+                        Ok(txn.has_surplus())
                     });
-                    if followed.is_err() {
-                        return None;
+                    match followed {
+                        Ok(false) => {}
+                        Ok(true) => family.give_back_surplus(),
+                        Err(_) => return None,
                     }
                 }
                 _ => return Some((start, word)),
@@ -827,7 +874,6 @@ impl Chain {
         own: u64,
         to: &mut Vec<u8>,
         note: Note,
-        nth: u32,
     ) -> Result<Taken> {
         let Some((start, word)) = self.front(family, own) else {
             return Ok(Taken::Empty);
@@ -839,7 +885,7 @@ impl Chain {
             let next = behind(head, word);
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
-            self.write_note(family, note, number, nth);
+            self.write_note(family, note, number, 1);
             let taken = family.transact(|txn| {
                 txn.set(own + HEAD, next);
                 txn.set(entry.word, object);
@@ -860,26 +906,25 @@ impl Chain {
             });
         }
         family.read(start + 8, len as usize, to);
-        self.take_read(family, word, note, nth);
+        self.take_read(family, behind(head, word), note, number, 1);
         Ok(Taken::Bytes { tag, number })
     }
 
-    /// Moves `head` over a short message with the header `word`, which has been read. Holding
-    /// `get_lock`.
+    /// Moves `head` to `next`, over short messages which have been read: number `last` is the last of
+    /// `together` that one call takes. Holding `get_lock`.
     #[inline]
-    fn take_read(&self, family: &Family, word: u64, note: Note, nth: u32) {
-        let head = self.consumer.head.load(Ordering::Relaxed);
-        self.write_note(family, note, count(head), nth);
-        take(&self.consumer.head, behind(head, word));
+    fn take_read(&self, family: &Family, next: u64, note: Note, last: u32, together: u32) {
+        self.write_note(family, note, last, together);
+        take(&self.consumer.head, next);
         self.consumer.noting.store(0, Ordering::Relaxed);
     }
 
     /// Notes what is about to be taken. Holding `get_lock`; `noting` is to be cleared when `head`
     /// has moved.
     #[inline]
-    fn write_note(&self, family: &Family, note: Note, number: u32, nth: u32) {
+    fn write_note(&self, family: &Family, note: Note, last: u32, together: u32) {
         self.consumer.noting.store(note.place(), Ordering::Relaxed);
-        note.write(family, number, nth);
+        note.write(family, last, together);
         crash::point("take: noted");
     }
 
@@ -896,7 +941,7 @@ impl Chain {
 
     /// Whether `max_items` is reached.
     pub(crate) fn is_full(&self, family: &'static Family, source: Source) -> bool {
-        let max = self.limits.max_items.load(Ordering::Relaxed);
+        let max = self.common.max_items.load(Ordering::Relaxed);
         let (put, taken) = self.counts(family, source);
         max != 0 && u64::from(put.wrapping_sub(taken)) >= max
     }
@@ -913,24 +958,23 @@ impl Chain {
 
     /// One task is done. `false`: there were none left to be done.
     pub(crate) fn task_done(&self) -> bool {
-        let mut done = self.waiting.done.load(Ordering::Acquire);
+        let mut done = self.common.done.load(Ordering::Acquire);
         loop {
             let put = self.put_so_far();
             if done as u32 == put {
                 return false;
             }
             let next = u64::from((done as u32).wrapping_add(1));
-            match self.waiting.done.compare_exchange(
-                done,
-                next,
-                Ordering::SeqCst,
-                Ordering::Acquire,
-            ) {
+            match self
+                .common
+                .done
+                .compare_exchange(done, next, Ordering::SeqCst, Ordering::Acquire)
+            {
                 Ok(_) => {
                     crash::point("queue: task done, nobody told yet");
                     crate::primitive::store_load_barrier_after_rmw();
                     if self.all_done() {
-                        self.waiting.idle.wake_all();
+                        self.common.idle.wake_all();
                     }
                     return true;
                 }
@@ -943,7 +987,7 @@ impl Chain {
     pub(crate) fn all_done(&self) -> bool {
         // In this order: if the tasks done then are all that were put by now, there was a moment
         // between at which nothing was left to do.
-        let done = self.waiting.done.load(Ordering::SeqCst) as u32;
+        let done = self.common.done.load(Ordering::SeqCst) as u32;
         done == self.put_so_far()
     }
 

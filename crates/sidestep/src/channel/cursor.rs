@@ -65,8 +65,8 @@ pub fn waiting(tail: u64, head: u64) -> u64 {
     count(tail).wrapping_sub(count(head)).cast_signed().max(0) as u64
 }
 
-/// The message that was written behind the header `word` exists from here on; then `tail` moves
-/// over it.
+/// The message that was written behind the header `word` exists from here on, and so do those whose
+/// headers have been written behind it; then `tail` moves over them.
 #[inline]
 pub fn publish(word: &AtomicU64, header: u64, tail: &AtomicU64, next: u64) {
     crash::point("put: written");
@@ -84,14 +84,17 @@ pub fn look(word: &AtomicU64) -> u64 {
     word.load(Ordering::Acquire)
 }
 
-/// A producer died: if its last message, at `word`, was published, `tail` moves over it.
-/// Envelopes and links are published together with `tail`, by the ledger.
-pub fn cover(word: &AtomicU64, tail: &AtomicU64) {
+/// A producer died: if a message of its last ones, at `word`, was published, `tail` moves over it.
+/// Whether it was: then there may be another one behind it. Envelopes and links are published
+/// together with `tail`, by the ledger.
+pub fn cover(word: &AtomicU64, tail: &AtomicU64) -> bool {
     let header = look(word);
-    if form_of(header) == INLINE {
+    let is_published = form_of(header) == INLINE;
+    if is_published {
         let next = behind(tail.load(Ordering::Relaxed), header);
         tail.store(next, Ordering::Release);
     }
+    is_published
 }
 
 /// The message has been copied; `head` moves over it, and it is the caller's.

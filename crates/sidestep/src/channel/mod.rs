@@ -4,6 +4,7 @@ pub(crate) mod bell;
 mod brief;
 mod chain;
 mod cursor;
+mod distance;
 pub mod handshake;
 pub mod pipe;
 pub mod porch;

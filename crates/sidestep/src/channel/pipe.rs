@@ -62,6 +62,7 @@ use super::brief::Brief;
 use super::chain::{
     Announce, CHAIN_BYTES, Chain, EnvelopeBox, Put, Taken, take_apart as take_chain_apart,
 };
+use super::distance::Distance;
 use super::stream::Step;
 use crate::crash;
 use crate::error::Error;
@@ -87,29 +88,29 @@ const SENDER_SLICE: Duration = Duration::from_millis(50);
 ///
 /// | offset | bytes | field      | written by                 | meaning                                 |
 /// |-------:|------:|------------|----------------------------|-----------------------------------------|
-/// |      0 |   512 | chain 0    | see `Chain`                | messages from side 0 to side 1          |
-/// |    512 |   512 | chain 1    | see `Chain`                | messages from side 1 to side 0          |
-/// |   1024 |     8 | bell 0     | see above                  | bell of chain 0                         |
-/// |   1032 |     8 | long 0     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
-/// |   1040 |     4 | `TURN` 0   | see [`SharedMutex`]        | receivers of chain 0, settling          |
-/// |   1152 |     8 | bell 1     | see above                  | bell of chain 1                         |
-/// |   1160 |     8 | long 1     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
-/// |   1168 |     4 | `TURN` 1   | see [`SharedMutex`]        | receivers of chain 1, settling          |
-/// |   1280 |     8 | `CLOSINGS` | whoever closes a socket    | grows: look whether the other side lives |
-/// |   1288 |     8 | `STREAM`   | anybody, once              | 1: frames on the socket from now on     |
+/// |      0 |   320 | chain 0    | see `Chain`                | messages from side 0 to side 1          |
+/// |    320 |   320 | chain 1    | see `Chain`                | messages from side 1 to side 0          |
+/// |    640 |     8 | bell 0     | see above                  | bell of chain 0                         |
+/// |    648 |     8 | long 0     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
+/// |    656 |     4 | `TURN` 0   | see [`SharedMutex`]        | receivers of chain 0, settling          |
+/// |    664 |     8 | bell 1     | see above                  | bell of chain 1                         |
+/// |    672 |     8 | long 1     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
+/// |    680 |     4 | `TURN` 1   | see [`SharedMutex`]        | receivers of chain 1, settling          |
+/// |    688 |     8 | `CLOSINGS` | whoever closes a socket    | grows: look whether the other side lives |
+/// |    696 |     8 | `STREAM`   | anybody, once              | 1: frames on the socket from now on     |
 ///
 /// `long` may drift when a process is killed between a message and its account; a sender that finds
 /// it too high and the chain empty starts anew.
 mod layout {
-    pub const LINES: u64 = 1024;
-    pub const LINE: u64 = 128;
+    pub const BELLS: u64 = 640;
+    pub const BELL: u64 = 24;
     pub const LONG: u64 = 8;
     pub const TURN: u64 = 16;
-    pub const CLOSINGS: u64 = 1280;
-    pub const STREAM: u64 = 1288;
-    pub const BYTES: u64 = 1408;
+    pub const CLOSINGS: u64 = 688;
+    pub const STREAM: u64 = 696;
+    pub const BYTES: u64 = 704;
 }
-const _: () = assert!(2 * CHAIN_BYTES == layout::LINES);
+const _: () = assert!(2 * CHAIN_BYTES == layout::BELLS);
 
 /// Why sending or receiving failed.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +209,7 @@ pub struct End {
     news: AtomicU64,
     closings_seen: AtomicU64,
     patience: Patience,
+    distance: Distance,
     /// Whether sleepers wait for the bell and the end alone.
     soundly: AtomicBool,
 }
@@ -250,7 +252,7 @@ impl End {
                 .ok_or(Error::Foreign("the pipe does not lie in the arena"))
         };
         let side = side & 1;
-        let turn = layout::LINES + layout::LINE * (1 - side) + layout::TURN;
+        let turn = layout::BELLS + layout::BELL * (1 - side) + layout::TURN;
         Ok(Self {
             incoming: chain(1 - side)?,
             turn: object
@@ -263,6 +265,7 @@ impl End {
             news: AtomicU64::new(0),
             closings_seen: AtomicU64::new(0),
             patience: Patience::new(),
+            distance: Distance::new(),
             soundly: AtomicBool::new(false),
             object,
         })
@@ -296,19 +299,19 @@ impl End {
 
     /// The bell of what this side receives.
     fn bell_in(&self) -> &'static AtomicU64 {
-        self.word(layout::LINES + layout::LINE * (1 - self.side))
+        self.word(layout::BELLS + layout::BELL * (1 - self.side))
     }
 
     fn bell_out(&self) -> &'static AtomicU64 {
-        self.word(layout::LINES + layout::LINE * self.side)
+        self.word(layout::BELLS + layout::BELL * self.side)
     }
 
     fn long_in(&self) -> &'static AtomicU64 {
-        self.word(layout::LINES + layout::LINE * (1 - self.side) + layout::LONG)
+        self.word(layout::BELLS + layout::BELL * (1 - self.side) + layout::LONG)
     }
 
     fn long_out(&self) -> &'static AtomicU64 {
-        self.word(layout::LINES + layout::LINE * self.side + layout::LONG)
+        self.word(layout::BELLS + layout::BELL * self.side + layout::LONG)
     }
 
     /// Held for a few moves only.
@@ -502,7 +505,7 @@ impl End {
         Ok(received)
     }
 
-    /// Takes the oldest message if there is one and it is a brief one: its tag and the message.
+    /// Takes the oldest message if there is one and it is a brief one: its tag.
     ///
     /// # Errors
     /// The descriptor is no socket any more.
@@ -510,13 +513,14 @@ impl End {
     pub fn try_receive_brief(
         &self,
         socket: BorrowedFd<'_>,
-    ) -> Result<Option<(u8, Brief)>, PipeError> {
+        message: &mut Brief,
+    ) -> Result<Option<u8>, PipeError> {
         let own = self.object.payload() + CHAIN_BYTES * (1 - self.side);
         let source = Source::part(&self.object, 1 - self.side);
         let note = Note::in_slot(self.family(), source);
         let taken = self
             .incoming
-            .take_brief(self.family(), own, note, |_, _| true);
+            .take_brief(self.family(), own, note, message, |_, _| true);
         if taken.is_some() && bell::is_watched(self.bell_in()) {
             self.settle(socket)?;
         }
@@ -640,6 +644,7 @@ impl End {
         // A look without a wait, and one at a stream, are not for the messages to come.
         let waits = deadline.slice(AWAKE_FOR).is_some() && !self.is_stream();
         if waits && self.patience.outlasts(|| self.has_messages()) {
+            self.distance.keep(|| self.incoming.waiting());
             return Ok(Step::Done(Ready::Message));
         }
         self.sleep(socket, deadline)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::brief::Brief;
 use super::chain::{CHAIN_BYTES, Chain, EnvelopeBox, INLINE_MAX, Put, Quietly, Taken};
+use super::distance::Distance;
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::os::clock::Deadline;
@@ -71,6 +72,7 @@ pub struct Queue {
     chain: &'static Chain,
     source: Source,
     patience: Patience,
+    distance: Distance,
 }
 
 impl Queue {
@@ -84,6 +86,7 @@ impl Queue {
             object,
             chain,
             patience: Patience::new(),
+            distance: Distance::new(),
         })
     }
 
@@ -179,19 +182,25 @@ impl Queue {
             .take(self.family(), self.object.payload(), to, note)
     }
 
-    /// Takes the oldest message if there is one and it is a brief one.
+    /// Takes the oldest message if there is one and it is a brief one: whether `message` is it.
     #[inline]
-    pub fn try_take_brief(&self) -> Option<Brief> {
-        self.try_take_wanted(|_, _| true)
+    #[must_use]
+    pub fn try_take_brief(&self, message: &mut Brief) -> bool {
+        self.try_take_wanted(message, |_, _| true)
     }
 
-    /// Takes the oldest message if it is a brief one and, with its tag, `wanted`.
+    /// Takes the oldest message if it is a brief one and, with its tag, `wanted`: whether `message` is
+    /// it.
     #[inline]
-    pub(crate) fn try_take_wanted(&self, wanted: impl FnOnce(u8, &Brief) -> bool) -> Option<Brief> {
+    pub(crate) fn try_take_wanted(
+        &self,
+        message: &mut Brief,
+        wanted: impl FnOnce(u8, &Brief) -> bool,
+    ) -> bool {
         let note = Note::in_slot(self.family(), self.source);
         self.chain
-            .take_brief(self.family(), self.object.payload(), note, wanted)
-            .map(|(_, message)| message)
+            .take_brief(self.family(), self.object.payload(), note, message, wanted)
+            .is_some()
     }
 
     /// A look without lock, which may be wrong either way for a moment.
@@ -231,13 +240,11 @@ impl Queue {
 
     /// Waits until there may be an item, or the queue is closed; the caller then tries to take one.
     pub fn wait_items(&self, deadline: Deadline) -> Wait {
-        if self
-            .patience
-            .outlasts(|| self.chain.may_have_items(self.family()))
-        {
-            return Wait::Ready;
+        if !self.patience.outlasts(|| self.may_have_items()) {
+            return self.sleep_for_items(deadline);
         }
-        self.sleep_for_items(deadline)
+        self.distance.keep(|| self.chain.waiting());
+        Wait::Ready
     }
 
     /// As [`Queue::wait_items`], without staying awake first.

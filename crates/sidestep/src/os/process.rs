@@ -122,7 +122,6 @@ pub fn poll_readable(fd: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<
 pub fn has_ended(pid: u32, start_time_then: u64) -> bool {
     // What cannot be looked up (0) says nothing: descriptors may be short.
     let is_another = || start_time_then != 0 && ![0, start_time_then].contains(&start_time(pid));
-    let is_no_process = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
     match pidfd_open(pid) {
         Ok(fd) => {
             use std::os::fd::AsFd;
@@ -148,13 +147,58 @@ pub fn others_map(file: Identity, known: impl Fn(u32) -> bool) -> bool {
         .iter()
         .filter_map(|name| name.parse().ok())
         .filter(|&other| other != pid() && !known(other))
-        .any(|other| match call::text(&format!("/proc/{other}/maps")) {
-            Ok(maps) => maps.lines().any(|line| file.is_in_map(line)),
+        .any(|other| match maps(other, file) {
+            Ok(maps) => maps,
             Err(error) => matches!(
                 error.raw_os_error(),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
             ),
         })
+}
+
+fn maps(pid: u32, file: Identity) -> io::Result<bool> {
+    let maps = call::text(&format!("/proc/{pid}/maps"))?;
+    Ok(maps.lines().any(|line| file.is_in_map(line)))
+}
+
+/// Whether the calling process has a living child that has `file` mapped, other than those that
+/// `known` tells, by pid and start time. In doubt it has one.
+///
+/// # References
+/// proc(5), `/proc/[pid]/stat`, fields 3, 4 and 22; `/proc/[pid]/maps`.
+pub fn has_child_that_maps(file: Identity, known: impl Fn(u32, u64) -> bool) -> bool {
+    let Ok(processes) = call::names("/proc") else {
+        return true;
+    };
+    let me = u64::from(pid());
+    // One that is not here itself would look for its children among others' processes.
+    let mut found_itself = false;
+    for other in processes.iter().filter_map(|name| name.parse().ok()) {
+        if u64::from(other) == me {
+            found_itself = true;
+            continue;
+        }
+        let fields = match call::text(&format!("/proc/{other}/stat")) {
+            Ok(text) => Fields(text),
+            Err(error) if is_no_process(&error) => continue,
+            Err(_) => return true,
+        };
+        let ended = matches!(fields.text(3), Some("Z" | "X"));
+        let known = || fields.number(22).is_some_and(|start| known(other, start));
+        if fields.number(4) == Some(me) && !ended && !known() {
+            match maps(other, file) {
+                Ok(false) => {}
+                Err(error) if is_no_process(&error) => {}
+                Ok(true) | Err(_) => return true,
+            }
+        }
+    }
+    !found_itself
+}
+
+/// Whether an error of a file in /proc says that its process is gone.
+fn is_no_process(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// How a child ended.

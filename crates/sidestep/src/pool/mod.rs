@@ -354,12 +354,16 @@ impl Pool {
         if !self.eager.outlasts(|| self.results.may_have_items()) {
             return None;
         }
-        let found = self.results.try_take_wanted(|tag, message| {
+        let mut found = Brief::new();
+        let is_own = self.results.try_take_wanted(&mut found, |tag, message| {
             let (prefix, rest) = message.as_slice().split_at_checked(8).unwrap_or_default();
             tag == RESULT
                 && prefix == u64::from(number).to_le_bytes()
                 && rest.first().is_some_and(|byte| wanted(*byte))
-        })?;
+        });
+        if !is_own {
+            return None;
+        }
         Brief::of(&found.as_slice()[8..])
     }
 

@@ -298,6 +298,11 @@ pub mod process {
         false
     }
 
+    /// Nobody forks.
+    pub fn has_child_that_maps(_file: Identity, _known: impl Fn(u32, u64) -> bool) -> bool {
+        false
+    }
+
     /// Nobody spins on one processor.
     pub fn processors() -> usize {
         1

@@ -1,11 +1,18 @@
 //! Blocks: size classes, free lists, the ceiling, and memory given back.
 //!
-//! A block that is freed goes to the head of its class's list, warm: its pages stay. Copying into
-//! warm pages is three to five times as fast as into fresh ones. When more than a share of the limit is
-//! free and warm, when memory is short, when the last child of a process has ended and when a whole
-//! family rests, pages of large free blocks are given back; such a block waits in the list of cold ones, and costs nothing but address space. Blocks are never
-//! merged: address space is plentiful, and a block's memory keeps its header for ever, so that a
-//! stale handle finds a generation that is not its own, never somebody's data.
+//! A block that is freed goes to the head of its class's list, *warm*: its pages stay. Copying into
+//! warm pages is three to five times as fast as into fresh ones. One whose pages were given back is
+//! *cold*: it waits in a list of its own, and costs nothing but address space.
+//!
+//! How much stays warm (`WARM_MOST`) has to be earned. It is little at first, so a burst that fills
+//! memory and drains it leaves little. Whenever a block is wanted whose pages were given back, that was
+//! too soon: from then on a share of the limit stays, so whoever uses the same memory again and again
+//! soon does so without the kernel. When the last child of a process has ended, or
+//! a whole family rests, it is little again. What is free beyond that is given back by whoever
+//! frees it; when memory is short, all of it is.
+//!
+//! Blocks are never merged: address space is plentiful, and a block's memory keeps its header for ever, so
+//! that a stale handle finds a generation that is not its own, never somebody's data.
 
 use super::family::Family;
 use super::layout::{EXTENT, HEAP, block, class, header};
@@ -15,6 +22,7 @@ use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::limits::{self, Resource};
 use crate::os::memory::{self, Shortage};
+use crate::primitive::Ordering;
 
 /// What stands in the way where the limit of files does.
 const TOO_LARGE: &str = " and this process may make no larger files (RLIMIT_FSIZE, ulimit -f)";
@@ -93,8 +101,22 @@ const GIVES_BACK: u64 = 8 << 10;
 /// From this size on, memory is cleared by giving its pages back.
 const CLEARED_BY_PAGES: u64 = 256 << 10;
 
-/// Bytes of free blocks whose pages stay while the family rests.
-const KEPT_WARM: u64 = 8 << 20;
+/// Bytes of free blocks whose pages stay at least, but if memory is short.
+pub(super) const KEPT_WARM: u64 = 8 << 20;
+
+/// Bytes of free blocks whose pages stay at most, of an arena with such a limit.
+fn most_warm(limit: u64) -> u64 {
+    (limit / 8).clamp(KEPT_WARM, 256 << 20)
+}
+
+/// Where the bytes of a free block of this size are counted while it is warm.
+fn count_of_warm(size: u64) -> u64 {
+    if size < GIVES_BACK {
+        header::SMALL
+    } else {
+        header::WARM
+    }
+}
 
 /// Bytes of whole pages behind the header's page in a block that gives its pages back.
 fn returnable(size: u64) -> u64 {
@@ -138,7 +160,8 @@ impl Txn<'_> {
             return None;
         }
         self.set(list, self.get(at + block::LINK));
-        self.add(header::WARM, -(class::bytes(class) as i64));
+        let size = class::bytes(class);
+        self.add(count_of_warm(size), -(size as i64));
         Some(at)
     }
 
@@ -154,6 +177,9 @@ impl Txn<'_> {
         self.set(list, self.get(at + block::LINK));
         self.add(header::USED, returnable(size) as i64);
         self.add(header::COLD_REST, -((size - returnable(size)) as i64));
+        // Had it stayed, its pages would be there now.
+        let most = most_warm(self.get(header::LIMIT));
+        self.set(header::WARM_MOST, most);
         Ok(Some(at))
     }
 
@@ -251,8 +277,15 @@ impl Txn<'_> {
 
     /// Bytes of blocks that are not free.
     fn in_use(&self) -> u64 {
-        let free = self.get(header::WARM) + self.get(header::COLD_REST);
+        let warm = self.get(header::WARM) + self.get(header::SMALL);
+        let free = warm + self.get(header::COLD_REST);
         self.get(header::USED).saturating_sub(free)
+    }
+
+    /// Whether more is free and warm than may stay so.
+    #[inline]
+    pub(crate) fn has_surplus(&self) -> bool {
+        self.get(header::WARM) > self.get(header::WARM_MOST)
     }
 
     fn out_of_memory(&self, wanted: u64, hint: &'static str) -> Error {
@@ -273,7 +306,8 @@ impl Txn<'_> {
         self.set(at + block::REFS, 0);
         self.set(at + block::LINK, self.get(list));
         self.set(list, at);
-        self.add(header::WARM, class::bytes(class) as i64);
+        let size = class::bytes(class);
+        self.add(count_of_warm(size), size as i64);
         self.add(header::LIVE_BLOCKS, -1);
     }
 
@@ -384,7 +418,7 @@ impl Family {
     /// Memory is short: takes back what the dead held, and gives back what is free.
     pub(super) fn relieve(&'static self) {
         self.clean_dead();
-        self.trim(0);
+        self.start_over(0);
     }
 
     /// Takes doomed objects apart, step by step, each step a transaction.
@@ -413,11 +447,35 @@ impl Family {
                 break;
             }
         }
-        let usage = self.usage();
-        let warm_limit = (usage.limit / 8).min(256 << 20);
-        if usage.warm > warm_limit {
-            self.trim(warm_limit / 2);
+        self.give_back_surplus();
+    }
+
+    /// Gives pages of free blocks back, if more of them are warm than has been earned.
+    pub(crate) fn give_back_surplus(&'static self) {
+        let most = self.word(header::WARM_MOST).load(Ordering::Relaxed);
+        if self.warm() > most {
+            self.trim(most);
         }
+    }
+
+    /// Bytes of free blocks that are warm and could be given back.
+    fn warm(&self) -> u64 {
+        self.word(header::WARM).load(Ordering::Relaxed)
+    }
+
+    /// What has been earned until now is of no use to what comes next: all but `keep` goes back.
+    fn start_over(&'static self, keep: u64) {
+        let _ = self.transact(|txn| {
+            txn.set(header::WARM_MOST, KEPT_WARM);
+            Ok(())
+        });
+        crash::point("trim: nothing earned any more");
+        self.trim(keep);
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.warm() <= KEPT_WARM
+            && self.word(header::WARM_MOST).load(Ordering::Relaxed) <= KEPT_WARM
     }
 
     /// For who has slept for a while and found nothing: gives pages of free blocks back, if nobody in
@@ -425,24 +483,23 @@ impl Family {
     #[cfg(not(shuttle))] // there nobody sleeps
     pub(crate) fn idle(&'static self) {
         use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-        let usage = self.usage();
-        if usage.warm <= KEPT_WARM {
+        if self.is_at_rest() {
             return;
         }
         // What it was like then; not exactly, but what has been in use differs by chance only seldom.
         static LAST: AtomicU64 = AtomicU64::new(0); // this process's, a hint
+        let usage = self.usage();
         let now = usage.used ^ usage.warm.rotate_left(20) ^ usage.blocks.rotate_left(44);
         if LAST.swap(now, Relaxed) == now {
-            self.trim(KEPT_WARM);
+            self.start_over(KEPT_WARM);
         }
     }
 
     /// A child has ended. If it was the last one, what they did together is over: pages of free blocks
     /// go back.
     pub(super) fn after_work(&'static self) {
-        let usage = self.usage();
-        if usage.warm > KEPT_WARM && usage.processes <= 1 {
-            self.trim(KEPT_WARM);
+        if !self.is_at_rest() && self.processes() <= 1 {
+            self.start_over(KEPT_WARM);
         }
     }
 
@@ -450,8 +507,9 @@ impl Family {
     fn trim(&'static self, keep: u64) {
         let smallest = class::for_bytes(GIVES_BACK).unwrap_or(0);
         for class in (smallest..class::COUNT).rev() {
-            loop {
-                if self.usage().warm <= keep {
+            let list = header::FREE_LISTS + 8 * class;
+            while self.word(list).load(Ordering::Relaxed) != 0 {
+                if self.warm() <= keep {
                     return;
                 }
                 // The block becomes this process's own while its pages go: no lock is held then,
@@ -460,7 +518,6 @@ impl Family {
                     return;
                 };
                 let taken = self.transact(|txn| {
-                    let list = header::FREE_LISTS + 8 * class;
                     let at = txn.get(list);
                     if at != 0 {
                         txn.set(list, txn.get(at + block::LINK));
@@ -512,8 +569,8 @@ impl Family {
     /// # Errors
     /// What is wrong.
     pub fn audit(&self) -> core::result::Result<(), String> {
-        let word = |at| self.word(at).load(crate::primitive::Ordering::SeqCst);
-        let mut warm = 0;
+        let word = |at| self.word(at).load(Ordering::SeqCst);
+        let (mut warm, mut small) = (0, 0);
         for class in 0..class::COUNT {
             for (list, is_warm) in [(header::FREE_LISTS, true), (header::COLD_LISTS, false)] {
                 let mut at = word(list + 8 * class);
@@ -529,19 +586,29 @@ impl Family {
                     if word(at + block::CLASS) != class {
                         return Err(format!("the block at {at} is in the list of another class"));
                     }
-                    warm += if is_warm { class::bytes(class) } else { 0 };
+                    let size = class::bytes(class);
+                    match count_of_warm(size) {
+                        header::SMALL => small += size,
+                        _ if is_warm => warm += size,
+                        _ => {}
+                    }
                     at = word(at + block::LINK);
                 }
             }
         }
         for (name, found, expected) in [
             ("warm bytes", warm, word(header::WARM)),
+            ("bytes in small free blocks", small, word(header::SMALL)),
             ("doomed objects", word(header::DOOMED), 0),
             ("words in the journal", word(header::JOURNAL_LEN), 0),
         ] {
             if found != expected {
                 return Err(format!("{found} {name} and not {expected}"));
             }
+        }
+        let kept = word(header::WARM_MOST);
+        if !(KEPT_WARM..=most_warm(word(header::LIMIT))).contains(&kept) {
+            return Err(format!("{kept} bytes may stay warm"));
         }
         Ok(())
     }

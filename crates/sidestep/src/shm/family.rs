@@ -1,6 +1,7 @@
 //! The family's arena as this process sees it: the mapping, and words by offset.
 #![allow(unsafe_code)]
 
+use core::mem::MaybeUninit;
 #[cfg(not(shuttle))]
 use std::os::fd::FromRawFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -8,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::{Mutex, MutexGuard};
 
+use super::alloc::KEPT_WARM;
 use super::layout::{EXTENT, HEAP, header};
 use super::refs::Table;
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
 
 /// Revision of the layout, and what else members must agree on: libc's robust mutex and the page
 /// size.
-const REVISION: u64 = 3 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
+const REVISION: u64 = 4 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
 /// Address space, in bytes, that a small arena takes as well: it costs nothing.
 const PLENTY: u64 = 64 << 30;
@@ -276,6 +278,7 @@ impl Family {
             (header::LIMIT, limit.min(reserve)),
             (header::FILE_END, LEAST),
             (header::TOP, HEAP),
+            (header::WARM_MOST, KEPT_WARM),
             (header::MAGIC, MAGIC),
         ] {
             family.word(at).store(value, Ordering::Release);
@@ -342,8 +345,9 @@ impl Family {
         }
     }
 
-    /// As [`Family::write`], where the arena has no pages yet.
-    pub(crate) fn write_fresh(&self, offset: u64, bytes: &[u8]) {
+    /// Copies `bytes` into the arena where it has no pages yet: to have the kernel do that for many pages at
+    /// once costs less than to touch each of them. The caller owns the range.
+    pub fn write_fresh(&self, offset: u64, bytes: &[u8]) {
         let written = bytes.len() >= BY_CALL
             && offset.saturating_add(bytes.len() as u64) <= self.mapping.len() as u64
             && self
@@ -369,46 +373,29 @@ impl Family {
         }
     }
 
-    /// As [`Family::write`], for the first `len` bytes of a few; those up to the next multiple of 8
-    /// are written, too, and are the caller's as well.
+    /// As [`Family::write`], for a few words.
     #[inline]
-    pub(crate) fn write_words<const N: usize>(&self, offset: u64, bytes: &[u8; N], len: usize) {
-        let whole = len.next_multiple_of(8);
-        if whole <= N
-            && let Some(to) = self.address(offset, whole as u64)
-        {
-            for at in (0..whole).step_by(8) {
-                // SAFETY: as in `write`; both ranges are long enough.
-                unsafe {
-                    let word = bytes.as_ptr().add(at).cast::<u64>().read_unaligned();
-                    to.add(at).cast::<u64>().write_unaligned(word);
-                }
+    pub(crate) fn write_words(&self, offset: u64, words: &[u64]) {
+        if let Some(to) = self.address(offset, size_of_val(words) as u64) {
+            for (at, word) in words.iter().enumerate() {
+                // SAFETY: as in `write`.
+                unsafe { to.cast::<u64>().add(at).write_unaligned(*word) };
             }
         }
     }
 
-    /// The first `len` bytes from `offset` on, at most `N`. The range up to the next multiple of 8
-    /// was published and is the caller's.
+    /// As [`Family::read`], for a few words; zeros outside of the arena.
     #[inline]
-    pub(crate) fn read_words<const N: usize>(&self, offset: u64, len: usize) -> [u8; N] {
-        let mut bytes = [0; N];
-        let whole = len.next_multiple_of(8);
-        if whole <= N
-            && let Some(from) = self.address(offset, whole as u64)
-        {
-            for at in (0..whole).step_by(8) {
-                // SAFETY: as in `read`; both ranges are long enough.
-                unsafe {
-                    let word = from.add(at).cast::<u64>().read_unaligned();
-                    bytes
-                        .as_mut_ptr()
-                        .add(at)
-                        .cast::<u64>()
-                        .write_unaligned(word);
+    pub(crate) fn read_words(&self, offset: u64, to: &mut [MaybeUninit<u64>]) {
+        match self.address(offset, size_of_val(to) as u64) {
+            Some(from) => {
+                for (at, word) in to.iter_mut().enumerate() {
+                    // SAFETY: as in `read`.
+                    word.write(unsafe { from.cast::<u64>().add(at).read_unaligned() });
                 }
             }
+            None => to.fill(MaybeUninit::new(0)),
         }
-        bytes
     }
 
     /// Fills a range with zeros.
@@ -486,7 +473,7 @@ impl Family {
         let word = |at| self.word(at).load(Ordering::Relaxed);
         Usage {
             used: word(header::USED).saturating_sub(word(header::COLD_REST)),
-            warm: word(header::WARM),
+            warm: word(header::WARM) + word(header::SMALL),
             limit: word(header::LIMIT),
             blocks: word(header::LIVE_BLOCKS),
             processes: self.processes(),

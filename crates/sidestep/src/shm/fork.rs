@@ -10,6 +10,11 @@
 //! slot is cleaned up, like a dead member's, only when no process is left that has the arena and is
 //! no member. A child that finds its slot taken away all the same (its namespace hid it) goes on as
 //! a new member whose inherited references are void.
+//!
+//! A child that is killed before it has run leaves such a slot, too, and so does a fork that failed, while the
+//! parent lives on. Whoever starts children by [`crate::process`] says what became of them. For all others
+//! the parent remembers which forks have returned; a slot that is still not taken after a while
+//! is given up when the parent has no child left that could be the one. Nobody else can tell.
 
 use std::cell::{Cell, RefCell};
 use std::sync::MutexGuard;
@@ -23,7 +28,7 @@ use super::slots::FORKING;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::os::lifeline::{self, LifeLine};
-use crate::primitive::Ordering;
+use crate::primitive::{Instant, Ordering};
 use crate::sync::Stamp;
 
 /// What the parent holds around the fork.
@@ -65,6 +70,8 @@ pub(super) fn install() -> Result<()> {
 }
 
 extern "C" fn prepare() {
+    // Or each child that waits for anything would find out, which takes reading a dozen files.
+    crate::os::process::processors();
     let creation = super::family::creation();
     let lifeline = lifeline::own();
     let inheritance = existing().map(Family::make_inheritance);
@@ -82,10 +89,13 @@ extern "C" fn parent() {
     let prepared = PREPARED.with(|cell| cell.borrow_mut().take());
     let (slot, refusal) = match prepared.and_then(|prepared| prepared.inheritance) {
         Some(Inheritance {
+            mut table,
             slot,
             chunks: Ok(_),
-            ..
-        }) => (slot, None),
+        }) => {
+            table.unborn.push((slot, Instant::now()));
+            (slot, None)
+        }
         Some(Inheritance {
             table,
             slot,
@@ -125,6 +135,7 @@ extern "C" fn child() {
         chunks,
     } = inheritance;
     family.me.store(0, Ordering::Relaxed);
+    table.unborn.clear();
     let refusal = match chunks {
         Ok(chunks) if family.adopt(slot) => {
             table.chunks = chunks;
@@ -152,6 +163,7 @@ impl Family {
     /// A slot for a child of this process, with a copy of its table. If there is no room, what the
     /// dead hold goes first.
     fn make_inheritance(&'static self) -> Inheritance {
+        self.bury_unborn();
         let mut relieved = false;
         loop {
             let mut table = self.table();

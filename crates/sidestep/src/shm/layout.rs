@@ -28,12 +28,14 @@ pub const SLOTS: u32 = 65_535 - 32;
 /// |     48 | `FILE_END`       | transaction               | size of the file in bytes, never falls      |
 /// |     56 | `TOP`            | transaction               | end of the last block                       |
 /// |     64 | `USED`           | transaction               | bytes of blocks that (may) hold memory      |
-/// |     72 | `WARM`           | transaction               | of these, bytes of free blocks              |
+/// |     72 | `WARM`           | transaction               | of these, bytes of free blocks that could be given back |
 /// |     80 | `DOOMED`         | transaction               | first of the objects to be taken apart      |
 /// |     88 | `SLOTS_HIGH`     | who takes a slot, atomic max | highest slot ever used                   |
-/// |     96 | `GROWN_CHECK`    | transaction               | `USED` when headroom was last looked at     |
+/// |     96 | `SMALL`          | transaction               | of these, bytes of free blocks too small to be given back |
 /// |    104 | `LIVE_BLOCKS`    | transaction               | blocks in use                               |
 /// |    112 | `COLD_REST`      | transaction               | bytes of free blocks that could not be given back with their pages |
+/// |    120 | `WARM_MOST`      | transaction               | how much of `WARM` is kept (see `alloc`)    |
+/// |    128 | `GROWN_CHECK`    | transaction               | `USED` when headroom was last looked at     |
 /// |    512 | `JOURNAL`        | holder of the ledger      | pairs of offset and value                   |
 /// |   2048 | `FREE_LISTS`     | transaction               | per size class the first free warm block    |
 /// |   4096 | `COLD_LISTS`     | transaction               | the same for blocks whose pages went back   |
@@ -51,9 +53,11 @@ pub mod header {
     pub const WARM: u64 = 72;
     pub const DOOMED: u64 = 80;
     pub const SLOTS_HIGH: u64 = 88;
-    pub const GROWN_CHECK: u64 = 96;
+    pub const SMALL: u64 = 96;
     pub const LIVE_BLOCKS: u64 = 104;
     pub const COLD_REST: u64 = 112;
+    pub const WARM_MOST: u64 = 120;
+    pub const GROWN_CHECK: u64 = 128;
     pub const JOURNAL: u64 = 512;
     pub const FREE_LISTS: u64 = 2048;
     pub const COLD_LISTS: u64 = 4096;

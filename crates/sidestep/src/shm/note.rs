@@ -160,18 +160,23 @@ impl Family {
             .is_ok()
     }
 
-    /// Takes a note of message `number` back: its taker died before the message was its own. What
-    /// it had taken in the same go before stays noted.
-    pub(crate) fn retract_note(&self, place: u64, source: Source, number: u32) {
+    /// Takes a note of message `next` and those behind it back: its taker died before they were its own.
+    /// What it had taken in the same go before stays noted.
+    pub(crate) fn retract_note(&self, place: u64, source: Source, next: u32) {
         let word_there = self.word(place);
         let what = word_there.load(Ordering::Acquire);
         let from = self.word(place + SOURCE).load(Ordering::Acquire);
-        if what & SET == 0 || from != source.0 || what as u32 != number {
+        // How many of the noted ones were not taken.
+        let left = (what as u32)
+            .wrapping_sub(next)
+            .cast_signed()
+            .saturating_add(1);
+        if what & SET == 0 || from != source.0 || left <= 0 {
             return;
         }
-        let before = match count_of(what) {
-            0 | 1 => 0,
-            count => word(what >> 49 & 0x3fff, number.wrapping_sub(1), count - 1),
+        let before = match count_of(what).saturating_sub(left.cast_unsigned()) {
+            0 => 0,
+            count => word(what >> 49 & 0x3fff, next.wrapping_sub(1), count),
         };
         let _ = word_there.compare_exchange(what, before, Ordering::AcqRel, Ordering::Relaxed);
     }

@@ -15,7 +15,8 @@ use super::ledger::Txn;
 use super::loan::{Lent, Loan};
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::primitive::Ordering;
+use crate::primitive::{Instant, Ordering};
+use crate::sync::Stamp;
 
 /// Entries in one chunk of a table: with the link and the header, 1 KiB.
 pub(super) const ENTRIES: u64 = 119;
@@ -34,6 +35,8 @@ pub(super) struct Table {
     pub(super) void_below: u32,
     /// What this process has been lent, by offset.
     pub(super) loans: BTreeMap<u64, Lent>,
+    /// Slots of children whose forks have returned, and since when. They take them as soon as they run.
+    pub(super) unborn: Vec<(Stamp, Instant)>,
     /// Loans that the kernel did not allow to end.
     pub(super) unreturned: Vec<Loan>,
 }
@@ -193,8 +196,7 @@ impl Drop for Ref {
         let swept = self.family.transact(|txn| {
             txn.set(word, 0);
             txn.unref(self.at);
-            Ok(txn.get(super::layout::header::DOOMED) != 0
-                || txn.get(super::layout::header::WARM) > 64 << 20)
+            Ok(txn.get(super::layout::header::DOOMED) != 0 || txn.has_surplus())
         });
         self.family.return_entry(self.entry);
         if matches!(swept, Ok(true)) {

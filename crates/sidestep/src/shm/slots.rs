@@ -3,7 +3,7 @@
 //! | state     | meaning                                  | written by          | next                     |
 //! |-----------|------------------------------------------|---------------------|--------------------------|
 //! | `FREE`    | nobody                                   | a cleaner           | `LIVE`, `FORKING`        |
-//! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by the parent, or by a cleaner if the parent is dead and no such child is found |
+//! | `FORKING` | made for a child that a fork will start  | the parent          | `LIVE` by the child, `DEAD` by the parent if there is no such child, or by a cleaner if the parent is dead as well |
 //! | `LIVE`    | a member                                 | itself              | `DEAD` by its finder     |
 //! | `DEAD`    | ended; its references wait to be dropped | whoever noticed     | `FREE` by a cleaner      |
 //!
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::os::process::Exit;
 use crate::os::robust::Locked;
 use crate::primitive::{Ordering, nap, process};
-use crate::sync::{Departed, Population, Stamp};
+use crate::sync::{Departed, Population, SLICE, Stamp};
 
 pub(super) const FREE: u64 = 0;
 pub(super) const LIVE: u64 = 1;
@@ -306,6 +306,7 @@ impl Family {
     /// Drops what dead members held, all of them. By whoever has a reason: a parent that reaps, a
     /// process that registers, an allocation that finds no memory. Safe to be killed in.
     pub fn clean_dead(&'static self) {
+        self.bury_unborn();
         let high = self.word(header::SLOTS_HIGH).load(Ordering::Acquire) as u32;
         for number in 1..=high.min(SLOTS) {
             let at = slot_at(number);
@@ -331,6 +332,49 @@ impl Family {
             }
         }
         self.sweep();
+    }
+
+    /// Cleans up after children of this process that ended before they had run, and after forks that
+    /// failed; except those of which that is known, which are given up by [`Family::abandon`].
+    pub(super) fn bury_unborn(&'static self) {
+        let overdue: Vec<Stamp> = {
+            let mut table = self.table();
+            table.unborn.retain(|(stamp, _)| self.is_forking(*stamp));
+            let overdue = table.unborn.iter();
+            // One that lives has its slot long before, and nobody looks for it.
+            let overdue = overdue.filter(|(_, since)| since.elapsed() >= SLICE);
+            overdue.map(|(stamp, _)| *stamp).collect()
+        };
+        if overdue.is_empty() || self.has_unborn() {
+            return;
+        }
+        for stamp in overdue {
+            crash::point("slot: nobody left to take it");
+            self.abandon(stamp);
+        }
+    }
+
+    fn is_forking(&self, stamp: Stamp) -> bool {
+        let word = self
+            .word(slot_at(stamp.slot()) + slot::STATE)
+            .load(Ordering::Acquire);
+        state_of(word) == FORKING && generation_of(word) & 0x3fff == stamp.generation()
+    }
+
+    /// Whether this process may have a child that lives and is no member yet.
+    fn has_unborn(&self) -> bool {
+        let high = self.word(header::SLOTS_HIGH).load(Ordering::Acquire) as u32;
+        let members: Vec<(u32, u64)> = (1..=high.min(SLOTS))
+            .filter_map(|number| {
+                let at = slot_at(number);
+                let word = self.word(at + slot::STATE).load(Ordering::Acquire);
+                let started = self.word(at + slot::STARTED).load(Ordering::Relaxed);
+                (state_of(word) == LIVE).then(|| (who_of(word), started))
+            })
+            .collect();
+        // A pid alone may be another's, in another namespace.
+        let is_member = |pid, started| members.contains(&(pid, started));
+        process::has_child_that_maps(self.identity, is_member)
     }
 
     /// Whether there is a process that has the arena and is no member yet. The slot of a fork

@@ -74,7 +74,9 @@ impl Lock {
         self.recursive.store(1, Relaxed);
     }
 
-    fn is_recursive(&self) -> bool {
+    /// Whether its owner may take it again.
+    #[inline]
+    pub fn is_recursive(&self) -> bool {
         self.recursive.load(Relaxed) != 0
     }
 
@@ -277,6 +279,7 @@ impl Lock {
     }
 
     /// Who holds the lock just now.
+    #[inline]
     pub fn holder(&self, family: &impl Population, thread: u32) -> Holder {
         let word = self.word.load(Relaxed);
         let owner = Stamp::of_word(word);

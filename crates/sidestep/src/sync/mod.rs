@@ -7,8 +7,11 @@
 mod barrier;
 mod event;
 mod gate;
+#[cfg_attr(loom, allow(dead_code, reason = "a model has no time"))]
+mod habit;
 mod lock;
 mod mutex;
+#[cfg_attr(loom, allow(dead_code, reason = "a model has no time"))]
 mod patience;
 mod permits;
 mod semaphore;
@@ -19,6 +22,7 @@ mod waiters;
 pub use barrier::{Arrival, Barrier};
 pub use event::Event;
 pub use gate::{Gate, SLICE};
+pub use habit::Habit;
 pub use lock::{Holder, Lock};
 pub use mutex::{Acquired, Mutex};
 pub use patience::{AWAKE_FOR, Patience};

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use sidestep::channel::{Queue, QueueOptions};
 use sidestep::crash;
 use sidestep::os::clock::Deadline;
-use sidestep::os::process::{Fork, exit_now, fork_alone, poll_readable, reap};
+use sidestep::os::process::{Fork, exit_now, fork_alone, kill, pidfd_open, poll_readable, reap};
 use sidestep::os::socket;
 use sidestep::pool::{Parcel, Pool};
 use sidestep::process::{Child, Exit};
@@ -19,7 +20,7 @@ use super::everywhere::{
 };
 use super::{forever, party, sleep_for_ever};
 
-pub const TESTS: [Test; 12] = [
+pub const TESTS: [Test; 14] = [
     ("death_anywhere_in_repairing_the_books", repairing_the_books),
     ("death_anywhere_in_taking_a_queue_over", taking_a_queue_over),
     ("death_anywhere_in_taking_a_note_back", taking_a_note_back),
@@ -33,6 +34,11 @@ pub const TESTS: [Test; 12] = [
     ),
     ("death_anywhere_in_cleaning_up_an_orphan", orphan),
     ("death_anywhere_in_reaping_an_unborn", unborn),
+    ("unborn_child_of_a_bare_fork_leaves_nothing", bare_fork),
+    (
+        "child_of_a_bare_fork_is_waited_for_as_long_as_it_lives",
+        slow_bare_fork,
+    ),
     ("death_anywhere_in_leaving", leaving),
     ("death_anywhere_in_growing", growing),
     ("death_anywhere_in_joining", joining),
@@ -241,6 +247,72 @@ fn unborn() {
         },
         |queue, _| assert_holds(queue, 2, 2),
     );
+}
+
+/// A child of which the engine hears nothing but what its hooks of the fork see, and which gets
+/// `signal` before it has taken its slot.
+fn bare_child(signal: i32, work: impl FnOnce()) -> u32 {
+    crash::signal_at("fork: child begins", signal);
+    match fork_alone().unwrap() {
+        Fork::Child => {
+            work();
+            exit_now(0);
+        }
+        Fork::Parent(pid) => {
+            crash::signal_at("fork: child begins", 0);
+            pid
+        }
+    }
+}
+
+fn bare_fork() {
+    let family = settled_family();
+    let before = holds(family);
+    let queue = queue_with(2);
+    let unborn = bare_child(libc::SIGKILL, || ());
+    // It counts for nothing, whether it was reaped or not.
+    assert!(poll_readable(pidfd_open(unborn).unwrap().as_fd(), None).unwrap());
+    assert_eq!(holds(family).processes, before.processes + 1);
+    drop(queue);
+    assert_back_at(family, &before, "killed before it had run");
+    assert_eq!(
+        reap(unborn, true).unwrap(),
+        Some(Exit::Signal(libc::SIGKILL))
+    );
+
+    // Its parent dies, too, about to clean up: what is left is for others.
+    let queue = queue_with(2);
+    let corpse = corpse_at("slot: nobody left to take it", || {
+        let unborn = bare_child(libc::SIGKILL, || ());
+        reap(unborn, true).unwrap();
+        loop {
+            family.clean_dead();
+        }
+    });
+    bury(&corpse);
+    assert_holds(&queue, 2, 2);
+    drop((queue, corpse));
+    assert_back_at(family, &before, "so was its parent");
+}
+
+fn slow_bare_fork() {
+    let family = settled_family();
+    let before = holds(family);
+    let queue = queue_with(2);
+    let slow = bare_child(libc::SIGSTOP, || drop(queue.get(None).unwrap()));
+    let since = Instant::now();
+    while since.elapsed() < 2 * SLICE {
+        family.clean_dead();
+        assert_eq!(holds(family).processes, before.processes + 1);
+    }
+    // Until it has stopped there is nothing to continue.
+    while reap(slow, false).unwrap().is_none() {
+        kill(slow, libc::SIGCONT).unwrap();
+        std::thread::yield_now();
+    }
+    assert_eq!(queue.len(), 1);
+    drop(queue);
+    assert_back_at(family, &before, "slow");
 }
 
 fn leaving() {
