@@ -618,6 +618,8 @@ mod everywhere {
     use std::io::Write;
     use std::path::{Path, PathBuf};
     use std::sync::OnceLock;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
     use std::time::Instant;
 
     use super::*;
@@ -667,8 +669,13 @@ mod everywhere {
         ),
     ];
 
-    /// Where the tests, each in a process of its own, write the points at which something died.
+    /// Where the tests, each in a process of its own, write the points that were passed, and those
+    /// at which something died: lines of a scenario, `died` or `passed`, and a point's name.
     static REACHED: OnceLock<PathBuf> = OnceLock::new();
+    /// Counts the scenarios of a test.
+    static SCENARIO: AtomicU32 = AtomicU32::new(0);
+    /// The process that runs the test; victims are its children.
+    static TESTER: AtomicU32 = AtomicU32::new(0);
 
     /// Before the first test.
     pub fn collect_points() {
@@ -677,18 +684,99 @@ mod everywhere {
         crash::tell(note_death);
     }
 
-    fn note_death(name: &str) {
-        if std::env::var_os("TELL").is_some() {
-            eprintln!("killed at {name}");
-        }
+    fn scenario() -> String {
+        format!("{}.{}", TESTER.load(Relaxed), SCENARIO.load(Relaxed))
+    }
+
+    fn note(text: &str) {
         let path = REACHED.get().expect("collect_points was called");
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(path);
-        file.unwrap()
-            .write_all(format!("{name}\n").as_bytes())
-            .unwrap();
+        file.unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn note_death(name: &str) {
+        if std::env::var_os("TELL").is_some() {
+            eprintln!("killed at {name}");
+        }
+        note(&format!("{} died {name}\n", scenario()));
+        note_passed();
+    }
+
+    fn note_passed() {
+        let scenario = scenario();
+        let lines = crash::passed()
+            .into_iter()
+            .map(|(name, _)| format!("{scenario} passed {name}\n"));
+        note(&lines.collect::<String>());
+    }
+
+    /// The points that were noted as `what` (in one scenario or in all).
+    fn noted(scenario: Option<&str>, what: &str) -> BTreeSet<String> {
+        let path = REACHED.get().expect("collect_points was called");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let words = text.lines().map(|line| {
+            let mut words = line.splitn(3, ' ');
+            [(); 3].map(|()| words.next().unwrap_or_default().to_owned())
+        });
+        words
+            .filter(|[of, is, _]| scenario.is_none_or(|name| name == of) && is == what)
+            .map(|[.., name]| name)
+            .collect()
+    }
+
+    /// Where a victim dies.
+    #[derive(Clone, Copy)]
+    pub enum Death<'a> {
+        /// At the point that it comes to as this one, counted from 1.
+        Step(u32),
+        /// At the first point of this name.
+        At(&'a str),
+    }
+
+    impl Death<'_> {
+        /// Does what dies, or does not if there are too few points.
+        pub fn awaits(self, act: impl FnOnce()) {
+            match self {
+                Death::Step(step) => crash::arm(step),
+                Death::At(name) => crash::arm_at(name, 1),
+            }
+            act();
+            note_passed();
+            crash::arm(0);
+        }
+    }
+
+    impl std::fmt::Display for Death<'_> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            match self {
+                Death::Step(step) => write!(f, "step {step}"),
+                Death::At(name) => write!(f, "at \"{name}\""),
+            }
+        }
+    }
+
+    /// Runs a scenario with a victim that dies one step later each time, until it survives (the
+    /// scenario says whether it died). Where others have a part in it, the steps are not the same
+    /// each time, and one may be missed; so points that were only passed follow by their names.
+    pub fn until_it_survives(scenario_with: impl Fn(Death) -> bool) {
+        const TRIES: u32 = 50;
+        TESTER.store(sidestep::os::process::pid(), Relaxed);
+        SCENARIO.fetch_add(1, Relaxed);
+        let mut step = 1;
+        while scenario_with(Death::Step(step)) {
+            step += 1;
+        }
+        assert!(step > 1, "there was no step");
+        println!("    {} steps", step - 1);
+        let scenario = scenario();
+        let died = noted(Some(&scenario), "died");
+        for name in noted(Some(&scenario), "passed").difference(&died) {
+            println!("    once more for \"{name}\"");
+            let _ = (0..TRIES).any(|_| scenario_with(Death::At(name)));
+        }
     }
 
     /// The names of all points, as the engine's source has them.
@@ -715,10 +803,8 @@ mod everywhere {
         );
         let all: BTreeSet<String> = names.iter().cloned().collect();
         assert_eq!(all.len(), names.len(), "two points have the same name");
-        let path = REACHED.get().expect("collect_points was called");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let _ = std::fs::remove_file(path);
-        let reached: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+        let reached = noted(None, "died");
+        let _ = std::fs::remove_file(REACHED.get().expect("collect_points was called"));
         println!("    {} of {} points", reached.len(), all.len());
         if std::env::args().len() > 1 {
             println!("    which is no wonder: only some of the tests ran");
@@ -762,15 +848,13 @@ mod everywhere {
         check: impl Fn(&S, bool),
     ) {
         let family = settled_family();
-        for step in 1.. {
+        until_it_survives(|death| {
             let (before, open) = (holds(family), descriptors());
             let state = setup();
             let happened = SharedEvent::new().unwrap();
             let mut victim = Child::fork(|| {
                 let _ = persist(|| happened.wait(forever));
-                crash::arm(step);
-                act(&state);
-                crash::arm(0);
+                death.awaits(|| act(&state));
                 0
             })
             .unwrap();
@@ -779,18 +863,14 @@ mod everywhere {
             let died = match victim.wait().unwrap() {
                 Exit::Signal(libc::SIGKILL) => true,
                 Exit::Code(0) => false,
-                exit => panic!("step {step}: {exit:?}"),
+                exit => panic!("{death}: {exit:?}"),
             };
             check(&state, died);
             drop((state, happened, victim));
-            assert_back_at(family, &before, &format!("step {step}"));
-            assert_eq!(descriptors(), open, "step {step}: descriptors");
-            if !died {
-                println!("    {} steps", step - 1);
-                assert!(step > 1, "there was no step");
-                return;
-            }
-        }
+            assert_back_at(family, &before, &death.to_string());
+            assert_eq!(descriptors(), open, "{death}: descriptors");
+            died
+        });
     }
 
     /// A queue with `count` messages of producer 0.
@@ -1314,7 +1394,7 @@ mod everywhere {
     fn slot_of_a_dying_cleaner() {
         // As above, but the next process takes the freed slot before anybody looks at the books.
         let family = settled_family();
-        for step in 1.. {
+        until_it_survives(|death| {
             let before = holds(family);
             let mut corpse = corpse();
             let go = SharedEvent::new().unwrap();
@@ -1323,9 +1403,7 @@ mod everywhere {
             // Parent and child both let go of it.
             let lock = std::cell::Cell::new(Some(lock));
             let mut cleaner = Child::fork(|| {
-                crash::arm(step);
-                family.clean_dead();
-                crash::arm(0);
+                death.awaits(|| family.clean_dead());
                 0
             })
             .unwrap();
@@ -1346,11 +1424,9 @@ mod everywhere {
             let died = cleaner.wait().unwrap() != Exit::Code(0);
             let _ = corpse.wait().unwrap();
             drop(go);
-            assert_back_at(family, &before, &format!("step {step}"));
-            if !died {
-                return;
-            }
-        }
+            assert_back_at(family, &before, &death.to_string());
+            died
+        });
     }
 
     fn fork() {

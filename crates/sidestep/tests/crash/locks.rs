@@ -14,7 +14,7 @@ use sidestep::sync::{
 };
 
 use super::common::{Test, child, join, message, persist};
-use super::everywhere::{assert_holds, at_each_step, queue_with};
+use super::everywhere::{assert_holds, at_each_step, queue_with, until_it_survives};
 use super::{forever, party};
 
 pub const TESTS: [Test; 9] = [
@@ -344,16 +344,19 @@ fn wait_for(pid: u32, states: &str) {
 fn contended_mutex() {
     // One stops while it holds the mutex, until another sleeps on it; then one of them dies.
     for holder_dies in [true, false] {
-        for step in 1.. {
+        until_it_survives(|death| {
             let queue: Queue = queue_with(1);
             let put = |dies: bool, number: u32, pause: bool| {
+                let work = || queue.put(&message(0, number)).unwrap();
                 Child::fork(|| {
-                    crash::arm(if dies { step } else { 0 });
                     if pause {
                         crash::signal_at("put: written", libc::SIGSTOP);
                     }
-                    queue.put(&message(0, number)).unwrap();
-                    crash::arm(0);
+                    if dies {
+                        death.awaits(work);
+                    } else {
+                        work();
+                    }
                     0
                 })
                 .unwrap()
@@ -370,12 +373,9 @@ fn contended_mutex() {
             assert_eq!(survivor, Exit::Code(0));
             let found = super::drain(&queue).len();
             let died = victim != Exit::Code(0);
-            assert!(found == 3 || died && found == 2, "step {step}: {found}");
+            assert!(found == 3 || died && found == 2, "{death}: {found}");
             assert_holds(&queue, 0, 0);
-            if !died {
-                println!("    {} steps", step - 1);
-                break;
-            }
-        }
+            died
+        });
     }
 }
