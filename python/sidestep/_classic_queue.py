@@ -168,6 +168,8 @@ class ClassicQueue(Queue[_T]):
 
     def get_many(self, limit: int, block: bool = True, timeout: float | None = None) -> list[_T]:
         """Take at most `limit` items, waiting for the first one only."""
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit}")
         items: list[_T] = []
         while len(items) < limit:
             try:

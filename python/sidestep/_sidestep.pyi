@@ -811,6 +811,7 @@ class Queue(Generic[_T]):
 
         Raises:
             queue.Empty: No item in time.
+            ValueError: `limit` is negative.
         """
     def _poll(self, timeout: float | None = 0.0) -> bool:
         """Tell whether an item is there, waiting for at most `timeout` seconds."""

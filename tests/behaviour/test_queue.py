@@ -218,6 +218,17 @@ def test_put_many_and_get_many() -> None:
     assert queue.get_many(2) == ["a", "b"]
 
 
+@pytest.mark.parametrize("kind", [sidestep.Queue, sidestep.SimpleQueue])
+def test_get_many_names_a_limit_that_it_cannot_take(kind: Any) -> None:
+    queue = kind()
+    queue.put_many("abc")
+    with pytest.raises(ValueError, match="limit must be 0 or more, not -1"):
+        queue.get_many(-1)
+    with pytest.raises(TypeError, match="limit must be an int, not 'two'"):
+        queue.get_many("two")
+    assert queue.get_many(10**30) == ["a", "b", "c"]
+
+
 def test_put_many_of_large_items_and_handles_keeps_the_order() -> None:
     queue, inner = sidestep.Queue(), sidestep.Queue()
     lock = sidestep.Lock()

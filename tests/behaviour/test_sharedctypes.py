@@ -110,6 +110,15 @@ def test_array_indexes_and_slices(lock: bool) -> None:
         array[0:2] = [1]
 
 
+def test_items_cannot_be_deleted() -> None:
+    array: Any = sidestep.Array("i", 3)
+    with pytest.raises(AttributeError, match="its length is fixed"):
+        del array[0]
+    with pytest.raises(AttributeError, match="its length is fixed"):
+        del array[:]
+    assert array[:] == [0, 0, 0]
+
+
 def test_errors_leave_the_lock_free() -> None:
     array = sidestep.Array("i", 1)
     value = sidestep.Value("i")

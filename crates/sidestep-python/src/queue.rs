@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -452,7 +452,7 @@ impl Queue {
     #[pyo3(signature = (limit, block=true, timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
-        limit: usize,
+        #[pyo3(from_py_with = most)] limit: usize,
         #[pyo3(from_py_with = truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
@@ -779,4 +779,18 @@ impl Parcel {
             run.push(message);
         }
     }
+}
+
+/// The `limit` of items; more than there can be are as many as there are.
+fn most(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let name = intern!(limit.py(), "__index__");
+    let Ok(number) = limit.call_method0(name) else {
+        let message = format!("limit must be an int, not {}", limit.repr()?);
+        return Err(PyTypeError::new_err(message));
+    };
+    if number.lt(0)? {
+        let message = format!("limit must be 0 or more, not {number}");
+        return Err(PyValueError::new_err(message));
+    }
+    Ok(number.extract().unwrap_or(usize::MAX))
 }
