@@ -23,7 +23,8 @@ def about(command: list[str]) -> dict[str, str]:
         "commit": commit(),
         "python": platform.python_version(),
         **{name: version for name in PACKAGES if (version := version_of(name))},
-        "kernel": platform.release(),
+        # Without what whoever built it has added to its name.
+        "kernel": platform.release().partition("-")[0],
         "processor": processor(),
         "processors": str(len(os.sched_getaffinity(0))),
     }
