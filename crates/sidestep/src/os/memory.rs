@@ -94,12 +94,16 @@ pub fn seal_against_shrinking(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-/// Lets the file grow to `size` bytes; sparse, so no memory is taken yet.
+/// Has the file grow to at least `size` bytes; sparse, so no memory is taken yet. A file that is
+/// larger stays as it is: whoever grew it may have been killed before it could say so.
 ///
 /// # Errors
 /// What ftruncate(2) says. `EFBIG`, if the process may have no files of that size, comes without
 /// the signal `SIGXFSZ`, which would end a program that does not ignore it.
 pub fn grow(fd: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    if identify(fd)?.1 >= size {
+        return Ok(());
+    }
     if limits::limit(limits::Resource::FileSize).is_some_and(|most| size > most) {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }

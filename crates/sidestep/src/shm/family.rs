@@ -406,10 +406,10 @@ impl Family {
         }
     }
 
-    /// Lets the file grow to `size` bytes.
+    /// Has the file grow to at least `size` bytes.
     pub(super) fn grow_file(&self, size: u64) -> Result<()> {
         memory::grow(self.fd()?, size)
-            .map_err(Error::os("cannot make the arena larger (ftruncate)"))
+            .map_err(Error::os("cannot make the arena larger (fstat, ftruncate)"))
     }
 
     /// Gives the pages of the range back to the machine.

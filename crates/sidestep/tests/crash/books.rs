@@ -20,7 +20,7 @@ use super::everywhere::{
 };
 use super::{forever, party, sleep_for_ever};
 
-pub const TESTS: [Test; 14] = [
+pub const TESTS: [Test; 15] = [
     ("death_anywhere_in_repairing_the_books", repairing_the_books),
     ("death_anywhere_in_taking_a_queue_over", taking_a_queue_over),
     ("death_anywhere_in_taking_a_note_back", taking_a_note_back),
@@ -41,6 +41,7 @@ pub const TESTS: [Test; 14] = [
     ),
     ("death_anywhere_in_leaving", leaving),
     ("death_anywhere_in_growing", growing),
+    ("file_that_has_grown_for_nobody_serves_others", grown_for_nobody),
     ("death_anywhere_in_joining", joining),
     ("death_anywhere_in_the_rest_of_a_queue", rest_of_a_queue),
     ("death_anywhere_in_a_pool_s_errands", errands_of_a_pool),
@@ -345,6 +346,22 @@ fn growing() {
     let block = family().unwrap().create(Kind::Memory, SIZE).unwrap();
     let last = block.family().word(block.payload() + SIZE - 8);
     assert_eq!(last.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+fn grown_for_nobody() {
+    // What others need is less, and the file cannot become smaller.
+    let family = settled_family();
+    let corpse = corpse_at("alloc: file grown", || {
+        drop(family.create(Kind::Memory, 500 << 20).unwrap());
+    });
+    for size in [40 << 20, 100 << 20, 600 << 20] {
+        let block = family.create(Kind::Memory, size).unwrap();
+        let last = family.word(block.payload() + size - 8);
+        last.store(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    bury(&corpse);
+    family.clean_dead();
+    assert_eq!(family.audit(), Ok(()));
 }
 
 /// Makes processes that are in no family; they are handed an arena, and join it.
