@@ -94,6 +94,30 @@ fn byte_limit_lets_a_longer_message_go_alone() {
 }
 
 #[test]
+fn byte_limit_counts_long_messages() {
+    let queue = QueueOptions::new().max_bytes(100_000).create().unwrap();
+    let put = || {
+        let envelope = Envelope::new(family().unwrap(), 30_000, Vec::new()).unwrap();
+        queue.try_put_envelope(0, 0, envelope).unwrap().is_ok()
+    };
+    for _ in 0..3 {
+        assert_eq!([put(), put(), put(), put()], [true, true, true, false]);
+        // Short ones count beside them; who finds no room and who waits for it go by one measure.
+        let soon = Deadline::after(Some(Duration::ZERO));
+        let mut rest = 11_000;
+        while queue.try_put(0, &[&vec![0; rest]]).unwrap() == Put::Full {
+            assert_eq!(queue.wait_space(rest as u64, soon), Wait::TimedOut);
+            rest -= 1;
+        }
+        assert!(rest > 9_000);
+        while !queue.is_empty() {
+            drop(queue.get(None).unwrap());
+            assert_eq!(queue.wait_space(30_000, soon), Wait::Ready);
+        }
+    }
+}
+
+#[test]
 fn threads_share_a_queue_and_lose_nothing() {
     let queue = Arc::new(QueueOptions::new().max_items(64).create().unwrap());
     let producers: Vec<_> = (0..3u64)

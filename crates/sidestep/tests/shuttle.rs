@@ -182,6 +182,53 @@ fn queue_with_deaths() {
     });
 }
 
+/// A process that puts one message of `len` bytes.
+fn putter(queue: &Queue, len: usize) -> Process {
+    let handle = queue.object().handle();
+    Process::start(None, move || {
+        let queue = Queue::from_handle(handle).unwrap();
+        queue.put(&vec![1; len]).unwrap();
+    })
+}
+
+/// A process that takes as many messages.
+fn taker(queue: &Queue, count: u32) -> Process {
+    let handle = queue.object().handle();
+    Process::start(None, move || {
+        let queue = Queue::from_handle(handle).unwrap();
+        (0..count).for_each(|_| drop(queue.get(None).unwrap().unwrap()));
+    })
+}
+
+// Nobody dies in these two, so who waits for room has to be woken: no sleep ends by itself.
+
+#[test]
+fn full_queue() {
+    check("full_queue", |_| {
+        let queue = QueueOptions::new().max_items(2).create().unwrap();
+        (0..2).for_each(|_| queue.put(b"x").unwrap());
+        let producers = [1, 2].map(|len| putter(&queue, len));
+        assert!(taker(&queue, 2).join());
+        assert!(producers.into_iter().all(Process::join));
+        assert_eq!(queue.len(), 2);
+    });
+}
+
+#[test]
+fn queue_full_of_bytes() {
+    check("queue_full_of_bytes", |_| {
+        let queue = QueueOptions::new().max_bytes(100).create().unwrap();
+        (0..2).for_each(|_| queue.put(&[0; 40]).unwrap());
+        let [long, short] = [100, 8].map(|len| putter(&queue, len));
+        // Room for the short one alone, whoever came first.
+        assert!(taker(&queue, 1).join());
+        assert!(short.join());
+        assert!(taker(&queue, 2).join());
+        assert!(long.join());
+        assert_eq!(queue.len(), 1);
+    });
+}
+
 #[test]
 fn watched_queue() {
     check("watched_queue", |dice| {

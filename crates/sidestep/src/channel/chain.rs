@@ -73,11 +73,13 @@ impl Announce for Quietly {
 /// | `tail`      | holder of `put_lock`              | position in it, and items put (see below)   |
 /// | `tail_base` | transaction, holder of `put_lock` | bytes of all segments before                |
 /// | `watchers`  | transaction, holder of `put_lock` | list of those who watch (see `watch`); 0: none |
+/// | `long_put`  | transaction, holder of `put_lock` | bytes of all envelopes ever put, wrapping   |
 /// | `get_lock`  | see [`Mutex`]                     | consumers                                   |
 /// | `head_block`| transaction, either lock's holder | segment that is read from; 0: none yet      |
 /// | `head`      | holder of `get_lock`              | position in it, and items taken             |
 /// | `head_base` | transaction, holder of `get_lock` | bytes of all segments before                |
 /// | `noting`    | holder of `get_lock`              | place of the note that it is writing; 0: none |
+/// | `long_taken`| transaction, holder of `get_lock` | `long_put` when the last envelope taken was put |
 ///
 /// `tail` and `head` hold the position in their high half and the count of items in their low
 /// half, so that one store moves both: whoever is killed has moved both or neither.
@@ -131,6 +133,7 @@ struct Producer {
     /// `head` as last seen by a producer: saves looking at the consumers' line.
     head_seen: AtomicU64,
     watchers: AtomicU64,
+    long_put: AtomicU64,
 }
 
 #[repr(C)]
@@ -141,6 +144,7 @@ struct Consumer {
     head_base: AtomicU64,
     /// The place of the note that a consumer is writing just now; 0: none.
     noting: AtomicU64,
+    long_taken: AtomicU64,
 }
 
 /// Bytes of a chain's control block.
@@ -152,10 +156,15 @@ const TAIL_BLOCK: u64 = PRODUCER + core::mem::offset_of!(Producer, tail_block) a
 const TAIL: u64 = PRODUCER + core::mem::offset_of!(Producer, tail) as u64;
 const TAIL_BASE: u64 = PRODUCER + core::mem::offset_of!(Producer, tail_base) as u64;
 const WATCHERS: u64 = PRODUCER + core::mem::offset_of!(Producer, watchers) as u64;
+const LONG_PUT: u64 = PRODUCER + core::mem::offset_of!(Producer, long_put) as u64;
+const LONG_TAKEN: u64 = CONSUMER + core::mem::offset_of!(Consumer, long_taken) as u64;
 const HEAD_BLOCK: u64 = CONSUMER + core::mem::offset_of!(Consumer, head_block) as u64;
 const HEAD: u64 = CONSUMER + core::mem::offset_of!(Consumer, head) as u64;
 const HEAD_BASE: u64 = CONSUMER + core::mem::offset_of!(Consumer, head_base) as u64;
 const _: () = assert!(CHAIN_BYTES == 5 * 64);
+
+/// What lies in the chain for an envelope: its block, the sender's word, and `long_put` with it.
+const ENVELOPE_BYTES: u64 = 24;
 
 /// Messages up to this length lie in the chain; longer ones travel as envelopes.
 pub(crate) const INLINE_MAX: usize = 16 << 10;
@@ -316,9 +325,19 @@ impl Chain {
             let head = self.consumer.head.load(Ordering::Acquire);
             let base = self.consumer.head_base.load(Ordering::Acquire);
             let written = self.producer.tail_base.load(Ordering::Relaxed) + position(tail);
-            let unread = written.saturating_sub(base + position(head));
+            // In this order what was taken is never more than what was put.
+            let taken = self.consumer.long_taken.load(Ordering::Acquire);
+            let long = self
+                .producer
+                .long_put
+                .load(Ordering::Relaxed)
+                .wrapping_sub(taken);
+            let unread = written
+                .saturating_sub(base + position(head))
+                .saturating_add(long);
             // A message longer than the limit goes alone.
-            return count(tail) == count(head) || unread + len <= max_bytes;
+            return count(tail) == count(head)
+                || unread.saturating_add(footprint(len)) <= max_bytes;
         }
         true
     }
@@ -429,6 +448,7 @@ impl Chain {
         if let Ok(Put::Done(_)) = done {
             crate::primitive::store_load_barrier_after_rmw();
             self.common.items.wake_one();
+            self.pass_on_room();
         }
         done
     }
@@ -457,6 +477,7 @@ impl Chain {
         if done > 0 {
             crate::primitive::store_load_barrier_after_rmw();
             self.common.items.wake_one();
+            self.pass_on_room();
             return Ok(done);
         }
         stopped.map(|()| 0)
@@ -471,8 +492,7 @@ impl Chain {
         tag: u8,
         messages: &mut Peekable<impl Iterator<Item = &'m [u8]>>,
     ) -> Result<usize> {
-        let may_follow =
-            |tail, message: &[u8]| self.has_room(tail, footprint(message.len() as u64));
+        let may_follow = |tail, message: &[u8]| self.has_room(tail, message.len() as u64);
         let tail = self.producer.tail.load(Ordering::Relaxed);
         let Some(first) = messages.next_if(|first| may_follow(tail, first)) else {
             return Ok(0);
@@ -520,7 +540,7 @@ impl Chain {
         announce: &impl Announce<E>,
         write: impl FnOnce(u64),
     ) -> core::result::Result<Put, E> {
-        if !self.has_room(self.producer.tail.load(Ordering::Relaxed), footprint(len)) {
+        if !self.has_room(self.producer.tail.load(Ordering::Relaxed), len) {
             return Ok(Put::Full);
         }
         let (at, position) = self.place(family, own, len)?;
@@ -563,11 +583,16 @@ impl Chain {
             self.producer.put_lock.unlock();
             return Ok(Err(envelope));
         }
-        let place = self.place(family, own, 16).map_err(E::from);
+        let place = self.place(family, own, ENVELOPE_BYTES).map_err(E::from);
         let placed = place.and_then(|(at, position)| {
             let number = count(self.producer.tail.load(Ordering::Relaxed));
             let start = at + block::HEADER + position;
-            let end = position + footprint(16);
+            let end = position + footprint(ENVELOPE_BYTES);
+            let long = self
+                .producer
+                .long_put
+                .load(Ordering::Relaxed)
+                .wrapping_add(len);
             let entry = envelope.as_ref().entry_word();
             let object = envelope.as_ref().at();
             family
@@ -578,10 +603,12 @@ impl Chain {
             family.transact(|txn| {
                 txn.set(start + 8, object);
                 txn.set(start + 16, word);
+                txn.set(start + 24, long);
+                txn.set(own + LONG_PUT, long);
                 txn.set(own + TAIL, cursor(end, number.wrapping_add(1)));
                 txn.set(entry, 0);
                 // [chain-publish] Last of the words to be written.
-                txn.set(start, header(ENVELOPE, 16, tag));
+                txn.set(start, header(ENVELOPE, ENVELOPE_BYTES, tag));
                 Ok(())
             })?;
             Ok((number, announce.after()))
@@ -592,6 +619,7 @@ impl Chain {
         envelope.into_ref().moved();
         crate::primitive::store_load_barrier_after_rmw();
         self.common.items.wake_one();
+        self.pass_on_room();
         rung.map(|()| Ok(number))
     }
 
@@ -723,7 +751,7 @@ impl Chain {
         crash::point("take: unlocked");
         if took(&taken) {
             crate::primitive::store_load_barrier_after_rmw();
-            self.common.space.wake_one();
+            self.call_producers();
         }
         Some(taken)
     }
@@ -766,9 +794,9 @@ impl Chain {
         if done > 0 {
             crate::primitive::store_load_barrier_after_rmw();
             if done == 1 {
-                self.common.space.wake_one()
+                self.call_producers();
             } else {
-                self.common.space.wake_all()
+                self.common.space.wake_all();
             }
         }
     }
@@ -885,9 +913,11 @@ impl Chain {
             let next = behind(head, word);
             let entry: Entry = family.reserve_entry()?;
             let object = family.word(start + 8).load(Ordering::Relaxed);
+            let long = family.word(start + 24).load(Ordering::Relaxed);
             self.write_note(family, note, number, 1);
             let taken = family.transact(|txn| {
                 txn.set(own + HEAD, next);
+                txn.set(own + LONG_TAKEN, long);
                 txn.set(entry.word, object);
                 Ok(())
             });
@@ -939,6 +969,33 @@ impl Chain {
         (put, taken)
     }
 
+    /// A message was taken: there may be room for somebody who waits for it.
+    #[inline]
+    fn call_producers(&self) {
+        if self.common.space.has_sleepers() {
+            self.wake_producers();
+        }
+    }
+
+    /// A message was put, perhaps by one who waited for room: the next takers saw nobody asleep until
+    /// that one was awake, so it is for it to wake others if there is room for more.
+    #[inline]
+    fn pass_on_room(&self) {
+        if self.common.space.has_sleepers() && self.may_have_room() {
+            self.wake_producers();
+        }
+    }
+
+    #[cold]
+    fn wake_producers(&self) {
+        // Where bytes are counted, one may have room while another has not.
+        if self.common.max_bytes.load(Ordering::Relaxed) == 0 {
+            self.common.space.wake_one();
+        } else {
+            self.common.space.wake_all();
+        }
+    }
+
     /// Whether `max_items` is reached.
     pub(crate) fn is_full(&self, family: &'static Family, source: Source) -> bool {
         let max = self.common.max_items.load(Ordering::Relaxed);
@@ -948,7 +1005,7 @@ impl Chain {
 
     /// Whether a producer that was told `Full` for a message of `len` bytes may try again.
     pub(crate) fn may_have_room_for(&self, len: u64) -> bool {
-        self.has_room(self.producer.tail.load(Ordering::Acquire), footprint(len))
+        self.has_room(self.producer.tail.load(Ordering::Acquire), len)
     }
 
     /// Whether a producer that was told `Full` may try again.

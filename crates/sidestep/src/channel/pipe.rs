@@ -91,24 +91,18 @@ const SENDER_SLICE: Duration = Duration::from_millis(50);
 /// |      0 |   320 | chain 0    | see `Chain`                | messages from side 0 to side 1          |
 /// |    320 |   320 | chain 1    | see `Chain`                | messages from side 1 to side 0          |
 /// |    640 |     8 | bell 0     | see above                  | bell of chain 0                         |
-/// |    648 |     8 | long 0     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
-/// |    656 |     4 | `TURN` 0   | see [`SharedMutex`]        | receivers of chain 0, settling          |
-/// |    664 |     8 | bell 1     | see above                  | bell of chain 1                         |
-/// |    672 |     8 | long 1     | sender adds, receiver takes | bytes of unread envelopes, roughly     |
-/// |    680 |     4 | `TURN` 1   | see [`SharedMutex`]        | receivers of chain 1, settling          |
-/// |    688 |     8 | `CLOSINGS` | whoever closes a socket    | grows: look whether the other side lives |
-/// |    696 |     8 | `STREAM`   | anybody, once              | 1: frames on the socket from now on     |
-///
-/// `long` may drift when a process is killed between a message and its account; a sender that finds
-/// it too high and the chain empty starts anew.
+/// |    648 |     4 | `TURN` 0   | see [`SharedMutex`]        | receivers of chain 0, settling          |
+/// |    656 |     8 | bell 1     | see above                  | bell of chain 1                         |
+/// |    664 |     4 | `TURN` 1   | see [`SharedMutex`]        | receivers of chain 1, settling          |
+/// |    672 |     8 | `CLOSINGS` | whoever closes a socket    | grows: look whether the other side lives |
+/// |    680 |     8 | `STREAM`   | anybody, once              | 1: frames on the socket from now on     |
 mod layout {
     pub const BELLS: u64 = 640;
-    pub const BELL: u64 = 24;
-    pub const LONG: u64 = 8;
-    pub const TURN: u64 = 16;
-    pub const CLOSINGS: u64 = 688;
-    pub const STREAM: u64 = 696;
-    pub const BYTES: u64 = 704;
+    pub const BELL: u64 = 16;
+    pub const TURN: u64 = 8;
+    pub const CLOSINGS: u64 = 672;
+    pub const STREAM: u64 = 680;
+    pub const BYTES: u64 = 688;
 }
 const _: () = assert!(2 * CHAIN_BYTES == layout::BELLS);
 
@@ -306,14 +300,6 @@ impl End {
         self.word(layout::BELLS + layout::BELL * self.side)
     }
 
-    fn long_in(&self) -> &'static AtomicU64 {
-        self.word(layout::BELLS + layout::BELL * (1 - self.side) + layout::LONG)
-    }
-
-    fn long_out(&self) -> &'static AtomicU64 {
-        self.word(layout::BELLS + layout::BELL * self.side + layout::LONG)
-    }
-
     /// Held for a few moves only.
     fn parcels(&self) -> MutexGuard<'_, VecDeque<Parcel>> {
         self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
@@ -352,18 +338,12 @@ impl End {
                 }
             }
             Message::Long(envelope) => {
-                if !self.has_room_for_long() {
-                    return Ok(Some(Message::Long(envelope)));
-                }
-                let len = envelope.len();
                 if let Err(back) =
                     self.outgoing
                         .put_envelope(self.family(), own, tag, 0, envelope, &bell)?
                 {
                     return Ok(Some(Message::Long(back)));
                 }
-                crash::point("pipe: long message sent, not accounted for");
-                self.long_out().fetch_add(len, Ordering::Relaxed);
             }
         }
         Ok(None)
@@ -400,17 +380,7 @@ impl End {
     /// Whether unread messages leave room for one more.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.outgoing.may_have_room() && self.has_room_for_long()
-    }
-
-    fn has_room_for_long(&self) -> bool {
-        let fits = self.long_out().load(Ordering::Relaxed) < MAX_UNREAD;
-        if !fits && !self.outgoing.may_have_items(self.family()) {
-            // What is accounted for was received by somebody who was killed.
-            self.long_out().store(0, Ordering::Relaxed);
-            return true;
-        }
-        fits
+        self.outgoing.may_have_room()
     }
 
     /// Fails if nobody is left to receive. Asks the kernel only if the last news is old, or
@@ -448,7 +418,7 @@ impl End {
     /// # Errors
     /// `EPIPE` if the other side is gone.
     pub fn wait_room(&self, socket: BorrowedFd<'_>, len: u64) -> Result<Step<()>, PipeError> {
-        let room = || self.outgoing.may_have_room_for(len) && self.has_room_for_long();
+        let room = || self.outgoing.may_have_room_for(len);
         let gate = self.outgoing.space();
         let armed = gate.arm();
         if !room() && gate.sleep(armed, SENDER_SLICE) == Wake::Interrupted {
@@ -485,19 +455,7 @@ impl End {
                 tag,
                 envelope: EnvelopeBox(envelope),
                 ..
-            } => {
-                let len = envelope.len();
-                let less = |long: u64| Some(long.saturating_sub(len));
-                crash::point("pipe: long message received, not accounted for");
-                let _ = self
-                    .long_in()
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-                crash::point("pipe: long message accounted for");
-                // Once more after the account, which the sender looks at, too.
-                fence(Ordering::SeqCst);
-                self.incoming.space().wake_one();
-                Received::Long { tag, envelope }
-            }
+            } => Received::Long { tag, envelope },
         };
         if bell::is_watched(self.bell_in()) {
             self.settle(socket)?;
@@ -1014,8 +972,11 @@ mod tests {
     #[test]
     fn long_messages_are_bounded_by_their_bytes() {
         let sides = pair().unwrap();
-        let long =
-            || Message::Long(Envelope::new(family().unwrap(), MAX_UNREAD / 2, Vec::new()).unwrap());
+        let long = || {
+            Message::Long(
+                Envelope::new(family().unwrap(), MAX_UNREAD / 2 - 64, Vec::new()).unwrap(),
+            )
+        };
         let socket = sides[0].1.as_fd();
         for _ in 0..2 {
             assert!(sides[0].0.try_send(socket, 7, long()).unwrap().is_none());

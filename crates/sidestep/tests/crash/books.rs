@@ -41,7 +41,10 @@ pub const TESTS: [Test; 15] = [
     ),
     ("death_anywhere_in_leaving", leaving),
     ("death_anywhere_in_growing", growing),
-    ("file_that_has_grown_for_nobody_serves_others", grown_for_nobody),
+    (
+        "file_that_has_grown_for_nobody_serves_others",
+        grown_for_nobody,
+    ),
     ("death_anywhere_in_joining", joining),
     ("death_anywhere_in_the_rest_of_a_queue", rest_of_a_queue),
     ("death_anywhere_in_a_pool_s_errands", errands_of_a_pool),
