@@ -1,11 +1,16 @@
 """Starting a child through the fork server."""
 
 import os
+import time
 
 from . import forkserver, popen_spawn_posix, process, util
 from .popen_fork import LifeLines
 
 __all__ = ["Popen"]
+
+# How long who does not want to wait stays for a code that is on its way, as it nearly always is: a
+# program that has seen the sentinel expects it. Longer is a server that is stopped, or has much to do.
+_ON_ITS_WAY_S = 1.0
 
 
 class _DupFd:
@@ -58,8 +63,20 @@ class Popen(popen_spawn_posix.Popen):
         self.sentinel = sentinel
         self.finalizer = lines.started_elsewhere(sentinel, self._connection)
 
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the child's end, at most `timeout` seconds, and return the exit code."""
+        if self.returncode is not None or timeout is None:
+            return super().wait()
+        start = time.monotonic()
+        if not util._wait_readable(self.sentinel, timeout):
+            return None
+        left = max(0.0, start + timeout - time.monotonic())
+        return self.poll() if util._wait_readable(self._connection, left) else None
+
     def _reap(self, flag: int) -> None:
-        if util._wait_readable(self.sentinel, 0 if flag & os.WNOHANG else None):
-            # Perhaps still on its way, but the server has nothing else to do first.
+        block = not flag & os.WNOHANG
+        if util._wait_readable(self.sentinel, None if block else 0) and (
+            block or util._wait_readable(self._connection, _ON_ITS_WAY_S)
+        ):
             code = forkserver._receive_exit_code(self._connection)
             self._ended(255 if code is None else code)

@@ -103,7 +103,10 @@ def wait_until_closed(path: Path, ready: Path | None = None) -> None:
 def wait_for_ever(ready: Path) -> NoReturn:
     # A shell's background job, and what it starts, ignores the signal otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever has read it and interrupts us finds us in here.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     tell(ready, os.getpid())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     while True:
         signal.pause()
 

@@ -320,6 +320,48 @@ def test_get_many_loses_no_item_beside_one_that_cannot_be_rebuilt() -> None:
     assert got == [1, 2, 3]
 
 
+class Interrupting:
+    """The first time that it is rebuilt somebody presses Ctrl-C."""
+
+    def __reduce__(self) -> Any:
+        return rebuild_at_the_second_try, ()
+
+
+tries = 0
+
+
+def rebuild_at_the_second_try() -> str:
+    global tries
+    tries += 1
+    if tries == 1:
+        raise KeyboardInterrupt
+    return "rebuilt"
+
+
+def test_get_many_that_is_interrupted_keeps_what_it_has_taken() -> None:
+    global tries
+    tries = 0
+    queue = sidestep.Queue()
+    queue.put_many([0, "one", Interrupting(), 3, bytes(100_000), 5])
+    with pytest.raises(KeyboardInterrupt):
+        queue.get_many(10)
+    assert not queue.empty()
+    # It was this process that took them.
+    child = sidestep.get_context("fork").Process(target=leave_with_the_next, args=(queue,))
+    child.start()
+    child.join()
+    assert child.exitcode == 100
+    child.close()
+    assert queue.get() == 0
+    assert queue.get_many(2) == ["one", "rebuilt"]
+    assert queue.get_many(10) == [3, 5]
+    assert queue.empty()
+
+
+def leave_with_the_next(queue: Any) -> None:
+    sys.exit(len(queue.get()) // 1000)
+
+
 # --- between processes ----------------------------------------------------------------------
 
 

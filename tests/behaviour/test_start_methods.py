@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import context, forkserver, process, spawn, util
+from sidestep import connection, context, forkserver, process, spawn, util
 
 # Children are given our sys.path, and so find the module by its name.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -414,6 +414,25 @@ def test_child_survives_its_server_and_its_exit_code_does_not(tmp_path: Path) ->
     child.join()
     assert not child.is_alive()
     assert child.exitcode == 255
+
+
+def test_a_server_that_is_stopped_holds_nobody_up() -> None:
+    child = sidestep.get_context("forkserver").Process(target=time.sleep, args=(100,))
+    child.start()
+    server = forkserver._forkserver._forkserver_pid
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    try:
+        child.kill()
+        assert connection.wait([child.sentinel])
+        # How it ended is for the server to say.
+        child.join(0.1)
+        assert child.is_alive() and child.exitcode is None
+    finally:
+        os.kill(server, signal.SIGCONT)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    child.close()
 
 
 def test_server_ends_with_its_last_client(tmp_path: Path) -> None:

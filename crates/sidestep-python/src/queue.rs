@@ -15,7 +15,7 @@ use pyo3::{Borrowed, PyTypeInfo};
 use pyo3::{intern, types::PyString};
 use sidestep::channel::{Brief, EnvelopeBox, Put, Queue as Shared, QueueOptions, Taken, Watch};
 use sidestep::os::clock::Deadline;
-use sidestep::os::doorbell;
+use sidestep::os::{doorbell, process};
 use sidestep::shm::Envelope;
 use sidestep::sync::Wait;
 
@@ -43,11 +43,27 @@ pub struct Queue {
     watched: AtomicBool,
     /// Held for a look only, attached to the interpreter: never across a fork made from Python.
     descriptors: Mutex<Descriptors>,
-    /// Whether there is something in `failed`.
-    has_failed: AtomicBool,
-    /// Why items could not be rebuilt that `get_many` took together with others: it returns the
-    /// others, and the calls that follow raise these.
-    failed: Mutex<VecDeque<PyErr>>,
+    /// Whether there is something in `kept`.
+    has_kept: AtomicBool,
+    /// What `get_many` has taken and not returned. Held for a look only, as above.
+    kept: Mutex<Kept>,
+}
+
+/// Items that were taken in one go, and wait for the calls that follow.
+#[derive(Default)]
+struct Kept {
+    /// The process that has taken them: after a fork they are not the child's.
+    owner: u32,
+    items: VecDeque<KeptItem>,
+}
+
+enum KeptItem {
+    /// It could not be rebuilt; the others have been returned.
+    Failed(PyErr),
+    /// Somebody wanted the call to end before it could return this.
+    Whole(Py<PyAny>),
+    /// The same, and it has not been rebuilt.
+    Packed(Vec<u8>),
 }
 
 /// What was made because somebody asked for the number of an end.
@@ -235,12 +251,34 @@ impl Queue {
         item
     }
 
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether items are kept for this process.
+    #[inline]
+    fn has_kept(&self) -> bool {
+        self.has_kept.load(Ordering::Relaxed) && self.kept().owner == process::pid()
+    }
+
+    /// Changes what is kept.
     #[cold]
-    fn next_failure(&self) -> Option<PyErr> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let error = failed.pop_front();
-        self.has_failed.store(!failed.is_empty(), Ordering::Relaxed);
-        error
+    fn with_kept<T>(&self, change: impl FnOnce(&mut VecDeque<KeptItem>) -> T) -> T {
+        let mut kept = self.kept();
+        let me = process::pid();
+        let theirs = if kept.owner == me {
+            VecDeque::new()
+        } else {
+            std::mem::take(&mut kept.items)
+        };
+        kept.owner = me;
+        let done = change(&mut kept.items);
+        self.has_kept
+            .store(!kept.items.is_empty(), Ordering::Relaxed);
+        drop(kept);
+        // Objects, whose end may run code.
+        drop(theirs);
+        done
     }
 
     /// Adds an item to the list, or keeps for later why it could not be rebuilt.
@@ -255,13 +293,62 @@ impl Queue {
         match item {
             Ok(object) => list.append(object),
             Err(error) if error.is_instance_of::<PyException>(list.py()) => {
-                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.push_back(error);
-                self.has_failed.store(true, Ordering::Relaxed);
+                self.with_kept(|kept| kept.push_back(KeptItem::Failed(error)));
                 Ok(())
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Rebuilds the items that lie in `buffer` up to each of `ends`. If somebody wants the call to
+    /// end, all that was taken waits for the next one.
+    ///
+    /// # Errors
+    /// What is no `Exception`.
+    fn rebuild(&self, list: &Bound<'_, PyList>, buffer: &[u8], ends: &[usize]) -> PyResult<()> {
+        let starts = std::iter::once(&0).chain(ends);
+        let mut packed = starts.zip(ends).map(|(start, end)| &buffer[*start..*end]);
+        while let Some(message) = packed.next() {
+            let item = codec::long(list.py(), message);
+            if let Err(error) = self.gather(list, item) {
+                let left = std::iter::once(message).chain(packed);
+                self.keep_all(list, left);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what was to be returned, and messages behind it, before what is kept already.
+    fn keep_all<'m>(&self, list: &Bound<'_, PyList>, left: impl Iterator<Item = &'m [u8]>) {
+        let whole = list.iter().map(|object| KeptItem::Whole(object.unbind()));
+        let packed = left.map(|message| KeptItem::Packed(message.to_vec()));
+        let mut items: VecDeque<_> = whole.chain(packed).collect();
+        self.with_kept(|kept| {
+            items.append(kept);
+            *kept = items;
+        });
+    }
+
+    /// Adds to the list what is kept, up to one that could not be rebuilt.
+    ///
+    /// # Errors
+    /// What is no `Exception`.
+    fn gather_kept(&self, list: &Bound<'_, PyList>, limit: usize) -> PyResult<()> {
+        while list.len() < limit && self.has_kept() {
+            let next = self.with_kept(|kept| match kept.front() {
+                Some(KeptItem::Failed(_)) | None => None,
+                Some(_) => kept.pop_front(),
+            });
+            match next {
+                Some(KeptItem::Whole(object)) => list.append(object)?,
+                Some(KeptItem::Packed(message)) => {
+                    self.rebuild(list, &message, &[message.len()])?;
+                }
+                Some(KeptItem::Failed(_)) | None => break,
+            }
+        }
+        Ok(())
     }
 
     fn receive_in_time<'py>(
@@ -271,10 +358,14 @@ impl Queue {
         block: bool,
         deadline: impl FnOnce() -> PyResult<Deadline>,
     ) -> PyResult<Item<'py>> {
-        if self.has_failed.load(Ordering::Relaxed)
-            && let Some(error) = self.next_failure()
+        if self.has_kept.load(Ordering::Relaxed)
+            && let Some(item) = self.with_kept(VecDeque::pop_front)
         {
-            return Err(error);
+            return match item {
+                KeptItem::Failed(error) => Err(error),
+                KeptItem::Whole(object) => Ok(Item::Object(object.into_bound(py))),
+                KeptItem::Packed(message) => codec::long(py, &message).map(Item::Object),
+            };
         }
         if let Item::Object(object) = Self::receive(py, queue)? {
             return Ok(Item::Object(object));
@@ -320,8 +411,8 @@ impl Queue {
             used: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             descriptors: Mutex::default(),
-            has_failed: AtomicBool::new(false),
-            failed: Mutex::default(),
+            has_kept: AtomicBool::new(false),
+            kept: Mutex::default(),
         }
     }
 
@@ -471,24 +562,22 @@ impl Queue {
             Item::Nothing => return Err(EMPTY.raise(py, ())),
         }
         let (mut buffer, mut ends) = (Vec::new(), Vec::new());
-        while list.len() < limit {
+        slf.get().gather_kept(&list, limit)?;
+        // What is kept still could not be rebuilt: that is for the next call to say.
+        while list.len() < limit && !slf.get().has_kept() {
             buffer.clear();
             ends.clear();
             queue.try_take_many((limit - list.len()).min(1024), &mut buffer, &mut ends);
-            let mut start = 0;
-            for end in &ends {
-                let item = codec::long(py, &buffer[start..*end]);
-                slf.get().gather(&list, item)?;
-                start = *end;
-            }
+            slf.get().rebuild(&list, &buffer, &ends)?;
             if ends.is_empty() {
-                match Self::receive(py, queue) {
-                    Ok(Item::Object(object)) => list.append(object)?,
+                let item = match Self::receive(py, queue) {
                     Ok(Item::Nothing) => break,
-                    Err(error) => {
-                        slf.get().gather(&list, Err(error))?;
-                        break;
-                    }
+                    Ok(Item::Object(object)) => Ok(object),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = slf.get().gather(&list, item) {
+                    slf.get().keep_all(&list, std::iter::empty());
+                    return Err(error);
                 }
             }
         }
@@ -503,7 +592,7 @@ impl Queue {
         if slf.get().closed.load(Ordering::Relaxed) & READER != 0 {
             return Err(Self::refusal(slf, READER));
         }
-        if !queue.is_empty() {
+        if !queue.is_empty() || slf.get().has_kept() {
             return Ok(true);
         }
         let deadline = deadline(timeout)?;
@@ -532,7 +621,7 @@ impl Queue {
         if closed & READER != 0 || closed & CLOSED != 0 && this.used.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err(format!("{} is closed", describe(slf))));
         }
-        let empty = this.queue()?.is_empty();
+        let empty = this.queue()?.is_empty() && !this.has_kept();
         if empty {
             this.settle();
         }
@@ -598,7 +687,7 @@ impl Queue {
 
     /// Whether there is an item; afterwards the descriptor of the end to take from says so, too.
     fn _probe(&self) -> PyResult<bool> {
-        let empty = self.queue()?.is_empty();
+        let empty = self.queue()?.is_empty() && !self.has_kept();
         if empty {
             self.settle();
         }
@@ -670,7 +759,7 @@ impl Queue {
     /// Takes an item if there is one, it is a brief one, and there is nothing else to be done.
     #[inline]
     fn take_quickly(&self, item: &mut Brief) -> bool {
-        let busy = self.watched.load(Ordering::Relaxed) || self.has_failed.load(Ordering::Relaxed);
+        let busy = self.watched.load(Ordering::Relaxed) || self.has_kept.load(Ordering::Relaxed);
         !busy
             && self
                 .at_hand(READER)
