@@ -809,6 +809,9 @@ class Queue(Generic[_T]):
             block: Wait for the first one. When false, `timeout` is ignored.
             timeout: Longest wait for the first one in seconds; None waits for ever.
 
+        What was taken when somebody wants the call to end (Ctrl-C while an item is rebuilt) comes
+        with the calls that follow, in this process.
+
         Raises:
             queue.Empty: No item in time.
             ValueError: `limit` is negative.
