@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import traceback
 from contextlib import suppress
 from functools import partial
 from types import MethodType
@@ -38,6 +37,7 @@ from .pool import (
     _feed_one_by_one,
     _helper_reraises_exception,
     _lost,
+    _print_error,
     _terminated,
     worker,
 )
@@ -245,9 +245,12 @@ class _Crew:
     def collect_own(self, job: Any) -> None:
         """Leave it to the thread that takes results."""
 
-    def close(self) -> None:
-        """Have the workers end when all is done."""
+    def close(self, owner: Any) -> None:
+        """Have the workers end when all is done; the open jobs keep the pool that owns them."""
         self.state = CLOSE
+
+    def end_the_rest(self) -> None:
+        """Whoever ends the pool ends them all."""
 
     def join(self) -> None:
         """Wait for the threads and the workers, which were told to end."""
@@ -580,7 +583,7 @@ class ClassicPool(Pool):
                 pass
             except BaseException:
                 # Even SystemExit: without this thread all other jobs would wait for ever.
-                traceback.print_exc()
+                _print_error()
             result = job = obj = None
 
     @classmethod
@@ -590,7 +593,9 @@ class ClassicPool(Pool):
             if not _discard_one(inqueue):
                 task_handler.join(0.01)
         if not hasattr(inqueue, "_reader"):
-            # For threads: nobody else tells them.
+            # For threads: nobody else tells them, and they are to do nothing more.
+            while _discard_one(inqueue):
+                pass
             for _ in range(size):
                 inqueue.put(None)
 
@@ -626,11 +631,16 @@ class ClassicPool(Pool):
 
 
 def _fail(cache: dict[int, Any], error: BaseException) -> None:
+    raised: BaseException | None = None
     for job in list(cache.values()):
         try:
             job._finish(False, error)
         except Exception:
-            traceback.print_exc()
+            _print_error()
+        except BaseException as stop:
+            raised = raised or stop
+    if raised is not None:
+        raise raised
 
 
 def _is_lost(gone: Any, maxtasks: int | None) -> bool:

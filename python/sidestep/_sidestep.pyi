@@ -922,6 +922,12 @@ class Inbox:
     def items(self) -> int:
         """How many items there are in the tasks so far."""
     @property
+    def handed(self) -> int:
+        """How many results were taken out one by one."""
+    @property
+    def latest(self) -> int:
+        """The number of the task that was submitted last."""
+    @property
     def job(self) -> Any:
         """The job, or None if nobody has it any more."""
     def wait(self, timeout: float | None) -> bool:

@@ -485,8 +485,8 @@ class IMapIterator(_original.Root, Generic[_T]):
         self._function: Any = None
         #: Items in a task.
         self._chunksize = 1
-        #: How many more tasks may be taken from the input, if that is limited.
-        self._room: queue.SimpleQueue[None] | None = None
+        #: Wakes who takes the input as far as results were asked for, if that is so.
+        self._read: queue.SimpleQueue[None] | None = None
         self._cache[self._job] = self
 
     def __iter__(self) -> Self:
@@ -499,11 +499,14 @@ class IMapIterator(_original.Root, Generic[_T]):
             StopIteration: There are no more.
             TimeoutError: It has not come within `timeout` seconds.
         """
+        if self._read is not None:
+            # An exception of a signal handler may have come between these two the last time.
+            self._read.put(None)
         found = self._inbox.next(timeout)
+        if self._read is not None:
+            self._read.put(None)
         if found is None:
             raise TimeoutError(f"no result has come within {timeout} seconds")
-        if self._room is not None:
-            self._room.put(None)
         success, value = found
         del found
         if not success:
@@ -563,8 +566,8 @@ class IMapIterator(_original.Root, Generic[_T]):
             return False
         self._inbox.end(success, value)
         self._conclude(success, value)
-        if self._room is not None:
-            self._room.put(None)
+        if self._read is not None:
+            self._read.put(None)
         return True
 
 
@@ -629,6 +632,8 @@ class _Crew:
         # Not for `terminate`, which may come from anywhere.
         self.repairing = threading.RLock()
         self.retiring: set[int] = set()
+        #: The pool, once it was closed and until all is done: nobody else may hold it.
+        self.owner: Any = None
         # Daemonic, and knows the crew only: it neither keeps the program nor the pool alive.
         self.handler = threading.Thread(
             target=self.handle, name="sidestep-pool-handler", daemon=True
@@ -884,9 +889,19 @@ class _Crew:
         """Tell whether the worker last started for this line has come to take tasks."""
         return self.core.stage(line) == READY
 
+    def numbers_of(self, job: Any) -> set[int]:
+        """Return the numbers of the open tasks of a job."""
+        inbox = job._inbox
+        latest = inbox.latest
+        entry = self.open.get(latest)
+        if type(job) is ApplyResult and entry is not None and entry[0] is inbox:
+            # It has no other.
+            return {latest}
+        return {number for number, entry in list(self.open.items()) if entry[0] is inbox}
+
     def cancel(self, job: Any) -> None:
         """Have no task of the job run any more."""
-        numbers = {n for n, entry in list(self.open.items()) if entry[0] is job._inbox}
+        numbers = self.numbers_of(job)
         for number in numbers:
             self.open.pop(number, None)
         # From here on each of them will never be taken, or is on the board, or is done.
@@ -941,7 +956,14 @@ class _Crew:
             self.hand_over(entry, False, error)
 
     def handle(self) -> None:
-        """The handler's life: results, callbacks, workers."""
+        """The handler's life."""
+        try:
+            self.serve()
+        finally:
+            self.owner = None
+
+    def serve(self) -> None:
+        """Hand out results, call back, look after the workers."""
         looked = time.monotonic()
         look_every = _LOOK_EVERY
         while self.state != TERMINATE:
@@ -973,34 +995,45 @@ class _Crew:
 
     def look_after(self) -> bool:
         """Replace the dead; tell whether there were any."""
-        if not self.dismiss_dead():
-            return False
-        if self.state not in (RUN, CLOSE) or (self.state == CLOSE and self.is_idle):
-            return True
+        found = self.dismiss_dead()
+        # Also of those who died before, and could not be replaced then.
+        missing = len(self.lines) < self.size
+        if not missing or self.state not in (RUN, CLOSE) or (self.state == CLOSE and self.is_idle):
+            return found
         if self.broken is not None:
-            self.fail(self.broken)
-            return True
+            self.run(self.fail, self.broken)
+            return found
         try:
             self.fill()
         except Exception as error:
             # No process could be started: what waits for one would wait for ever if all are gone.
             if not self.lines:
-                self.fail(error)
-        return True
+                self.run(self.fail, error)
+        return found
 
     def fail(self, error: BaseException) -> None:
-        """End every job that is still open with an error."""
+        """End every job that is still open with an error.
+
+        Raises:
+            BaseException: What a callback has raised that is no `Exception`; all jobs have ended.
+        """
         # Listed first: what is open may be all that keeps them.
         jobs = self.list_jobs()
         self.open.clear()
+        raised: BaseException | None = None
         for job in jobs:
             try:
                 job._finish(False, error)
             except Exception:
                 _print_error()
+            except BaseException as stop:
+                raised = raised or stop
+        if raised is not None:
+            raise raised
 
-    def close(self) -> None:
-        """Have the workers end when all is done."""
+    def close(self, owner: Any) -> None:
+        """Have the workers end when all is done, which keeps the pool that owns them."""
+        self.owner = owner
         self.state = CLOSE
         self.core.nudge()
 
@@ -1010,6 +1043,11 @@ class _Crew:
         for gone in list(self.workers):
             gone.join()
 
+    def end_the_rest(self) -> None:
+        """End the workers that `terminate` has left, if any."""
+        if any(each.exitcode is None for each in list(self.lines.values())):
+            self.terminate()
+
     def terminate(self) -> None:
         """End the workers at once, and all jobs with an error.
 
@@ -1017,17 +1055,21 @@ class _Crew:
         """
         self.state = TERMINATE
         self.core.close()
-        # A worker that is started just now is ended by whoever starts it.
-        _end_all(list(self.lines.values()))
-        self.core.nudge()
-        self.fail(_terminated())
+        try:
+            # A worker that is started just now is ended by whoever starts it.
+            _end_all(list(self.lines.values()))
+        finally:
+            self.core.nudge()
+            self.fail(_terminated())
 
 
 def _print_error() -> None:
     """Show the exception that is being handled, which has nowhere to go."""
     import traceback
 
-    traceback.print_exc()
+    # There may be nobody to show it to.
+    with contextlib.suppress(Exception):
+        traceback.print_exc()
 
 
 def _job_of(entry: tuple[Any, ...]) -> Any:
@@ -1044,11 +1086,14 @@ def _end_all(processes: Iterable[Any]) -> None:
     end = time.monotonic() + _GRACE
     # Of a foreign context's processes no more is known than that they end and can be joined.
     ours = [each for each in left if isinstance(each, BaseProcess)]
-    for each in ours:
-        each.join(max(0.0, end - time.monotonic()))
-    for each in ours:
-        if each.exitcode is None:
-            each.kill()
+    try:
+        for each in ours:
+            each.join(max(0.0, end - time.monotonic()))
+    finally:
+        # Also if a signal handler has had enough.
+        for each in ours:
+            if each.exitcode is None:
+                each.kill()
     for each in left:
         each.join()
 
@@ -1366,6 +1411,8 @@ class Pool(_original.Root):
         self._check_running()
         result: ApplyResult[_T] = ApplyResult(self, callback, error_callback)
         try:
+            # Once more: who closes the pool in between has not seen the call.
+            self._check_running()
             self._start(result, func)
             self._crew.send(result, 0, _of_call(tuple(args), dict(kwds)))
             return result
@@ -1464,6 +1511,7 @@ class Pool(_original.Root):
             chunksize = 1
         result: MapResult[Any] = MapResult(self, chunksize, length, callback, error_callback)
         try:
+            self._check_running()
             self._start(result, func)
             # No more than it says that it has: each task's result has its place.
             source: Iterator[Any] = itertools.islice(items, length)
@@ -1509,6 +1557,7 @@ class Pool(_original.Root):
             raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
         results = kind(self)
         try:
+            self._check_running()
             self._start(results, func)
             results._chunksize = chunksize
             if buffersize is None:
@@ -1549,12 +1598,14 @@ class Pool(_original.Root):
         """Take no more tasks; workers end when all are done."""
         if self._state == RUN:
             self._state = CLOSE
-            self._crew.close()
+            self._crew.close(self)
 
     def terminate(self) -> None:
         """End the workers at once; tasks that are not done end with an error."""
         self._state = TERMINATE
         self._terminate()
+        # Again if an exception of a signal handler has cut the first time short.
+        self._crew.end_the_rest()
 
     def join(self) -> None:
         """Wait until the workers have ended.
@@ -1628,7 +1679,7 @@ class _Feed:
         """Take the input and submit it, until it ends or nobody wants the results."""
         source: Iterator[Any] | None = None
         count = 0
-        while self._may_go_on():
+        while self._may_go_on(count):
             goes_on = False
             error: BaseException | None
             results = self._results()
@@ -1656,7 +1707,8 @@ class _Feed:
             del results
         self._crew.fail_late()
 
-    def _may_go_on(self) -> bool:
+    def _may_go_on(self, made: int) -> bool:
+        """Tell whether more tasks are wanted when `made` are."""
         results = self._results()
         return results is not None and not results._inbox.claimed and not self._crew.has_stopped
 
@@ -1688,11 +1740,10 @@ class _BoundedFeed(_Feed):
     ) -> None:
         super().__init__(crew, results, iterable)
         self._results = weakref.ref(results)
+        self._size = size
         # A queue, and no semaphore: the garbage collector may call this from anywhere.
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(size):
-            self._room.put(None)
-        results._room = self._room
+        self._read: queue.SimpleQueue[None] = queue.SimpleQueue()
+        results._read = self._read
         cache: Any = results._cache
         if isinstance(cache, dict):
             # That of a ClassicPool, which would keep them.
@@ -1702,11 +1753,16 @@ class _BoundedFeed(_Feed):
     def _drop(self, cache: Any, job: int) -> None:
         """Nobody can ask for the results any more."""
         cache.pop(job, None)
-        self._room.put(None)
+        self._read.put(None)
 
-    def _may_go_on(self) -> bool:
-        self._room.get()
-        return super()._may_go_on()
+    def _may_go_on(self, made: int) -> bool:
+        while super()._may_go_on(made):
+            results = self._results()
+            if results is not None and made - results._inbox.handed < self._size:
+                return True
+            del results
+            self._read.get()
+        return False
 
 
 def _feed_rest(
@@ -1904,6 +1960,9 @@ class _ThreadCrew(_Crew):
         self.core.discard()
         self.core.close()
         self.fail(_terminated())
+
+    def end_the_rest(self) -> None:
+        """Threads end when they come to it."""
 
     def join(self) -> None:
         """Wait for the threads; after `terminate` nobody waits for one that is in a task."""

@@ -9,7 +9,8 @@ from .popen_fork import LifeLines
 __all__ = ["Popen"]
 
 # How long who does not want to wait stays for a code that is on its way, as it nearly always is: a
-# program that has seen the sentinel expects it. Longer is a server that is stopped, or has much to do.
+# program that has seen the sentinel expects it. Later it comes only from a server that is stopped
+# or has much to do.
 _ON_ITS_WAY_S = 1.0
 
 

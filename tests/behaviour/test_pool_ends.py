@@ -254,6 +254,88 @@ def test_terminate_with_much_in_line(busy: Any) -> None:
             result.get()
 
 
+@pytest.mark.parametrize("call", ["apply_async", "map_async", "imap"])
+def test_a_call_that_the_end_of_the_pool_overtakes_is_refused(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sidestep.get_context("fork").Pool(1) as made:
+
+        class ClosesThePool:
+            def __next__(self) -> int:
+                made.close()
+                made.join()
+                return -1
+
+        monkeypatch.setattr(pool, "job_counter", ClosesThePool())
+        with pytest.raises(ValueError, match="not running"):
+            getattr(made, call)(tasks.square, [3])
+        assert not made._cache
+
+
+def test_a_callback_that_leaves_keeps_no_other_call_from_its_end(busy: Any) -> None:
+    made, running = busy
+
+    def leave(_: BaseException) -> None:
+        sys.exit(3)
+
+    calls = [made.apply_async(tasks.square, (n,), error_callback=leave) for n in range(3)]
+    with pytest.raises(SystemExit):
+        made.terminate()
+    check_ended(made, running)
+    for call in calls:
+        with pytest.raises(context.ProcessError, match=TERMINATED):
+            call.get()
+
+
+def test_terminate_that_is_cut_short_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = sidestep.get_context("fork")
+    told = fork.SimpleQueue()
+    made = fork.Pool(2, tasks.be_deaf, (signal.SIGTERM,))
+    running = made.starmap_async(tasks.announce_and_stay, [(told, n) for n in range(2)], 1)
+    told.get()
+    told.get()
+    children = list(made._pool)
+
+    def interrupted(timeout: float | None = None) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(children[0], "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.terminate()
+    with pytest.raises(context.ProcessError, match=TERMINATED):
+        running.get()
+    for child in children:
+        ended(child)
+    made.terminate()
+    end(made)
+    assert [child.exitcode for child in children] == [-signal.SIGKILL] * 2
+
+
+def test_terminate_leaves_threads_of_replaced_parts_nothing_to_do() -> None:
+    class ThreadsInParts(pool.ThreadPool):
+        def _repopulate_pool(self) -> None:
+            super()._repopulate_pool()
+
+    begun, done = threading.Event(), threading.Event()
+    ran = []
+
+    def work(n: int) -> None:
+        ran.append(n)
+        begun.set()
+        done.wait()
+
+    made = ThreadsInParts(2)
+    running = made.map_async(work, range(100), 1)
+    begun.wait()
+    made.terminate()
+    done.set()
+    made.join()
+    assert len(ran) <= 2
+    with pytest.raises(context.ProcessError, match=TERMINATED):
+        running.get()
+
+
 # --- pools that nobody ends -----------------------------------------------------------------
 
 
@@ -267,6 +349,31 @@ def test_a_dropped_pool_in_a_cycle_ends_its_workers(ctx: context.BaseContext) ->
         gc.collect()
     for child in children:
         ended(child)
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+@pytest.mark.parametrize("call", ["starmap_async", "apply_async", "imap"])
+def test_a_pool_that_was_closed_does_all_that_it_was_given(kind: str, call: str) -> None:
+    fork = sidestep.get_context("fork")
+    told = fork.SimpleQueue()
+    made: Any = fork.Pool(2) if kind == "processes" else dummy.Pool(2)
+    children = list(made._pool)
+    if call == "starmap_async":
+        made.starmap_async(tasks.announce, [(told, n) for n in range(20)], 1)
+    elif call == "imap":
+        made.imap(partial(tasks.announce, told), range(20))
+    else:
+        for n in range(20):
+            made.apply_async(tasks.announce, (told, n))
+    made.close()
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert sorted(told.get()[0] for _ in range(20)) == list(range(20))
+    for child in children:
+        child.join()
+    while gone() is not None:
+        gc.collect()
 
 
 #: Starts a pool whose workers stay at tasks or are idle, says who they are, and leaves somehow.

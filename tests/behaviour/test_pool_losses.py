@@ -1,5 +1,7 @@
 """Workers that are lost: what is told of it, what is tried again, and when a pool gives up."""
 
+import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -429,3 +431,26 @@ def test_what_threads_start_hears_of_interrupts() -> None:
     with ThreadPool(1) as workers:
         assert signal.SIGINT not in workers.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, ()))
     workers.join()
+
+
+def test_a_worker_that_cannot_be_replaced_at_once_is_replaced_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with sidestep.get_context("fork").Pool(1) as workers:
+        refused = threading.Event()
+
+        def refuse_once(line: int) -> Any:
+            monkeypatch.undo()
+            refused.set()
+            raise BlockingIOError(errno.EAGAIN, "no process to be had")
+
+        monkeypatch.setattr(workers._crew, "start", refuse_once)
+        with pytest.raises(WorkerLostError):
+            workers.apply(tasks.vanish, (3,))
+        refused.wait()
+        result = None
+        while result is None:
+            # What was submitted before that refusal was told ends with it.
+            with contextlib.suppress(BlockingIOError):
+                result = workers.apply_async(tasks.square, (3,)).get()
+        assert result == 9

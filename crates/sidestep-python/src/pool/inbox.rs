@@ -245,6 +245,18 @@ impl Inbox {
         self.items.load(Relaxed)
     }
 
+    /// How many results were taken out.
+    #[getter]
+    fn handed(&self) -> usize {
+        self.inner.handed()
+    }
+
+    /// The number of the task that was submitted last.
+    #[getter]
+    fn latest(&self) -> u32 {
+        self.number()
+    }
+
     /// The job, if anybody still has it.
     #[getter(job)]
     fn get_job<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {

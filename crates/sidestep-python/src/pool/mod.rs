@@ -457,9 +457,11 @@ impl PoolCore {
     }
 
     /// Takes tasks back that nobody has taken.
-    fn withdraw(&self, numbers: &Bound<'_, PySet>) -> PyResult<()> {
+    fn withdraw(&self, py: Python<'_>, numbers: &Bound<'_, PySet>) -> PyResult<()> {
         let numbers: HashSet<u32> = numbers.extract()?;
-        self.pool()?.withdraw(|number| numbers.contains(&number));
+        let pool = self.pool()?;
+        // A look at each of them, which a worker that is just taking one has to let us have.
+        py.detach(|| pool.withdraw(|number| numbers.contains(&number)));
         Ok(())
     }
 

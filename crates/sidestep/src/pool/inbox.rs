@@ -247,6 +247,11 @@ impl<V, W, E> Inbox<V, W, E> {
         })
     }
 
+    /// How many results were taken out one by one.
+    pub fn handed(&self) -> usize {
+        self.state().handed
+    }
+
     /// Looks at all that lies here, each value, outcome and error once. What is called must not come
     /// back here.
     ///
