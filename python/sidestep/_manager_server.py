@@ -507,12 +507,22 @@ class Server(_original.Root):
 
     def _begin_watch(self) -> None:
         """Under the mutex: look after clients from now on."""
-        self._epoll = select.epoll()
-        self._wake = os.eventfd(0)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        threading.Thread(
+        watching = threading.Thread(
             target=self._look_after_clients, name="manager-clients", daemon=True
-        ).start()
+        )
+        try:
+            self._epoll = select.epoll()
+            self._wake = os.eventfd(0)
+            self._epoll.register(self._wake, select.EPOLLIN)
+            watching.start()
+        except BaseException:
+            # The next client tries again.
+            if self._wake >= 0:
+                os.close(self._wake)
+            if self._epoll is not None:
+                self._epoll.close()
+            self._epoll, self._wake = None, -1
+            raise
 
     def _wake_watch(self) -> None:
         """Under the mutex: have the thread look at deadlines and the end again."""

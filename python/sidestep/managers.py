@@ -650,8 +650,17 @@ class _Line:
             self._call_server(client, authkey, "incref", (ident,), _NO_KWARGS)
             self.count()
 
-    def decref(self, client: _Connect, authkey: bytes | None, ident: str) -> None:
-        """Give a reference back; in the middle of another call of this thread, after that."""
+    def decref(
+        self,
+        client: _Connect,
+        authkey: bytes | None,
+        ident: str,
+        ignored: tuple[type[Exception], ...] = (Exception,),
+    ) -> None:
+        """Give a reference back; in the middle of another call of this thread, after that.
+
+        What is `ignored` is of nobody's concern.
+        """
         seat = self.local.seat
         if seat.busy:
             seat.freed.append((client, authkey, ident))
@@ -659,7 +668,7 @@ class _Line:
         with self:
             try:
                 self._call_server(client, authkey, "decref", (ident,), _NO_KWARGS)
-            except Exception as error:
+            except ignored as error:
                 util.debug("a reference could not be given back: %r", error)
             finally:
                 self.forget()
@@ -719,6 +728,7 @@ class BaseProxy(_original.Root):
     _isauto = False
 
     _address_to_local: dict[Any, _Line] = {}  # by server address
+    #: A part of the original's; there is nothing here that needs it.
     _mutex = util.ForkAwareThreadLock()
 
     def __init__(
@@ -751,12 +761,10 @@ class BaseProxy(_original.Root):
 
     @staticmethod
     def _line_to(address: Any) -> _Line:
-        with BaseProxy._mutex:
-            key = _address_key(address)
-            line = BaseProxy._address_to_local.get(key)
-            if line is None:
-                line = BaseProxy._address_to_local[key] = _Line(address)
-        return line
+        # Without a lock: signal handlers and finalizers come here in the middle of it.
+        key = _address_key(address)
+        line = BaseProxy._address_to_local.get(key)
+        return line or BaseProxy._address_to_local.setdefault(key, _Line(address))
 
     def _connect(self) -> None:
         """Open this thread's connection."""
@@ -903,7 +911,13 @@ def _proxy_for_new(
     try:
         return make_proxy(token, serializer, manager=manager, authkey=authkey, exposed=exposed)
     finally:
-        BaseProxy._line_to(token.address).decref(listener_client[serializer][1], authkey, token.id)
+        # Other exceptions are those of signal handlers, which are somebody's concern.
+        BaseProxy._line_to(token.address).decref(
+            listener_client[serializer][1],
+            authkey,
+            token.id,
+            (ConnectionError, FileNotFoundError, EOFError, RemoteError, KeyError),
+        )
 
 
 def RebuildProxy(

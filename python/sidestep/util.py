@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import logging
     import threading
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
     from typing import Any
 
 __all__ = [
@@ -245,16 +244,16 @@ class ForkAwareThreadLock(_original.Root):
     def _at_fork_reinit(self) -> None:
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]
 
-    def __enter__(self) -> bool:
-        return self._lock.__enter__()
+    # The lock's own: a function in Python is left by an exception of a signal handler between
+    # taking the lock and returning.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
+    @property
+    def __enter__(self) -> Callable[[], bool]:
+        return self._lock.__enter__
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        return self._lock.__exit__
 
 
 class ForkAwareLocal(_thread._local):

@@ -847,3 +847,53 @@ def test_blocks_of_another_programs_manager_are_no_leaks_of_this_one(tmp_path: A
     manager.join()
     with pytest.raises(FileNotFoundError):
         SharedMemory(name)
+
+
+# --- exceptions of signal handlers ----------------------------------------------------------------
+
+
+def test_a_proxy_is_made_whoever_was_interrupted_in_making_one(manager: Any) -> None:
+    # As a handler leaves it that raises, or that makes a proxy itself.
+    with managers.BaseProxy._mutex:
+        assert list(manager.list([1, 2])) == [1, 2]
+
+
+def test_an_exception_of_a_handler_comes_out_of_making_a_proxy(
+    manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = managers._Line._call_server
+
+    def interrupted(line: Any, client: Any, authkey: Any, method: str, *args: Any) -> Any:
+        found = call(line, client, authkey, method, *args)
+        if method == "decref":
+            raise TimeoutError("from the handler")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(managers._Line, "_call_server", interrupted)
+        with pytest.raises(TimeoutError, match="from the handler"):
+            manager.list()
+    assert list(manager.list([1])) == [1]
+
+
+def test_clients_are_watched_once_there_is_a_thread_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = managers.Server({}, ("localhost", 0), b"key", "pickle")
+    try:
+        with monkeypatch.context() as patched:
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                server._begin_watch()
+        assert server._epoll is None
+        server._begin_watch()
+    finally:
+        server.stop_event.set()
+        with server.mutex:
+            server._wake_watch()
+        until(lambda: server._epoll is None)
+        server.listener.close()
