@@ -394,8 +394,12 @@ impl PoolCore {
                     }
                 };
                 let inbox = entry.inbox.get();
-                if let Some(outcome) = inbox.take(py, entry.place, came(result.0, result.1))? {
-                    ended.append((job, outcome.0, outcome.1))?;
+                match inbox.take(py, entry.place, came(result.0, result.1)) {
+                    Ok(None) => {}
+                    Ok(Some(outcome)) => ended.append((job, outcome.0, outcome.1))?,
+                    // All have come, and there is no memory for one list of them: that ends this
+                    // job, and none of the others that were collected with it.
+                    Err(error) => ended.append((job, false, exception(py, error)))?,
                 }
             }
             if nudged || count > 0 {
