@@ -659,7 +659,7 @@ class Event:
     def set(self) -> None:
         """Set the flag and wake all who wait, in every process."""
     def clear(self) -> None:
-        """Clear the flag. Whoever was woken by an earlier `set` returns true all the same."""
+        """Clear the flag. Whoever waited at an earlier `set` returns true all the same."""
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the flag is set.
 

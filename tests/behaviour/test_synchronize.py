@@ -387,6 +387,29 @@ def test_an_event_wakes_all_who_wait(ctx: context.BaseContext, engage: Engage) -
     assert not event.is_set()
 
 
+def test_a_pulse_while_a_wait_serves_a_signal_ends_it() -> None:
+    event, done = sidestep.Event(), threading.Event()
+
+    def pulse(*_: object) -> None:
+        # The wait has let go of the event for this moment.
+        event.set()
+        event.clear()
+
+    def send() -> None:
+        while not done.wait(0.01):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, pulse)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert event.wait(30) is True
+    finally:
+        done.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
 # --- Barrier --------------------------------------------------------------------------------
 
 

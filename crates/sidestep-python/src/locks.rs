@@ -582,8 +582,10 @@ impl Event {
         if event.is_set() {
             return Ok(true);
         }
+        // Once for the whole call, so that no pulse between two of its sleeps is missed.
+        let count = event.count();
         let deadline = deadline(timeout)?;
-        Ok(wait(py, || event.wait(left(deadline)))? == Wait::Ready)
+        Ok(wait(py, || event.wait_since(count, left(deadline)))? == Wait::Ready)
     }
 }
 

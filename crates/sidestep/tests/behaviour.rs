@@ -303,6 +303,21 @@ fn event_wakes_all_even_if_cleared_at_once() {
 }
 
 #[test]
+fn event_that_was_set_since_is_not_waited_for() {
+    let event = SharedEvent::new().unwrap();
+    let at_once = || None;
+    let before = event.count();
+    assert_eq!(event.wait_since(before, at_once), Wait::TimedOut);
+    event.set();
+    let while_set = event.count();
+    event.clear();
+    assert_eq!(event.wait_since(before, at_once), Wait::Ready);
+    assert_eq!(event.wait_since(while_set, at_once), Wait::Ready);
+    assert_eq!(event.wait_since(event.count(), at_once), Wait::TimedOut);
+    assert_eq!(event.wait(at_once), Wait::TimedOut);
+}
+
+#[test]
 fn notify_reaches_the_earliest_waiters() {
     let family = family().unwrap();
     let condition = SharedCondition::new().unwrap();
