@@ -201,12 +201,18 @@ class _Count:
 class Condition(SemLock, _sidestep.Condition):
     """A condition variable: wait, under a lock, until another thread or process notifies.
 
-    `notify` never waits for the woken, and skips waiters that are dead.
+    `notify` never waits for the woken, and skips waiters that are dead. `lock` is a Lock or an
+    RLock; without one it is a new RLock.
     """
 
     _lock: Any
 
     def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
+        if isinstance(lock, _sidestep.Semaphore):
+            raise TypeError(
+                f"a Condition cannot use a {type(lock).__name__}: a semaphore has no owner, so "
+                "nobody could tell who may wait or notify; give it a Lock or an RLock"
+            )
         self._init()
         self._lock = RLock(ctx=ctx) if lock is None else lock
         self._lend()

@@ -362,6 +362,12 @@ def test_a_signal_interrupts_a_wait_and_the_lock_is_held_again() -> None:
     assert condition._waiting() == (0, 0)
 
 
+@pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
+def test_a_condition_takes_no_semaphore(fork: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"^a Condition cannot use a {kind}: .*Lock or an RLock$"):
+        fork.Condition(getattr(fork, kind)())
+
+
 # --- Event ----------------------------------------------------------------------------------
 
 
