@@ -329,23 +329,18 @@ class Barrier(SemLock, _sidestep.Barrier):
     def wait(self, timeout: float | None = None) -> int:
         """Come to the barrier and wait for the others.
 
+        The last one runs the action. `timeout` is about the others' arrival: it neither begins
+        before the action of an earlier round is done, nor ends a wait while that of this one runs.
+
         Returns:
             A number from 0 to `parties` - 1, another one for each.
 
         Raises:
             threading.BrokenBarrierError: The barrier is or was broken, or reset, or the time was
-                up (which breaks it).
+                up (which breaks it). A reset while the action runs does not wait for it: the party
+                that ran it gets the error, too, when it is done.
         """
-        number, last = self._arrive(self._timeout if timeout is None else timeout)
-        if last:
-            try:
-                if self._action is not None:
-                    self._action()
-            except BaseException:
-                self.abort()
-                raise
-            self._complete()
-        return number
+        return self._arrive(self._timeout if timeout is None else timeout, self._action)
 
     def __repr__(self) -> str:
         state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"

@@ -414,10 +414,7 @@ fn pass(barrier: &SharedBarrier) -> bool {
     let family = barrier.family();
     let place = loop {
         match barrier.arrive(family) {
-            Arrival::Last(_) => {
-                barrier.complete(family);
-                return true;
-            }
+            Arrival::Last(_, round) => return barrier.complete(family, round),
             Arrival::Wait(place, _) => break place,
             Arrival::Busy => std::thread::yield_now(),
             Arrival::Broken => return false,
