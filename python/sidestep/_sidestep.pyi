@@ -13,7 +13,7 @@ that. Times are seconds of the monotonic clock. Waits happen in the kernel, with
 released; signal handlers run meanwhile, and one that raises ends the wait.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Self, TypeAlias, final
 
@@ -659,7 +659,7 @@ class Event:
     def set(self) -> None:
         """Set the flag and wake all who wait, in every process."""
     def clear(self) -> None:
-        """Clear the flag. Whoever was woken by an earlier `set` returns true all the same."""
+        """Clear the flag. Whoever waited at an earlier `set` returns true all the same."""
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the flag is set.
 
@@ -693,20 +693,25 @@ class Barrier:
         """Return the name for `_attach`; RuntimeError outside of a collector or channel."""
     def _attach(self, name: _Name) -> None:
         """Take the object that `_export` named; RuntimeError if it is gone."""
-    def _arrive(self, timeout: float | None) -> tuple[int, bool]:
-        """Come to the barrier and wait for the others.
+    def _arrive(self, timeout: float | None, action: Callable[[], object] | None) -> int:
+        """Come to the barrier and wait for the others; the last one runs `action` instead.
+
+        `timeout` counts while this party waits in its round: neither the action of the round
+        before nor that of its own, which runs when all are here, makes it break the barrier.
 
         Returns:
-            The number of this arrival, and whether it was the last. The last one has not waited:
-            it acts for all and then calls `_complete`, which lets them go.
+            The number of this arrival.
 
         Raises:
             threading.BrokenBarrierError: The barrier is broken, was reset, or the time was up
-                (which breaks it).
+                (which breaks it). Also for the last one, if the barrier was reset or broken while
+                the action ran; the next round is left alone then.
+            Exception: What the action raised, which breaks the round that it ran for.
         """
-    def _complete(self) -> None: ...
     def reset(self) -> None:
         """Make the barrier empty and whole; those who wait get BrokenBarrierError.
+
+        So does the party that runs the action at this moment, when the action has ended.
 
         Same as: `multiprocessing.synchronize.Barrier.reset`.
         """

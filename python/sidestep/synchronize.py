@@ -201,12 +201,18 @@ class _Count:
 class Condition(SemLock, _sidestep.Condition):
     """A condition variable: wait, under a lock, until another thread or process notifies.
 
-    `notify` never waits for the woken, and skips waiters that are dead.
+    `notify` never waits for the woken, and skips waiters that are dead. `lock` is a Lock or an
+    RLock; without one it is a new RLock.
     """
 
     _lock: Any
 
     def __init__(self, lock: Any = None, *, ctx: Any = None) -> None:
+        if isinstance(lock, _sidestep.Semaphore):
+            raise TypeError(
+                f"a Condition cannot use a {type(lock).__name__}: a semaphore has no owner, so "
+                "nobody could tell who may wait or notify; give it a Lock or an RLock"
+            )
         self._init()
         self._lock = RLock(ctx=ctx) if lock is None else lock
         self._lend()
@@ -323,23 +329,18 @@ class Barrier(SemLock, _sidestep.Barrier):
     def wait(self, timeout: float | None = None) -> int:
         """Come to the barrier and wait for the others.
 
+        The last one runs the action. `timeout` is about the others' arrival: it neither begins
+        before the action of an earlier round is done, nor ends a wait while that of this one runs.
+
         Returns:
             A number from 0 to `parties` - 1, another one for each.
 
         Raises:
             threading.BrokenBarrierError: The barrier is or was broken, or reset, or the time was
-                up (which breaks it).
+                up (which breaks it). A reset while the action runs does not wait for it: the party
+                that ran it gets the error, too, when it is done.
         """
-        number, last = self._arrive(self._timeout if timeout is None else timeout)
-        if last:
-            try:
-                if self._action is not None:
-                    self._action()
-            except BaseException:
-                self.abort()
-                raise
-            self._complete()
-        return number
+        return self._arrive(self._timeout if timeout is None else timeout, self._action)
 
     def __repr__(self) -> str:
         state = "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"

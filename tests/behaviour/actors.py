@@ -205,5 +205,18 @@ class Stuck:
         signal.pause()
 
 
+class Held:
+    """An action for a barrier that says when it runs, and ends, or fails, when it is told to."""
+
+    def __init__(self, started: Any, go: Any, fails: bool = False) -> None:
+        self.started, self.go, self.fails = started, go, fails
+
+    def __call__(self) -> None:
+        self.started.set()
+        self.go.wait()
+        if self.fails:
+            fail()
+
+
 def fail() -> None:
     raise LookupError("the action failed")

@@ -1,7 +1,9 @@
 """Rows of COMPATIBILITY.md that no other file of tests is about."""
 
+import ctypes
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,40 @@ def test_a_shareable_list_says_what_it_can_hold(item: object) -> None:
         shared_memory.ShareableList([1, item])
     if before:
         assert not {n for n in os.listdir("/dev/shm") if n.startswith("psm_")} - before
+
+
+def test_a_shareable_list_takes_iterators_and_subclasses_of_text() -> None:
+    class Text(str):
+        pass
+
+    class Data(bytes):
+        pass
+
+    cases: list[tuple[Iterable[Any], list[Any]]] = [
+        (iter([1, "a"]), [1, "a"]),
+        ([Text("b"), Data(b"c")], ["b", b"c"]),
+    ]
+    for items, wanted in cases:
+        shared = shared_memory.ShareableList(items)
+        try:
+            found = list(shared)
+            assert found == wanted
+            assert [type(item) for item in found] == [type(item) for item in wanted]
+        finally:
+            shared.shm.close()
+            shared.shm.unlink()
+
+
+class Point(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_int),)
+
+
+class Pixel(Point):
+    _fields_ = (("colour", ctypes.c_int),)
+
+
+def test_a_derived_structure_has_properties_for_all_its_fields() -> None:
+    pixel: Any = sidestep.Value(Pixel, 1, 2)
+    assert (pixel.x, pixel.colour) == (1, 2)
+    pixel.x = 3
+    assert pixel.get_obj().x == 3

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,12 @@ def test_a_signal_interrupts_a_wait_and_the_lock_is_held_again() -> None:
     assert condition._waiting() == (0, 0)
 
 
+@pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
+def test_a_condition_takes_no_semaphore(fork: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"^a Condition cannot use a {kind}: .*Lock or an RLock$"):
+        fork.Condition(getattr(fork, kind)())
+
+
 # --- Event ----------------------------------------------------------------------------------
 
 
@@ -385,6 +392,29 @@ def test_an_event_wakes_all_who_wait(ctx: context.BaseContext, engage: Engage) -
     assert [other.answer() for other in others] == [True] * 3
     others[0].do("clear", event)
     assert not event.is_set()
+
+
+def test_a_pulse_while_a_wait_serves_a_signal_ends_it() -> None:
+    event, done = sidestep.Event(), threading.Event()
+
+    def pulse(*_: object) -> None:
+        # The wait has let go of the event for this moment.
+        event.set()
+        event.clear()
+
+    def send() -> None:
+        while not done.wait(0.01):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, pulse)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert event.wait(30) is True
+    finally:
+        done.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 # --- Barrier --------------------------------------------------------------------------------
@@ -476,6 +506,140 @@ def test_a_failing_action_breaks_the_barrier(engage: Engage, fork: Any) -> None:
     with pytest.raises(threading.BrokenBarrierError):
         other.answer()
     assert barrier.broken
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_action_that_a_reset_overtakes_leaves_the_next_round_alone(
+    engage: Engage, fork: Any, fails: bool
+) -> None:
+    started, go = fork.Event(), fork.Event()
+    barrier = fork.Barrier(2, actors.Held(started, go, fails))
+    waiter, actor, other = engage(fork), engage(fork), engage(fork)
+    waiter.ask("wait", barrier)
+    until(lambda: barrier.n_waiting == 1)
+    actor.ask("wait", barrier)
+    started.wait()
+    barrier.reset()
+    with pytest.raises(threading.BrokenBarrierError):
+        waiter.answer()
+    waiter.ask("wait", barrier)
+    until(lambda: barrier.n_waiting == 1)
+    go.set()
+    with pytest.raises(LookupError if fails else threading.BrokenBarrierError):
+        actor.answer()
+    assert (barrier.n_waiting, barrier.broken) == (1, False)
+    # The new round takes as many as any other.
+    other.ask("wait", barrier)
+    if fails:
+        with pytest.raises(LookupError):
+            other.answer()
+    else:
+        assert (waiter.answer(), other.answer()) == (0, 1)
+
+
+def test_an_action_that_an_abort_overtakes_lets_nobody_pass(engage: Engage, fork: Any) -> None:
+    started, go = fork.Event(), fork.Event()
+    barrier = fork.Barrier(2, actors.Held(started, go))
+    waiter, actor = engage(fork), engage(fork)
+    waiter.ask("wait", barrier)
+    until(lambda: barrier.n_waiting == 1)
+    actor.ask("wait", barrier)
+    started.wait()
+    barrier.abort()
+    go.set()
+    for other in (waiter, actor):
+        with pytest.raises(threading.BrokenBarrierError):
+            other.answer()
+    assert barrier.broken
+
+
+def test_who_waits_out_of_time_while_the_action_runs_goes_on() -> None:
+    timeout, acted = 0.05, False
+    while not acted:
+        # If this machine is so slow that the time is up before all are here, with more of it.
+        timeout *= 2
+
+        def act() -> None:
+            nonlocal acted
+            acted = True
+            time.sleep(2 * timeout)  # noqa: B023
+
+        barrier = sidestep.Barrier(2, act)
+        numbers: list[int] = []
+
+        def come() -> None:
+            with suppress(threading.BrokenBarrierError):
+                numbers.append(barrier.wait(timeout))  # noqa: B023
+
+        other = threading.Thread(target=come)
+        other.start()
+        until(lambda: barrier.n_waiting or barrier.broken)  # noqa: B023
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait()
+        other.join()
+    assert numbers == [0] and not barrier.broken
+
+
+def test_who_comes_out_of_time_while_the_action_runs_breaks_nothing(
+    engage: Engage, fork: Any
+) -> None:
+    started, go = fork.Event(), fork.Event()
+    barrier = fork.Barrier(2, actors.Held(started, go))
+    others = [engage(fork), engage(fork)]
+    for other in others:
+        other.ask("wait", barrier)
+    started.wait()
+    timer = threading.Timer(0.05, go.set)
+    timer.start()
+    # Its own round begins when the action is done, and nobody else comes to that.
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(0.001)
+    timer.join()
+    assert sorted(other.answer() for other in others) == [0, 1]
+    assert barrier.broken
+
+
+def test_who_is_interrupted_while_the_action_runs_holds_up_nobody(
+    engage: Engage, fork: Any
+) -> None:
+    started, go = fork.Event(), fork.Event()
+    barrier, actor = fork.Barrier(2, actors.Held(started, go)), engage(fork)
+
+    def interrupt() -> None:
+        until(lambda: barrier.n_waiting == 1)
+        actor.ask("wait", barrier)
+        started.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+        barrier.wait()
+    thread.join()
+    assert not barrier.broken
+    go.set()
+    assert actor.answer() == 1
+
+
+def test_an_exception_right_after_the_last_arrival_holds_up_nobody(
+    engage: Engage, fork: Any
+) -> None:
+    barrier, other = fork.Barrier(2), engage(fork)
+
+    def interrupt(_frame: object, event: str, what: Any) -> None:
+        # Where a signal's handler may run, too.
+        if event == "c_return" and what.__name__ == "_arrive":
+            raise KeyboardInterrupt
+
+    other.ask("wait", barrier)
+    until(lambda: barrier.n_waiting == 1)
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            barrier.wait()
+    finally:
+        sys.setprofile(None)
+    assert other.answer() == 0
 
 
 @pytest.mark.parametrize("parties", [0, -1, 100_000])

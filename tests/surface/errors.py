@@ -251,6 +251,7 @@ USES = {
         managers.BaseManager().join()
         managers.BaseManager().start(initializer=1)
         managers.BaseManager().shutdown()
+        managers.BaseManager.register('A', dict, method_to_typeid={1: 2})
         managers.SyncManager().list()
         managers.SyncManager().__enter__().address and managers.BaseManager().get_server().bad
         managers.Token('a', 'b')

@@ -12,6 +12,7 @@ use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
+use sidestep::os::clock::Deadline;
 use sidestep::sync::{
     Answer, Arrival, Holder, ReleaseError, SLICE, SharedBarrier, SharedCondition, SharedEvent,
     SharedLock, SharedSemaphore, Wait,
@@ -582,8 +583,10 @@ impl Event {
         if event.is_set() {
             return Ok(true);
         }
+        // Once for the whole call, so that no pulse between two of its sleeps is missed.
+        let count = event.count();
         let deadline = deadline(timeout)?;
-        Ok(wait(py, || event.wait(left(deadline)))? == Wait::Ready)
+        Ok(wait(py, || event.wait_since(count, left(deadline)))? == Wait::Ready)
     }
 }
 
@@ -628,55 +631,65 @@ impl Barrier {
         fill(&self.inner, SharedBarrier::from_handle(handle(name)))
     }
 
-    /// Comes to the barrier and waits for the others: the number of this arrival, and whether it
-    /// was the last, which has not waited: it acts for all and then calls `_complete`.
-    fn _arrive(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<(u32, bool)> {
+    /// Comes to the barrier and waits for the others: the number of this arrival. The last one
+    /// does not wait: it runs `action`, if there is one, and lets all go.
+    ///
+    /// All in one call: an exception out of a signal handler has no place to come between.
+    fn _arrive(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        action: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u32> {
         let barrier = self.barrier()?;
         let family = barrier.family();
-        let deadline = deadline(timeout)?;
+        let _ = deadline(timeout)?;
         let broken = || BROKEN_BARRIER.raise(py, ());
         let (place, number) = loop {
             match barrier.arrive(family) {
-                Arrival::Last(number) => return Ok((number, true)),
+                Arrival::Last(number, round) => {
+                    if let Some(Err(error)) = action.map(Bound::call0) {
+                        barrier.fail(family, round);
+                        return Err(error);
+                    }
+                    let all_went_on = barrier.complete(family, round);
+                    return all_went_on.then_some(number).ok_or_else(broken);
+                }
                 Arrival::Wait(place, number) => break (place, number),
                 Arrival::Broken => return Err(broken()),
                 Arrival::Busy => {
-                    if deadline.slice(SLICE).is_none() {
-                        barrier.abort(family);
-                        return Err(broken());
-                    }
                     // The last arrival of the round before is running its action.
                     py.detach(|| std::thread::sleep(std::time::Duration::from_millis(1)));
                     py.check_signals()?;
                 }
             }
         };
+        // From now on: what others do in the round before takes none of this one's time.
+        let mut deadline = deadline(timeout)?;
         let slept = wait(py, || {
             let Some(limit) = deadline.slice(SLICE) else {
-                return Wait::TimedOut;
+                if barrier.abort_unless_acting(family, place) {
+                    return Wait::TimedOut;
+                }
+                // All are here, so there will be an answer.
+                deadline = Deadline::NEVER;
+                return Wait::Interrupted;
             };
             match barrier.sleep(place, limit) {
                 Err(_) | Ok(Answer::None) => Wait::Interrupted,
                 Ok(_) => Wait::Ready,
             }
         });
+        if slept.is_err() {
+            let _ = barrier.abort_unless_acting(family, place);
+        }
         let answer = barrier.leave(place);
-        if answer == Answer::Passed {
-            let _ = slept?;
-            return Ok((number, false));
-        }
-        if answer == Answer::None {
-            // Out of time or interrupted: without this party the others wait in vain.
-            barrier.abort(family);
-        }
         let _ = slept?;
-        Err(broken())
-    }
-
-    fn _complete(&self) -> PyResult<()> {
-        let barrier = self.barrier()?;
-        barrier.complete(barrier.family());
-        Ok(())
+        if answer == Answer::Passed {
+            Ok(number)
+        } else {
+            Err(broken())
+        }
     }
 
     /// Make the barrier usable again; those who wait are told that it broke.

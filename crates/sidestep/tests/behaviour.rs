@@ -7,7 +7,10 @@ use sidestep::channel::{Brief, Put, Queue, QueueOptions, Taken};
 use sidestep::os::clock::{self, Deadline};
 use sidestep::pool::{Delivery, Parcel, Pool, Stage};
 use sidestep::shm::{Envelope, Kind, Ref, family};
-use sidestep::sync::{Holder, SharedCondition, SharedEvent, SharedLock, SharedSemaphore, Wait};
+use sidestep::sync::{
+    Answer, Arrival, Holder, Place, Round, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
+    SharedSemaphore, Wait,
+};
 
 #[test]
 fn queue_delivers_in_order_across_many_segments() {
@@ -303,6 +306,94 @@ fn event_wakes_all_even_if_cleared_at_once() {
 }
 
 #[test]
+fn event_that_was_set_since_is_not_waited_for() {
+    let event = SharedEvent::new().unwrap();
+    let at_once = || None;
+    let before = event.count();
+    assert_eq!(event.wait_since(before, at_once), Wait::TimedOut);
+    event.set();
+    let while_set = event.count();
+    event.clear();
+    assert_eq!(event.wait_since(before, at_once), Wait::Ready);
+    assert_eq!(event.wait_since(while_set, at_once), Wait::Ready);
+    assert_eq!(event.wait_since(event.count(), at_once), Wait::TimedOut);
+    assert_eq!(event.wait(at_once), Wait::TimedOut);
+}
+
+/// A party that waits at the barrier, and the last one, which acts.
+fn full_round(barrier: &SharedBarrier) -> (Place, Round) {
+    let family = barrier.family();
+    let Arrival::Wait(place, 0) = barrier.arrive(family) else {
+        panic!("not the first one")
+    };
+    let Arrival::Last(1, round) = barrier.arrive(family) else {
+        panic!("not the last one")
+    };
+    (place, round)
+}
+
+#[test]
+fn barrier_that_was_reset_is_left_alone_by_who_acted_before() {
+    let family = family().unwrap();
+    let barrier = SharedBarrier::new(2).unwrap();
+    let ends: [fn(&SharedBarrier, Round); 2] = [
+        |barrier, round| assert!(!barrier.complete(barrier.family(), round)),
+        |barrier, round| barrier.fail(barrier.family(), round),
+    ];
+    for end in ends {
+        let (place, old) = full_round(&barrier);
+        barrier.reset(family);
+        assert_eq!(barrier.leave(place), Answer::Broken);
+        // While the next round fills ...
+        let Arrival::Wait(place, 0) = barrier.arrive(family) else {
+            panic!("not the first one")
+        };
+        end(&barrier, old);
+        assert_eq!((barrier.waiting(), barrier.is_broken()), (1, false));
+        // ... and while it is acted for.
+        let Arrival::Last(1, round) = barrier.arrive(family) else {
+            panic!("not the last one")
+        };
+        end(&barrier, old);
+        assert_eq!(barrier.arrive(family), Arrival::Busy);
+        assert!(barrier.complete(family, round));
+        assert_eq!(barrier.leave(place), Answer::Passed);
+        // A round that is over stays so.
+        end(&barrier, round);
+        assert!(!barrier.is_broken());
+    }
+}
+
+#[test]
+fn barrier_that_was_aborted_stays_broken_when_the_action_ends() {
+    let family = family().unwrap();
+    let barrier = SharedBarrier::new(2).unwrap();
+    let (place, round) = full_round(&barrier);
+    barrier.abort(family);
+    assert!(!barrier.complete(family, round));
+    assert_eq!(barrier.leave(place), Answer::Broken);
+    assert!(barrier.is_broken());
+}
+
+#[test]
+fn barrier_is_not_broken_by_who_gives_up_while_the_last_one_acts() {
+    let family = family().unwrap();
+    let barrier = SharedBarrier::new(2).unwrap();
+    let (place, round) = full_round(&barrier);
+    assert!(!barrier.abort_unless_acting(family, place));
+    assert!(barrier.complete(family, round));
+    // Nor by who has its answer.
+    assert!(!barrier.abort_unless_acting(family, place));
+    assert_eq!(barrier.leave(place), Answer::Passed);
+    let Arrival::Wait(place, 0) = barrier.arrive(family) else {
+        panic!("not the first one")
+    };
+    assert!(barrier.abort_unless_acting(family, place));
+    assert_eq!(barrier.leave(place), Answer::Broken);
+    assert!(barrier.is_broken());
+}
+
+#[test]
 fn notify_reaches_the_earliest_waiters() {
     let family = family().unwrap();
     let condition = SharedCondition::new().unwrap();
@@ -310,8 +401,8 @@ fn notify_reaches_the_earliest_waiters() {
     let second = condition.enter(family).unwrap();
     assert_eq!(condition.count(), (2, 0));
     assert_eq!(condition.pass(family, 1), 1);
-    assert_eq!(condition.leave(first), sidestep::sync::Answer::Passed);
-    assert_eq!(condition.leave(second), sidestep::sync::Answer::None);
+    assert_eq!(condition.leave(first), Answer::Passed);
+    assert_eq!(condition.leave(second), Answer::None);
 }
 
 #[test]

@@ -379,6 +379,16 @@ fn party(barrier: &SharedBarrier) -> Child {
     party
 }
 
+/// Comes to the barrier as the last one, which is this number, and lets all go.
+fn arrive_last(barrier: &SharedBarrier, number: u32) {
+    let family = barrier.family();
+    let Arrival::Last(last, round) = barrier.arrive(family) else {
+        panic!("not the last one")
+    };
+    assert_eq!(last, number);
+    assert!(barrier.complete(family, round));
+}
+
 fn killed_party_breaks_the_barrier() {
     let family = settled_family();
     let barrier = SharedBarrier::new(4).unwrap();
@@ -392,8 +402,7 @@ fn killed_party_breaks_the_barrier() {
     assert_eq!(barrier.arrive(family), Arrival::Broken);
     barrier.reset(family);
     let mut others = [party(&barrier), party(&barrier), party(&barrier)];
-    assert!(matches!(barrier.arrive(family), Arrival::Last(3)));
-    barrier.complete(family);
+    arrive_last(&barrier, 3);
     for other in &mut others {
         assert_eq!(other.wait().unwrap(), Exit::Code(1));
     }
@@ -1476,11 +1485,7 @@ mod everywhere {
                 let waiter = party(&barrier);
                 (barrier, waiter)
             },
-            |(barrier, _)| {
-                let family = barrier.family();
-                assert!(matches!(barrier.arrive(family), Arrival::Last(1)));
-                barrier.complete(family);
-            },
+            |(barrier, _)| arrive_last(barrier, 1),
             |(barrier, waiter), died| {
                 // The other was let through or told; it does not wait for ever.
                 let told = sidestep::os::process::reap(waiter.pid(), true).unwrap();
@@ -1492,8 +1497,7 @@ mod everywhere {
                     barrier.reset(family);
                 }
                 let mut other = party(barrier);
-                assert!(matches!(barrier.arrive(family), Arrival::Last(1)));
-                barrier.complete(family);
+                arrive_last(barrier, 1);
                 assert_eq!(other.wait().unwrap(), Exit::Code(1));
             },
         );

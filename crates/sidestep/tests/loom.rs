@@ -1171,10 +1171,7 @@ fn loom_notify_is_not_spent_on_the_dead() {
 fn meet(barrier: &Barrier, process: &Process<'_>) -> bool {
     loop {
         match barrier.arrive(process) {
-            Arrival::Last(_) => {
-                barrier.complete(process);
-                return true;
-            }
+            Arrival::Last(_, round) => return barrier.complete(process, round),
             Arrival::Broken => return false,
             Arrival::Busy => thread::yield_now(),
             Arrival::Wait(place, _) => loop {
@@ -1200,6 +1197,92 @@ fn loom_barrier_lets_all_go_on() {
         assert!(meet(&barrier, &world.process(1)));
         assert!(other.join().unwrap());
         assert_eq!(barrier.waiting(), 0);
+        assert!(!barrier.is_broken());
+    });
+}
+
+#[test]
+fn loom_barrier_reset_while_the_last_one_acts() {
+    model(Some(2), || {
+        let world = World::new();
+        let barrier = Arc::new(Barrier::default());
+        barrier.init(2);
+        let Arrival::Wait(first, _) = barrier.arrive(&world.process(2)) else {
+            panic!("not waiting")
+        };
+        let Arrival::Last(_, round) = barrier.arrive(&world.process(3)) else {
+            panic!("not the last one")
+        };
+        let actor = {
+            let (world, barrier) = (world.clone(), barrier.clone());
+            thread::spawn(move || barrier.complete(&world.process(3), round))
+        };
+        barrier.reset(&world.process(1));
+        // The next round has begun, and nobody else comes to it.
+        let Arrival::Wait(second, _) = barrier.arrive(&world.process(1)) else {
+            panic!("not waiting")
+        };
+        let all_went_on = actor.join().unwrap();
+        let told = barrier.leave(first);
+        assert_eq!(all_went_on, told == Answer::Passed);
+        assert_ne!(told, Answer::None);
+        assert_eq!(barrier.waiting(), 1);
+        assert_eq!(barrier.leave(second), Answer::None);
+    });
+}
+
+#[test]
+fn loom_barrier_time_is_up_as_the_last_one_comes() {
+    model(Some(2), || {
+        let world = World::new();
+        let barrier = Arc::new(Barrier::default());
+        barrier.init(2);
+        let Arrival::Wait(place, _) = barrier.arrive(&world.process(2)) else {
+            panic!("not waiting")
+        };
+        let last = {
+            let (world, barrier) = (world.clone(), barrier.clone());
+            thread::spawn(move || {
+                let process = world.process(3);
+                match barrier.arrive(&process) {
+                    // Nobody gives up any more.
+                    Arrival::Last(_, round) => {
+                        assert!(barrier.complete(&process, round));
+                        true
+                    }
+                    arrival => {
+                        assert_eq!(arrival, Arrival::Broken);
+                        false
+                    }
+                }
+            })
+        };
+        let process = world.process(2);
+        if !barrier.abort_unless_acting(&process, place) {
+            while barrier.sleep(&Patience::new(), place, SLICE) == Ok(Answer::None) {}
+        }
+        let passed = barrier.leave(place) == Answer::Passed;
+        assert_eq!(last.join().unwrap(), passed);
+        assert_eq!(barrier.is_broken(), !passed);
+    });
+}
+
+#[test]
+fn loom_barrier_breaks_only_the_round_of_the_dead() {
+    model(Some(2), || {
+        let world = World::new();
+        let barrier = Arc::new(Barrier::default());
+        barrier.init(2);
+        // One waits, and is killed there; somebody else resets the barrier before the clean-up.
+        let _ = barrier.arrive(&world.process(2));
+        world.die(2);
+        let cleaner = {
+            let barrier = barrier.clone();
+            thread::spawn(move || barrier.bereave(Stamp::new(2, 1)))
+        };
+        barrier.reset(&world.process(1));
+        assert!(!barrier.is_broken());
+        cleaner.join().unwrap();
         assert!(!barrier.is_broken());
     });
 }

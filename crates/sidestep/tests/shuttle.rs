@@ -506,10 +506,7 @@ fn condition_and_barrier() {
 fn meet(family: &'static sidestep::shm::Family, barrier: &SharedBarrier) -> bool {
     loop {
         match barrier.arrive(family) {
-            Arrival::Last(_) => {
-                barrier.complete(family);
-                return true;
-            }
+            Arrival::Last(_, round) => return barrier.complete(family, round),
             Arrival::Broken => return false,
             Arrival::Busy => nap(SLICE),
             Arrival::Wait(place, _) => loop {

@@ -23,7 +23,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"sidestep");
 
 /// Revision of the layout, and what else members must agree on: libc's robust mutex and the page
 /// size.
-const REVISION: u64 = 5 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
+const REVISION: u64 = 6 << 32 | size_of::<libc::pthread_mutex_t>() as u64;
 
 /// Address space, in bytes, that a small arena takes as well: it costs nothing.
 const PLENTY: u64 = 64 << 30;

@@ -10,24 +10,42 @@ use super::waiters::{Answer, Place, Waiters};
 use crate::crash;
 use crate::primitive::{AtomicU32, fence};
 
-const FILLING: u32 = 0;
+/// The last arrival acts for all.
 const ACTING: u32 = 1;
+/// The barrier is broken, whatever else it was doing.
 const BROKEN: u32 = 2;
+/// One round, in the word that counts them.
+const ONCE: u32 = 4;
+
+/// The word of the round after this one, open for arrivals.
+fn next_round(word: u32) -> u32 {
+    (word & !(ACTING | BROKEN)).wrapping_add(ONCE)
+}
 
 /// A barrier for a fixed number of parties.
 ///
 /// | field     | written by                         | meaning                                      |
 /// |-----------|------------------------------------|----------------------------------------------|
 /// | `lock`    | see [`Mutex`]                      | guards arrivals                              |
-/// | `state`   | holder of `lock`; a cleaner (`BROKEN`) | filling, the last arrival acts, broken   |
+/// | `state`   | holder of `lock`; a cleaner (`BROKEN`) | see below                                |
 /// | `arrived` | holder of `lock`                   | parties of this round so far                 |
 /// | `actor`   | holder of `lock`                   | stamp of the last arrival while it acts      |
 /// | `waiters` | see [`Waiters`]                    | those who came                               |
 ///
+/// | bits of `state` | meaning                                 | who changes them                |
+/// |----------------:|-----------------------------------------|---------------------------------|
+/// | 0               | `ACTING`: the last arrival acts         | `arrive`; gone with its round   |
+/// | 1               | `BROKEN`                                | whoever breaks; gone by `reset` |
+/// | 2..32           | number of the round, wrapping           | `complete`, `reset`             |
+///
+/// Whoever acts for a round may end it only while the word is still the one that it was given: a
+/// reset, and what comes after it, is none of its business any more.
+///
 /// A process that dies while it waits (or while it acts for all) breaks the barrier: the clean-up
 /// after it says so to the others. A process that never came cannot be known. The holder of
 /// `lock` changes `arrived` last; if it is killed before, the round is counted anew from the
-/// waiters, of which the dead one broke the barrier anyway.
+/// waiters, of which the dead one broke the barrier anyway. A cleaner holds no lock, so it changes
+/// `state` only from the word under which it saw the dead one, and leaves the rest to a reset.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Barrier {
@@ -39,12 +57,17 @@ pub struct Barrier {
     waiters: Waiters,
 }
 
+/// The round that a last arrival acts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round(u32);
+
 /// How an arrival went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Arrival {
-    /// All others are here: act for all, then [`Barrier::complete`] (or [`Barrier::abort`]).
-    Last(u32),
+    /// All others are here: act for all, as number so and so, then [`Barrier::complete`] the round
+    /// (or [`Barrier::fail`] it).
+    Last(u32, Round),
     /// Wait at this place, as number so and so.
     Wait(Place, u32),
     /// The round before is not over: its last arrival still acts. Try again in a moment.
@@ -79,45 +102,74 @@ impl Barrier {
     }
 
     fn arrive_once(&self, family: &impl Population) -> Arrival {
-        self.locked(family, || match self.state.load(SeqCst) {
-            BROKEN => Arrival::Broken,
-            ACTING => Arrival::Busy,
-            _ => {
-                let index = self.arrived.load(Relaxed);
-                if index + 1 >= self.parties.load(Relaxed) {
-                    if self.waiters.has_dead(family) {
-                        // Nobody has cleaned up after it yet; who was here is here no more.
-                        self.break_now();
-                        return Arrival::Broken;
-                    }
-                    self.actor.store(family.me().word(), Relaxed);
-                    crash::point("barrier: actor known");
-                    self.state.store(ACTING, SeqCst);
-                    return Arrival::Last(index);
-                }
+        self.locked(family, || {
+            let word = self.state.load(SeqCst);
+            if word & BROKEN != 0 {
+                return Arrival::Broken;
+            }
+            if word & ACTING != 0 {
+                return Arrival::Busy;
+            }
+            let index = self.arrived.load(Relaxed);
+            if index + 1 < self.parties.load(Relaxed) {
                 let Some(place) = self.waiters.enter(family) else {
                     return Arrival::Broken;
                 };
                 crash::point("barrier: entered");
                 self.arrived.store(index + 1, Relaxed);
-                Arrival::Wait(place, index)
+                return Arrival::Wait(place, index);
+            }
+            if self.waiters.has_dead(family) {
+                // Nobody has cleaned up after it yet; who was here is here no more.
+                self.break_now();
+                return Arrival::Broken;
+            }
+            self.actor.store(family.me().word(), Relaxed);
+            crash::point("barrier: actor known");
+            let round = Round(word | ACTING);
+            match self.state.compare_exchange(word, round.0, SeqCst, Relaxed) {
+                Ok(_) => Arrival::Last(index, round),
+                Err(_) => {
+                    // A cleaner was faster.
+                    self.actor.store(0, Relaxed);
+                    Arrival::Broken
+                }
             }
         })
     }
 
     /// The last arrival has acted: all go on, and the barrier is ready for the next round.
-    pub fn complete(&self, family: &impl Population) {
+    ///
+    /// `false`: the round has ended otherwise meanwhile. Then nothing is done, as others may wait
+    /// here, or act, for another one.
+    #[must_use]
+    pub fn complete(&self, family: &impl Population, round: Round) -> bool {
         self.locked(family, || {
+            if self.state.load(SeqCst) != round.0 {
+                return false;
+            }
             self.arrived.store(0, Relaxed);
             crash::point("barrier: none counted any more");
             self.waiters.pass(family, usize::MAX);
             crash::point("barrier: all told");
-            let _ = self
+            // It fails if a cleaner has broken the barrier just now.
+            let opened = self
                 .state
-                .compare_exchange(ACTING, FILLING, SeqCst, Relaxed);
+                .compare_exchange(round.0, next_round(round.0), SeqCst, Relaxed)
+                .is_ok();
             crash::point("barrier: next round open");
             // Last: whoever finds the actor dead before this breaks the barrier.
             self.actor.store(0, Relaxed);
+            opened
+        })
+    }
+
+    /// The last arrival could not act: the barrier breaks, unless the round has ended otherwise.
+    pub fn fail(&self, family: &impl Population, round: Round) {
+        self.locked(family, || {
+            if self.state.load(SeqCst) == round.0 {
+                self.break_now();
+            }
         });
     }
 
@@ -156,13 +208,34 @@ impl Barrier {
         self.locked(family, || self.break_now());
     }
 
+    /// A party that waits at this place gives up, out of time or interrupted: the barrier breaks,
+    /// as the others wait for it in vain. Whether that was so; the party then leaves its place.
+    ///
+    /// `false`: all are here, and the last one acts (or there is an answer already). The party is
+    /// not missed: it may leave, or wait for the answer, which the actor's death brings, too.
+    #[must_use]
+    pub fn abort_unless_acting(&self, family: &impl Population, place: Place) -> bool {
+        self.locked(family, || {
+            let acting = self.state.load(SeqCst) & (ACTING | BROKEN) == ACTING;
+            if acting || self.waiters.answer(place) != Answer::None {
+                return false;
+            }
+            self.break_now();
+            true
+        })
+    }
+
     fn break_now(&self) {
-        self.state.store(BROKEN, SeqCst);
+        self.state.fetch_or(BROKEN, SeqCst);
+        self.tell_that_it_broke();
+        self.actor.store(0, Relaxed);
+        self.arrived.store(0, Relaxed);
+    }
+
+    fn tell_that_it_broke(&self) {
         // [barrier-break] Who has entered before this is told below.
         fence(SeqCst);
         crash::point("barrier: broken, nobody told yet");
-        self.actor.store(0, Relaxed);
-        self.arrived.store(0, Relaxed);
         self.waiters.break_all();
     }
 
@@ -174,13 +247,15 @@ impl Barrier {
         self.locked(family, || {
             self.break_now();
             crash::point("barrier: all told before a reset");
-            self.state.store(FILLING, SeqCst);
+            let word = self.state.load(Relaxed);
+            // A swap, and so in order with what a cleaner does to this word.
+            self.state.swap(next_round(word), SeqCst);
         });
     }
 
     /// Whether the barrier is broken.
     pub fn is_broken(&self) -> bool {
-        self.state.load(SeqCst) == BROKEN
+        self.state.load(SeqCst) & BROKEN != 0
     }
 
     /// How many parties it takes.
@@ -190,7 +265,7 @@ impl Barrier {
 
     /// How many wait.
     pub fn waiting(&self) -> u32 {
-        if self.state.load(SeqCst) == FILLING {
+        if self.state.load(SeqCst) & (ACTING | BROKEN) == 0 {
             self.arrived.load(Relaxed)
         } else {
             0
@@ -201,8 +276,20 @@ impl Barrier {
     /// repeated, by whoever comes after a cleaner that was killed in here.
     pub fn bereave(&self, dead: Stamp) {
         // First, while its places still say that it waited.
-        if self.waiters.has_waiting(dead) || self.actor.load(Relaxed) == dead.word() {
-            self.break_now();
+        loop {
+            let word = self.state.load(SeqCst);
+            if !self.waiters.has_waiting(dead) && self.actor.load(Relaxed) != dead.word() {
+                break;
+            }
+            // If it fails, the round of the dead one may be over: look again.
+            if self
+                .state
+                .compare_exchange(word, word | BROKEN, SeqCst, Relaxed)
+                .is_ok()
+            {
+                self.tell_that_it_broke();
+                break;
+            }
         }
         self.waiters.bereave(dead);
     }

@@ -12,6 +12,8 @@ use crate::primitive::{AtomicU32, Wake, futex_wait, futex_wake};
 const SET: u32 = 1;
 const SLEEPERS: u32 = 2;
 const ONCE: u32 = 4;
+/// All that the count can be.
+const COUNT: u32 = u32::MAX / ONCE;
 
 /// A flag in one word.
 ///
@@ -70,13 +72,34 @@ impl Event {
         crash::point("event: cleared");
     }
 
+    /// This moment, for [`Event::wait_since`]: how often the flag was set before it, not counting
+    /// the last time if it still is.
+    pub fn count(&self) -> u32 {
+        // [event-word]
+        let word = self.word.load(Acquire);
+        (word / ONCE).wrapping_sub(word & SET) & COUNT
+    }
+
     /// Waits until the flag is set (or has been set meanwhile), for at most `left()` in all.
-    pub fn wait(&self, patience: &Patience, mut left: impl FnMut() -> Option<Duration>) -> Wait {
+    ///
+    /// Who calls again after [`Wait::Interrupted`] uses [`Event::wait_since`]: a set and a clear
+    /// between two calls would be missed.
+    pub fn wait(&self, patience: &Patience, left: impl FnMut() -> Option<Duration>) -> Wait {
+        self.wait_since(self.count(), patience, left)
+    }
+
+    /// Waits until the flag is set, or has been set since the moment of [`Event::count`], for at
+    /// most `left()` in all.
+    pub fn wait_since(
+        &self,
+        count: u32,
+        patience: &Patience,
+        mut left: impl FnMut() -> Option<Duration>,
+    ) -> Wait {
         let first = self.word.load(Acquire);
-        if first & SET != 0 {
+        if first & SET != 0 || first / ONCE != count {
             return Wait::Ready;
         }
-        let count = first / ONCE;
         if patience.outlasts(|| self.word.load(Acquire) / ONCE != count) {
             return Wait::Ready;
         }

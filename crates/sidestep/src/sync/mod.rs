@@ -19,7 +19,7 @@ mod stamp;
 mod wait;
 mod waiters;
 
-pub use barrier::{Arrival, Barrier};
+pub use barrier::{Arrival, Barrier, Round};
 pub use event::Event;
 pub use gate::{Gate, SLICE};
 pub use habit::Habit;

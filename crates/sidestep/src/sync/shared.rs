@@ -238,6 +238,11 @@ impl SharedEvent {
         self.inner.wait(&self.patience, left)
     }
 
+    /// As [`Event::wait_since`].
+    pub fn wait_since(&self, count: u32, left: impl FnMut() -> Option<Duration>) -> Wait {
+        self.inner.wait_since(count, &self.patience, left)
+    }
+
     /// The event that `handle` names.
     ///
     /// # Errors

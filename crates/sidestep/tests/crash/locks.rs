@@ -15,7 +15,7 @@ use sidestep::sync::{
 
 use super::common::{Test, child, join, message, persist};
 use super::everywhere::{assert_holds, at_each_step, queue_with, until_it_survives};
-use super::{forever, party};
+use super::{arrive_last, forever, party};
 
 pub const TESTS: [Test; 9] = [
     ("death_anywhere_in_a_recursive_lock", recursive_lock),
@@ -263,8 +263,7 @@ fn assert_next_round(barrier: &SharedBarrier) {
         barrier.reset(family);
     }
     let parties: Vec<Child> = (1..barrier.parties()).map(|_| party(barrier)).collect();
-    assert!(matches!(barrier.arrive(family), Arrival::Last(_)));
-    barrier.complete(family);
+    arrive_last(barrier, barrier.parties() - 1);
     for party in parties {
         assert_eq!(end_of(party), 1);
     }
@@ -297,22 +296,36 @@ fn arriving() {
     );
 }
 
+/// What a party does to a barrier.
+type Deed = fn(&SharedBarrier);
+
 fn breaking() {
-    for reset in [false, true] {
+    // How many parties it has, and what the one does that is killed; two others wait.
+    let ways: [(u32, Deed); 4] = [
+        (3, |barrier| barrier.abort(barrier.family())),
+        (3, |barrier| barrier.reset(barrier.family())),
+        (3, |barrier| {
+            let Arrival::Last(2, round) = barrier.arrive(barrier.family()) else {
+                panic!("not the last one")
+            };
+            barrier.fail(barrier.family(), round);
+        }),
+        (4, |barrier| {
+            let Arrival::Wait(place, _) = barrier.arrive(barrier.family()) else {
+                panic!("not waiting")
+            };
+            assert!(barrier.abort_unless_acting(barrier.family(), place));
+            assert_eq!(barrier.leave(place), Answer::Broken);
+        }),
+    ];
+    for (parties, deed) in ways {
         at_each_step(
             || {
-                let barrier = SharedBarrier::new(3).unwrap();
+                let barrier = SharedBarrier::new(parties).unwrap();
                 let others = vec![party(&barrier), party(&barrier)];
                 (barrier, RefCell::new(others))
             },
-            |(barrier, _)| {
-                let family = barrier.family();
-                if reset {
-                    barrier.reset(family);
-                } else {
-                    barrier.abort(family);
-                }
-            },
+            |(barrier, _)| deed(barrier),
             |(barrier, others), _| {
                 // Either none of it has happened, or all of it will.
                 let family = barrier.family();
