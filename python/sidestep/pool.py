@@ -499,12 +499,10 @@ class IMapIterator(_original.Root, Generic[_T]):
             StopIteration: There are no more.
             TimeoutError: It has not come within `timeout` seconds.
         """
-        if self._read is not None:
-            # An exception of a signal handler may have come between these two the last time.
-            self._read.put(None)
+        # Before as well: an exception of a signal handler may have come in between the last time.
+        self._tell_read()
         found = self._inbox.next(timeout)
-        if self._read is not None:
-            self._read.put(None)
+        self._tell_read()
         if found is None:
             raise TimeoutError(f"no result has come within {timeout} seconds")
         success, value = found
@@ -518,6 +516,11 @@ class IMapIterator(_original.Root, Generic[_T]):
         return result
 
     __next__ = next
+
+    def _tell_read(self) -> None:
+        """Have who takes the input look how many results were taken out."""
+        if self._read is not None and self._read.empty():
+            self._read.put(None)
 
     def _keeper(self) -> None:
         """What the open tasks hold of the map: nothing, so that it ends if nobody asks any more."""
@@ -1033,7 +1036,8 @@ class _Crew:
 
     def close(self, owner: Any) -> None:
         """Have the workers end when all is done, which keeps the pool that owns them."""
-        self.owner = owner
+        if self.pid == os.getpid():
+            self.owner = owner
         self.state = CLOSE
         self.core.nudge()
 
@@ -1045,14 +1049,19 @@ class _Crew:
 
     def end_the_rest(self) -> None:
         """End the workers that `terminate` has left, if any."""
-        if any(each.exitcode is None for each in list(self.lines.values())):
+        if self.pid == os.getpid() and any(
+            each.exitcode is None for each in list(self.lines.values())
+        ):
             self.terminate()
 
     def terminate(self) -> None:
         """End the workers at once, and all jobs with an error.
 
-        Takes no lock that anybody may hold for long, so it may be called from anywhere.
+        Takes no lock that anybody may hold for long, so it may be called from anywhere; but in a
+        forked child it is none of its business.
         """
+        if self.pid != os.getpid():
+            return
         self.state = TERMINATE
         self.core.close()
         try:

@@ -232,6 +232,23 @@ def _run_after_forkers() -> None:
 
 
 @_original.descend("util")
+class _OfTheLock:
+    """A method of the lock that an object is made of.
+
+    A function in Python, which would call it, can be left by an exception of a signal handler
+    between taking the lock and returning.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Callable[..., Any]:
+        if instance is None:
+            return lambda lock, *details: getattr(lock._lock, self._name)(*details)
+        method: Callable[..., Any] = getattr(instance._lock, self._name)
+        return method
+
+
 class ForkAwareThreadLock(_original.Root):
     """A thread lock that is free in a forked child, whoever held it in the parent."""
 
@@ -244,16 +261,8 @@ class ForkAwareThreadLock(_original.Root):
     def _at_fork_reinit(self) -> None:
         self._lock._at_fork_reinit()  # type: ignore[attr-defined]
 
-    # The lock's own: a function in Python is left by an exception of a signal handler between
-    # taking the lock and returning.
-
-    @property
-    def __enter__(self) -> Callable[[], bool]:
-        return self._lock.__enter__
-
-    @property
-    def __exit__(self) -> Callable[..., None]:
-        return self._lock.__exit__
+    __enter__ = _OfTheLock()
+    __exit__ = _OfTheLock()
 
 
 class ForkAwareLocal(_thread._local):

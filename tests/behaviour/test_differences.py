@@ -1,5 +1,6 @@
 """Rows of COMPATIBILITY.md that no other file of tests is about."""
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import sidestep
-from sidestep import shared_memory
+from sidestep import shared_memory, util
 
 
 def test_a_double_fork_keeps_what_was_made_before_it() -> None:
@@ -134,3 +135,13 @@ def test_a_derived_structure_has_properties_for_all_its_fields() -> None:
     assert (pixel.x, pixel.colour) == (1, 2)
     pixel.x = 3
     assert pixel.get_obj().x == 3
+
+
+def test_a_lock_of_the_original_kind_is_entered_by_its_class_too() -> None:
+    lock = util.ForkAwareThreadLock()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock)
+        assert not lock.acquire(False)
+    with lock:
+        assert not lock.acquire(False)
+    assert lock.acquire(False)

@@ -960,6 +960,12 @@ def test_a_buffersize_counts_what_was_taken_and_not_what_was_returned(either: An
     results.cancel()
 
 
+def test_a_buffersize_that_is_never_reached_costs_nothing(either: Any) -> None:
+    results = either.imap(tasks.square, range(1000), buffersize=2000)
+    assert list(results) == [n * n for n in range(1000)]
+    assert results._read.qsize() <= 1
+
+
 def test_lazy_maps_with_a_buffersize_go_on_side_by_side(either: Any) -> None:
     first = either.imap(tasks.square, itertools.count(), buffersize=1)
     second = either.imap(tasks.square, itertools.count(1), buffersize=2)

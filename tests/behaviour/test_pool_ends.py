@@ -254,6 +254,22 @@ def test_terminate_with_much_in_line(busy: Any) -> None:
             result.get()
 
 
+def test_terminate_in_a_forked_child_is_none_of_its_business() -> None:
+    fork = sidestep.get_context("fork")
+    with fork.Pool(2) as made:
+        workers = list(made._pool)
+        assert made.apply(tasks.square, (2,)) == 4
+        for ending in (made.terminate, made.close):
+            child = fork.Process(target=ending)
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            child.close()
+        assert made.map(tasks.square, range(100), 1) == [n * n for n in range(100)]
+        assert made._pool == workers
+    end(made)
+
+
 @pytest.mark.parametrize("call", ["apply_async", "map_async", "imap"])
 def test_a_call_that_the_end_of_the_pool_overtakes_is_refused(
     call: str, monkeypatch: pytest.MonkeyPatch

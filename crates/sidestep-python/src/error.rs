@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use pyo3::PyErrArguments;
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -32,6 +32,7 @@ pub fn to_py(error: Error) -> PyErr {
         | Error::TooManyProcesses(_)
         | Error::Watched(_)
         | Error::Closed => PyRuntimeError::new_err(text),
+        Error::TooLong(_) | Error::Parties { .. } => PyValueError::new_err(text),
     }
 }
 

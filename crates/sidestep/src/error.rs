@@ -49,6 +49,17 @@ pub enum Error {
          close its _reader where it is not polled any more, or wait by get() instead"
     )]
     Watched(u32),
+    /// A message that is too long to lie in the queue or pipe itself.
+    #[error("a message of {0} bytes is too long to be put as it is: put it as an Envelope")]
+    TooLong(u64),
+    /// A barrier for nobody, or for more than can wait there.
+    #[error("a barrier takes 1 to {most} parties, not {parties}")]
+    Parties {
+        /// How many were asked for.
+        parties: u32,
+        /// How many there may be.
+        most: u32,
+    },
     /// The kernel refuses another process.
     #[error("cannot start a process: {0}{hint}", hint = limits::way_out_of_processes(.0))]
     Fork(#[source] io::Error),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidestep::Error;
 use sidestep::channel::{Brief, Put, Queue, QueueOptions, Taken};
 use sidestep::os::clock::{self, Deadline};
 use sidestep::pool::{Delivery, Parcel, Pool, Stage};
 use sidestep::shm::{Envelope, Kind, Ref, family};
 use sidestep::sync::{
     Answer, Arrival, Holder, Place, Round, SharedBarrier, SharedCondition, SharedEvent, SharedLock,
-    SharedSemaphore, Wait,
+    SharedSemaphore, WAITERS, Wait,
 };
 
 #[test]
@@ -94,6 +95,29 @@ fn byte_limit_lets_a_longer_message_go_alone() {
     assert!(matches!(queue.try_put(0, &[b"x"]).unwrap(), Put::Full));
     assert_eq!(queue.get(None).unwrap().unwrap().len(), 500);
     assert!(matches!(queue.try_put(0, &[b"x"]).unwrap(), Put::Done(_)));
+}
+
+#[test]
+fn message_that_does_not_fit_the_queue_itself_is_refused() {
+    let queue = QueueOptions::new().create().unwrap();
+    let long = vec![0; Queue::INLINE_MAX + 1];
+    assert!(matches!(queue.try_put(0, &[&long]), Err(Error::TooLong(_))));
+    let some = [b"a".as_slice(), b"b", &long, b"c"];
+    assert_eq!(queue.try_put_many(0, some.into_iter()).unwrap(), 2);
+    assert!(matches!(
+        queue.try_put_many(0, some.into_iter().skip(2)),
+        Err(Error::TooLong(_))
+    ));
+    assert_eq!(queue.len(), 2);
+}
+
+#[test]
+fn barrier_takes_as_many_as_can_wait_there() {
+    for parties in [0, WAITERS as u32 + 1] {
+        let refused = SharedBarrier::new(parties);
+        assert!(matches!(refused, Err(Error::Parties { .. })));
+    }
+    assert!(SharedBarrier::new(WAITERS as u32).is_ok());
 }
 
 #[test]

@@ -465,7 +465,7 @@ fn loom_notify_reaches_exactly_one() {
         let threads = places.map(|place| {
             let (waiters, told) = (waiters.clone(), told.clone());
             thread::spawn(move || {
-                while waiters.sleep(&Patience::new(), place, SLICE) == Ok(Answer::None) {}
+                while waiters.sleep(&Patience::new(), place, SLICE, || false) == Ok(Answer::None) {}
                 if waiters.leave(place) == Answer::Passed {
                     told.fetch_add(1, Ordering::SeqCst);
                 }
@@ -1156,7 +1156,7 @@ fn loom_notify_is_not_spent_on_the_dead() {
         let waiter = {
             let waiters = waiters.clone();
             thread::spawn(move || {
-                while waiters.sleep(&Patience::new(), place, SLICE) == Ok(Answer::None) {}
+                while waiters.sleep(&Patience::new(), place, SLICE, || false) == Ok(Answer::None) {}
                 assert_eq!(waiters.leave(place), Answer::Passed);
             })
         };
@@ -1280,10 +1280,17 @@ fn loom_barrier_breaks_only_the_round_of_the_dead() {
             let barrier = barrier.clone();
             thread::spawn(move || barrier.bereave(Stamp::new(2, 1)))
         };
-        barrier.reset(&world.process(1));
+        let other = world.process(1);
+        barrier.reset(&other);
+        // Who waits for the next round is not told of this one.
+        let Arrival::Wait(place, 0) = barrier.arrive(&other) else {
+            panic!("not the first")
+        };
         assert!(!barrier.is_broken());
         cleaner.join().unwrap();
         assert!(!barrier.is_broken());
+        assert_eq!(barrier.waiting(), 1);
+        assert_eq!(barrier.leave(place), Answer::None);
     });
 }
 

@@ -392,7 +392,7 @@ impl Chain {
     /// Puts a short message (at most [`INLINE_MAX`] bytes, given in `parts`), if there is room.
     ///
     /// # Errors
-    /// The arena is at its ceiling, or `announce` refuses.
+    /// The arena is at its ceiling, the message is too long, or `announce` refuses.
     #[inline]
     pub(crate) fn put<E: From<Error>>(
         &self,
@@ -441,6 +441,9 @@ impl Chain {
         announce: &impl Announce<E>,
         write: impl FnOnce(u64),
     ) -> core::result::Result<Put, E> {
+        if len > INLINE_MAX as u64 {
+            return Err(E::from(Error::TooLong(len)));
+        }
         self.lock_producers(family);
         let done = self.put_locked(family, own, tag, len, announce, write);
         self.producer.put_lock.unlock();
@@ -492,8 +495,15 @@ impl Chain {
         tag: u8,
         messages: &mut Peekable<impl Iterator<Item = &'m [u8]>>,
     ) -> Result<usize> {
-        let may_follow = |tail, message: &[u8]| self.has_room(tail, message.len() as u64);
+        let may_follow = |tail, message: &[u8]| {
+            message.len() <= INLINE_MAX && self.has_room(tail, message.len() as u64)
+        };
         let tail = self.producer.tail.load(Ordering::Relaxed);
+        if let Some(first) = messages.peek()
+            && first.len() > INLINE_MAX
+        {
+            return Err(Error::TooLong(first.len() as u64));
+        }
         let Some(first) = messages.next_if(|first| may_follow(tail, first)) else {
             return Ok(0);
         };

@@ -117,7 +117,6 @@ impl Queue {
     /// was put.
     #[inline]
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<Put> {
-        debug_assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= INLINE_MAX);
         self.chain
             .put(self.family(), self.object.payload(), tag, parts, &Quietly)
     }
@@ -135,7 +134,8 @@ impl Queue {
     /// Puts several short messages under one lock: how many there was room for.
     ///
     /// # Errors
-    /// The arena is at its ceiling: nothing was put.
+    /// The arena is at its ceiling, or the first message is longer than [`Queue::INLINE_MAX`]:
+    /// nothing was put.
     pub fn try_put_many<'m>(
         &self,
         tag: u8,

@@ -112,8 +112,9 @@ impl Barrier {
             }
             let index = self.arrived.load(Relaxed);
             if index + 1 < self.parties.load(Relaxed) {
+                // Places are short only until those of the last round have left theirs.
                 let Some(place) = self.waiters.enter(family) else {
-                    return Arrival::Broken;
+                    return Arrival::Busy;
                 };
                 crash::point("barrier: entered");
                 self.arrived.store(index + 1, Relaxed);
@@ -186,7 +187,13 @@ impl Barrier {
         // [barrier-break]
         fence(SeqCst);
         if !self.is_broken() {
-            let answer = self.waiters.sleep(patience, place, limit)?;
+            // Once more behind the mark that we sleep: a clean-up rouses whom it has seen asleep.
+            let in_vain = || {
+                // [barrier-break]
+                fence(SeqCst);
+                self.is_broken()
+            };
+            let answer = self.waiters.sleep(patience, place, limit, in_vain)?;
             if answer != Answer::None || !self.is_broken() {
                 return Ok(answer);
             }
@@ -227,16 +234,10 @@ impl Barrier {
 
     fn break_now(&self) {
         self.state.fetch_or(BROKEN, SeqCst);
-        self.tell_that_it_broke();
-        self.actor.store(0, Relaxed);
-        self.arrived.store(0, Relaxed);
-    }
-
-    fn tell_that_it_broke(&self) {
-        // [barrier-break] Who has entered before this is told below.
-        fence(SeqCst);
         crash::point("barrier: broken, nobody told yet");
         self.waiters.break_all();
+        self.actor.store(0, Relaxed);
+        self.arrived.store(0, Relaxed);
     }
 
     /// Makes the barrier usable again; those who wait are told that it broke.
@@ -287,7 +288,12 @@ impl Barrier {
                 .compare_exchange(word, word | BROKEN, SeqCst, Relaxed)
                 .is_ok()
             {
-                self.tell_that_it_broke();
+                // [barrier-break] Who has entered before this is roused below.
+                fence(SeqCst);
+                crash::point("barrier: broken by a cleaner, nobody roused yet");
+                // It holds no lock: by now others may wait here for another round. So each looks
+                // for itself whether its own is over.
+                self.waiters.rouse();
                 break;
             }
         }

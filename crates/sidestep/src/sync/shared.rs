@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Answer, Barrier, Departed, Event, Lock, Patience, Permits, Place, Population, ReleaseError,
-    SEMAPHORE_MAX, SLICE, Semaphore, Stamp, Wait, Waiters,
+    SEMAPHORE_MAX, SLICE, Semaphore, Stamp, WAITERS, Wait, Waiters,
 };
 use crate::error::{Error, Result};
 use crate::primitive::{AtomicU32, Instant, Wake};
@@ -212,7 +212,7 @@ impl SharedCondition {
     /// # Errors
     /// A signal handler ran.
     pub fn sleep(&self, place: Place, limit: Duration) -> core::result::Result<Answer, Wake> {
-        self.inner.sleep(&self.patience, place, limit)
+        self.inner.sleep(&self.patience, place, limit, || false)
     }
 
     /// The condition that `handle` names.
@@ -256,8 +256,12 @@ impl SharedBarrier {
     /// A new barrier for `parties` parties.
     ///
     /// # Errors
-    /// The arena is at its ceiling.
+    /// The arena is at its ceiling; or there are no parties, or more than [`WAITERS`].
     pub fn new(parties: u32) -> Result<Self> {
+        let most = WAITERS as u32;
+        if !(1..=most).contains(&parties) {
+            return Err(Error::Parties { parties, most });
+        }
         let barrier = Self::create(Kind::Barrier)?;
         barrier.init(parties);
         Ok(barrier)

@@ -37,7 +37,7 @@ struct Node {
 /// |--------------------|-------------------------------|-----------------------------------|
 /// | 0                  | free                          | its waiter as it leaves; a cleaner |
 /// | stamp              | a thread of that process waits | the waiter                       |
-/// | stamp, `ASLEEP`    | and sleeps, or is about to    | the waiter                        |
+/// | stamp, `ASLEEP`    | and sleeps, or is about to    | the waiter; who rouses takes it off |
 /// | stamp, `PASSED`    | it was told to go on          | who notifies                      |
 /// | stamp, `BROKEN`    | it was told to give up        | who breaks                        |
 ///
@@ -102,12 +102,14 @@ impl Waiters {
         Some(Place(place))
     }
 
-    /// Sleeps until there is an answer, a signal (`Err`), or for `limit`, at most a slice.
+    /// Sleeps until there is an answer, a signal (`Err`), or for `limit`, at most a slice; or until
+    /// [`Waiters::rouse`], which follows a change that `in_vain` sees.
     pub fn sleep(
         &self,
         patience: &Patience,
         place: Place,
         limit: Duration,
+        in_vain: impl Fn() -> bool,
     ) -> Result<Answer, Wake> {
         let word = &self.nodes[place.0].word;
         if patience.outlasts(|| self.answer(place) != Answer::None) {
@@ -118,7 +120,9 @@ impl Waiters {
             is_waiting(word).then_some(word | ASLEEP)
         });
         crash::point("waiters: about to sleep");
+        // Behind the mark: who rouses has seen it, or has made its change before this.
         if let Ok(before) = asleep
+            && !in_vain()
             && futex_wait(word, before | ASLEEP, Some(limit.min(SLICE))) == Wake::Interrupted
         {
             return Err(Wake::Interrupted);
@@ -184,7 +188,7 @@ impl Waiters {
 
     /// Answers whoever waits at a node, and wakes it if it sleeps: whether anybody waited.
     fn answer_at(node: &Node, what: u32) -> bool {
-        // Not weaker: who breaks without a lock has stored that before, and looks here after.
+        // Not weaker: whoever waits looks at its word, and at what has been stored before this.
         let told = node.word.fetch_update(SeqCst, SeqCst, |word| {
             is_waiting(word).then_some(word & Stamp::MASK | what)
         });
@@ -199,6 +203,19 @@ impl Waiters {
     pub fn break_all(&self) {
         for node in self.used() {
             Self::answer_at(node, BROKEN);
+        }
+    }
+
+    /// Has all who sleep look again, without an answer: some may wait for something else by now.
+    pub fn rouse(&self) {
+        for node in self.used() {
+            let roused = node.word.fetch_update(SeqCst, Relaxed, |word| {
+                (is_waiting(word) && word & ASLEEP != 0).then_some(word & !ASLEEP)
+            });
+            if roused.is_ok() {
+                crash::point("waiters: mark taken off, nobody woken yet");
+                futex_wake(&node.word, 1);
+            }
         }
     }
 
