@@ -231,7 +231,6 @@ def _run_after_forkers() -> None:
             info("after forker raised exception %s", error)
 
 
-@_original.descend("util")
 class _OfTheLock:
     """A method of the lock that an object is made of.
 
@@ -249,6 +248,7 @@ class _OfTheLock:
         return method
 
 
+@_original.descend("util")
 class ForkAwareThreadLock(_original.Root):
     """A thread lock that is free in a forked child, whoever held it in the parent."""
 
