@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sidestep
-from sidestep import process, util
+from sidestep import _sidestep, process, util
 
 
 def tell(path: Path, fact: object) -> None:
@@ -103,10 +103,11 @@ def wait_until_closed(path: Path, ready: Path | None = None) -> None:
 def wait_for_ever(ready: Path) -> NoReturn:
     # A shell's background job, and what it starts, ignores the signal otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Whoever has read it and interrupts us finds us in here.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Whoever has read it and interrupts us finds us in here, and in no function in Python.
+    interrupt = 1 << (signal.SIGINT - 1)
+    _sidestep.block_signals(interrupt)
     tell(ready, os.getpid())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _sidestep.block_signals(0)
     while True:
         signal.pause()
 
