@@ -587,6 +587,15 @@ def test_a_client_whose_only_connection_was_cut_finds_its_objects_again(address:
     manager.join()
 
 
+def shut(server: Any) -> None:
+    """End a server that runs in the test itself, and watches clients."""
+    server.stop_event.set()
+    with server.mutex:
+        server._wake_watch()
+    until(lambda: server._epoll is None)
+    server.listener.close()
+
+
 def test_connections_of_a_client_are_counted_until_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -615,11 +624,7 @@ def test_connections_of_a_client_are_counted_until_it_is_given_up(
         server._take_leave(ours)
         assert server.number_of_objects(None) == 0
     finally:
-        server.stop_event.set()
-        with server.mutex:
-            server._wake_watch()
-        until(lambda: server._epoll is None)
-        server.listener.close()
+        shut(server)
         ours.close()
         theirs.close()
 
@@ -892,8 +897,4 @@ def test_clients_are_watched_once_there_is_a_thread_for_it(
         assert server._epoll is None
         server._begin_watch()
     finally:
-        server.stop_event.set()
-        with server.mutex:
-            server._wake_watch()
-        until(lambda: server._epoll is None)
-        server.listener.close()
+        shut(server)
