@@ -500,9 +500,12 @@ class IMapIterator(_original.Root, Generic[_T]):
             TimeoutError: It has not come within `timeout` seconds.
         """
         # Before as well: an exception of a signal handler may have come in between the last time.
-        self._tell_read()
+        bounded = self._read is not None
+        if bounded:
+            self._tell_read()
         found = self._inbox.next(timeout)
-        self._tell_read()
+        if bounded:
+            self._tell_read()
         if found is None:
             raise TimeoutError(f"no result has come within {timeout} seconds")
         success, value = found
